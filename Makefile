@@ -1,0 +1,38 @@
+# `make digits` runs the main job, `make test` the tests. Each sets up what it needs: Python 3.11 or newer, and no more.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+DIGITS := runs/digits
+# Programs compiled once are kept beside the environment: sampling after training, and a second run, start sooner.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/compiled
+
+.PHONY: setup digits test test-all lint clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+digits: setup
+	$(RUN) main.py --config=configs/digits.py --workdir=$(DIGITS)
+	$(RUN) main.py --mode=sample --workdir=$(DIGITS) --num_samples=1000
+	$(RUN) main.py --mode=eval --workdir=$(DIGITS) --num_samples=1000
+	@echo "Look at $(DIGITS)/eval/samples.png, $(DIGITS)/eval/loss.png and $(DIGITS)/eval/report.md"
+
+test: setup
+	$(RUN) -m pytest -q -n 2 -m 'not slow'
+
+test-all: setup
+	$(RUN) -m pytest -q -n 2
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

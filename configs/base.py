@@ -1,0 +1,45 @@
+"""What the experiments have in common. A config is this, and what differs."""
+
+from ml_collections import ConfigDict
+
+from configs.spec import bind, spec
+from data_lib import Scale
+from sde_lib import VP, PredictNoise, Sampler, ScaledTime, adam, dsm_loss
+from sde_lib.solvers import Heun, PredictorCorrector
+
+
+def base() -> ConfigDict:
+    """Images in [−1, 1], VP, noise prediction; the published optimiser, schedule and samplers."""
+    config = ConfigDict()
+    config.seed = 42
+    config.transform = spec(Scale, low=0.0, high=255.0)
+
+    config.sde = spec(VP)
+    config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=999.0))
+    config.loss = bind(dsm_loss)
+    config.optimizer = spec(adam)
+
+    config.training = ConfigDict()
+    config.training.batch_size = 128
+    config.training.num_steps = 1_300_000
+    config.training.ema = 0.9999
+    config.training.flip = False
+    config.training.conditional = False  # labels, where the data have them, go to the network
+    config.training.steps_per_call = 0  # 0: one on a CPU, ten on an accelerator
+    config.training.log_every = 50
+    config.training.eval_every = 500
+    config.training.sample_every = 10_000
+    config.training.snapshot_size = 64
+    config.training.checkpoint_every = 10_000
+    config.training.keep_newest = 2
+    config.training.keep_every = 50_000
+
+    config.sampling = ConfigDict()
+    config.sampling.use = "pc"  # or "ode": any name below
+    config.sampling.pc = spec(Sampler, solver=PredictorCorrector(), num_steps=1000)
+    config.sampling.ode = spec(Sampler, solver=Heun(), num_steps=100)
+    config.sampling.batch_size = 500
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 128
+    return config

@@ -1,0 +1,135 @@
+"""From the command line to a config: `--config=FILE`, then `--config.any.key=value` for what should differ.
+
+    define_config_flag()
+
+    def main(config): ...
+
+    if __name__ == "__main__":
+        run(main)
+
+Whatever is wrong with the flags, the file or the config is one line on stderr and exit code 2. Nothing heavy is
+imported before the flags are known to be good.
+"""
+
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags, config_path
+
+from configs.names import ConfigError as ConfigError
+from configs.names import nearest
+from configs.saved import nearest_key_message
+
+flags.disclaim_key_flags()  # so that --help lists the flag as the caller's
+
+_OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)")
+
+
+def define_config_flag() -> None:
+    """--config=FILE[:ARGUMENT]: a Python file whose get_config([ARGUMENT]) returns the config."""
+    text = "Python file that defines get_config(). Change any value with --config.section.key=value."
+    flags.DEFINE_string("config", None, text)
+
+
+def run(
+    main: Callable[[ConfigDict | None], None],
+    argv: Sequence[str] | None = None,
+    default: Callable[[], ConfigDict | None] = lambda: None,
+) -> None:
+    """Parse the flags, call main(config). Without --config, the config is default(), called once the flags are known.
+
+    A ConfigError or FileNotFoundError, in main or in default, is one line and exit code 2.
+    """
+
+    def guarded(config):
+        try:
+            return main(config)
+        except (ConfigError, FileNotFoundError) as error:
+            _fail(str(error))
+
+    app.run(guarded, argv=argv, flags_parser=lambda argv: _parse(argv, default))
+
+
+def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda: None) -> ConfigDict | None:
+    """The config of --config, or the default one, with its overrides applied, locked; other flags land in FLAGS.
+
+    ConfigError, FileNotFoundError or absl's flags.Error, in one line, if anything is wrong.
+    """
+    flags.FLAGS.set_gnu_getopt(True)  # `--config.a.b 3 --workdir=w`: a flag's value after a space ends nothing
+    program, *rest = flags.FLAGS(list(argv), known_only=True)
+    path = flags.FLAGS.config
+    config = default() if path is None else load_config(path)
+    if config is None and any(_OVERRIDE.match(arg) for arg in rest):
+        raise ConfigError(f"{rest[0]} changes a config, but there is none: pass --config=FILE before it")
+    overridden = apply_overrides(ConfigDict() if config is None else config, rest, program)
+    return None if config is None else overridden
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str], program: str = "") -> ConfigDict:
+    """The config after flags such as --config.sde.beta_max=15; changed in place, and locked."""
+    for key in (match[1] for match in map(_OVERRIDE.match, overrides) if match):
+        try:
+            config_path.get_value(key, config)
+        except (KeyError, AttributeError, IndexError, TypeError, ValueError) as error:
+            raise ConfigError(nearest_key_message(config, key)) from error
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(overrides))
+    try:
+        left = values([program, *overrides])[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = nearest(error.flagname, flags.FLAGS)
+        raise ConfigError(f"unknown flag --{error.flagname}; {known}") from error
+    if left:
+        raise ConfigError(f"unexpected argument {left[0]!r}")
+    return values["config"].value
+
+
+def load_config(path: str) -> ConfigDict:
+    """get_config() of a Python file, get_config(ARGUMENT) of FILE:ARGUMENT; ConfigError naming file and line."""
+    file, *argument = path.split(":", 1)
+    if not Path(file).is_file():
+        raise ConfigError(f"--config={path}: there is no file {file}")
+    try:
+        config = _load_module(Path(file)).get_config(*argument)
+    except Exception as error:
+        raise ConfigError(f"--config={path}: {_place(error, file)}{type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"--config={path}: get_config() should return a ConfigDict, got {type(config).__name__}")
+    return config
+
+
+def _load_module(file: Path):
+    """A file of this package is imported by its name: a checkpoint then finds its classes again."""
+    if file.resolve().parent == Path(__file__).resolve().parent:
+        return importlib.import_module(f"configs.{file.stem}")
+    name = f"{file.stem} (config file)"  # shadows no package; dataclasses look their module up in sys.modules
+    module_spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    module_spec.loader.exec_module(module)
+    return module
+
+
+def _place(error: Exception, file: str) -> str:
+    """`file:line: ` of the last line of the config file that the error passed."""
+    frames, path = traceback.extract_tb(error.__traceback__), Path(file).resolve()
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path]
+    return f"{file}:{lines[-1]}: " if lines else ""
+
+
+def _parse(argv: Sequence[str], default: Callable[[], ConfigDict | None]) -> ConfigDict | None:
+    try:
+        return parse(argv, default)
+    except (flags.Error, ConfigError, FileNotFoundError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,55 @@
+"""Handwritten digits, 8×8, with VP and a small DDPM++: the main job, from nothing to pictures in minutes.
+
+    python main.py --config=configs/digits.py --workdir=runs/digits
+    python main.py --mode=sample --workdir=runs/digits
+    python main.py --mode=eval --workdir=runs/digits
+
+Hardware, time and result: see the README, which states what was measured.
+"""
+
+from configs.base import base
+from configs.spec import bind, spec
+from data_lib import Scale, digits
+from eval_lib import small_image_report
+from models import NCSNpp
+from sde_lib import (
+    Karras,
+    KarrasGrid,
+    KarrasWeight,
+    LogNormalTime,
+    PowerGrid,
+    Sampler,
+    adam,
+    as_is,
+    dsm_loss,
+    mean,
+)
+from sde_lib.solvers import Ancestral, Heun, Langevin, PredictorCorrector
+
+DATA_STD = 0.75  # of the pixels in [−1, 1]
+
+
+def get_config():
+    config = base()
+    config.shape = (8, 8, 1)
+    config.data = spec(digits)
+    config.transform = spec(Scale, low=0.0, high=16.0)
+
+    config.network = spec(NCSNpp, nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.0)
+    config.parameterization = spec(Karras, sigma_data=DATA_STD)
+    noise_levels = LogNormalTime(mean=-0.7, std=1.1)  # of log σ/α: where 8×8 digits are made and unmade
+    config.loss = bind(dsm_loss, weight=KarrasWeight(sigma_data=DATA_STD), sample_time=noise_levels, reduce=mean)
+
+    config.training.batch_size = 64
+    config.training.num_steps = 2500
+    config.training.ema = 0.995
+    config.training.sample_every = 0
+    config.training.checkpoint_every = 500
+    config.training.keep_every = None
+    config.optimizer = spec(adam, learning_rate=2e-3, warmup_steps=100, decay_steps=2500, b2=0.99)
+
+    predictor_corrector = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16))
+    config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=40)
+    config.sampling.ode = spec(Sampler, solver=Heun(), grid=KarrasGrid(t_end=1e-3), num_steps=18, denoise=as_is)
+    config.eval.report = bind(small_image_report)
+    return config

@@ -1,0 +1,16 @@
+"""The digits experiment with the variance-exploding process, preconditioned as by Karras et al. (2022).
+
+    python main.py --config=configs/digits_ve.py --workdir=runs/digits_ve
+
+Hardware, time and result: see the README.
+"""
+
+from configs.digits import get_config as digits_config
+from configs.spec import spec
+from sde_lib import VE
+
+
+def get_config():
+    config = digits_config()
+    config.sde = spec(VE, sigma_min=0.01, sigma_max=20.0)  # data of standard deviation 0.75: σ_max is 27 of them
+    return config

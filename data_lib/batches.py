@@ -1,0 +1,117 @@
+"""The order of training: batch k is a function of (seed, k), so the step number alone resumes a run.
+
+The stream of a seed is one random permutation of the whole set after another. Its position p lies in epoch p
+// n and is entry p % n of that epoch's permutation (1). Step k takes the positions k B … (k+1) B − 1, so that
+a batch runs across the end of an epoch, and may be larger than the set. A process takes its contiguous slice
+of those positions.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from data_lib.sources import Batch, Source, gather
+from data_lib.transform import Transform
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches {"x": float32 [B, ...], "label": [B, ...]} in model space, by step; B is this process's share.
+
+    `batch_size` counts all processes. `flip` mirrors each image left to right with probability 1/2, drawn
+    anew each step. What a step sees does not depend on the number of processes.
+    """
+
+    source: Source
+    transform: Transform
+    batch_size: int
+    seed: int
+    flip: bool = False
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.source) == 0:
+            raise ValueError("the source of batches is empty")
+        if self.batch_size <= 0 or self.process_count <= 0 or self.batch_size % self.process_count:
+            raise ValueError(
+                f"batch_size must be a positive multiple of the number of processes, "
+                f"got batch_size={self.batch_size}, process_count={self.process_count}"
+            )
+        if not 0 <= self.process_index < self.process_count:
+            raise ValueError(f"process_index must be in 0..{self.process_count - 1}, got {self.process_index}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.flip and gather(self.source, [0])["x"].ndim != 4:
+            shape = gather(self.source, [0])["x"].shape[1:]
+            raise ValueError(f"flip=True needs images [H, W, C], got events of shape {shape}")
+
+    def batch(self, step: int) -> Batch:
+        """This process's part of batch `step` ≥ 0."""
+        if step < 0:
+            raise ValueError(f"step must not be negative, got {step}")
+        batch = gather(self.source, self.indices(step))
+        if self.flip:
+            mirrored = self._flips(step)
+            batch["x"][mirrored] = batch["x"][mirrored, :, ::-1]
+        return {**batch, "x": self.transform.forward(batch["x"])}
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which examples of the source this process's part of batch `step` holds [B], by (1)."""
+        n, first = len(self.source), step * self.batch_size
+        epochs, places = np.divmod(np.arange(first + self._part.start, first + self._part.stop), n)
+        return np.concatenate(
+            [_permutation(self.seed, int(e), n)[places[epochs == e]] for e in range(epochs[0], epochs[-1] + 1)]
+        )
+
+    def _flips(self, step: int) -> np.ndarray:
+        """Drawn for the global batch, then sliced. The 1 keeps (seed, step) apart from (seed, epoch)."""
+        return np.random.default_rng((self.seed, step, 1)).random(self.batch_size)[self._part] < 0.5
+
+    @property
+    def _part(self) -> slice:
+        size = self.batch_size // self.process_count
+        return slice(self.process_index * size, (self.process_index + 1) * size)
+
+
+def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any]) -> Iterator[Any]:
+    """put(batches.batch(step)) for step in start..stop − 1; one thread prepares the next step.
+
+    `put` places a batch on the devices. An exception of either reaches the consumer at the step that it
+    belongs to. Closing the generator waits for the batch in preparation, and ends the thread.
+    """
+    steps = range(start, stop)
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        ahead = pool.submit(_prepare, batches, start, put) if steps else None
+        for step in steps:
+            ready = ahead.result()
+            if step + 1 in steps:
+                ahead = pool.submit(_prepare, batches, step + 1, put)
+            yield ready
+
+
+def eval_batches(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:
+    """Every example once, in order, with "mask" float32 [B]: 1 for an example, 0 for padding at the end.
+
+    The padding repeats the last example, so that all that is computed from it stays finite.
+    """
+    if batch_size <= 0:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
+    for first in range(0, len(source), batch_size):
+        positions = np.arange(first, first + batch_size)
+        batch = gather(source, np.minimum(positions, len(source) - 1))
+        mask = (positions < len(source)).astype(np.float32)
+        yield {**batch, "x": transform.forward(batch["x"]), "mask": mask}
+
+
+def _prepare(batches: Batches, step: int, put: Callable[[Batch], Any]) -> Any:
+    return put(batches.batch(step))
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(n)

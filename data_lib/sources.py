@@ -1,0 +1,134 @@
+"""A source of examples: anything with a length and an index.
+
+An example is a dict of numpy arrays with the canonical keys
+
+    "x"       the event, of any shape; an image is [H, W, C]
+    "label"   optional: a class, or a vector
+
+A source may call its event "image", as TFDS and Hugging Face do: it is renamed. A 2-D event that is an image,
+because it is called so or because it is uint8, gets a channel axis. Further keys are dropped, so that strings
+never reach a device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Examples by index. `__getitems__(indices) -> list of dicts` is used where a source has it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]: ...
+
+
+class Dataset(NamedTuple):
+    """Two disjoint sources: what is trained on, and what is kept to judge the result by."""
+
+    train: Source
+    heldout: Source
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Examples held in memory: x [N, ...] and label [N] or [N, ...], read-only; `name` stands in messages.
+
+    Integer labels become int32, floating ones float32. ValueError for an empty set, unlike lengths, arrays
+    that are not of plain numbers, and values that are not finite.
+    """
+
+    x: np.ndarray
+    label: np.ndarray | None = None
+    name: str = "data"
+
+    def __post_init__(self) -> None:
+        x = _numbers(self.x, f"{self.name}: x")
+        if x.ndim == 0 or x.size == 0:
+            raise ValueError(f"{self.name}: x must be [N, ...] with N > 0 examples, got shape {x.shape}")
+        object.__setattr__(self, "x", _frozen(_with_channel(x, x.ndim - 1, named_image=False)))
+        if self.label is not None:
+            label = _label_dtype(_numbers(self.label, f"{self.name}: label"))
+            if label.ndim == 0 or len(label) != len(x):
+                raise ValueError(
+                    f"{self.name}: x has {len(x)} examples, label must have as many, got shape {label.shape}"
+                )
+            object.__setattr__(self, "label", _frozen(label))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Batch:
+        return {key: value[index] for key, value in self._arrays().items()}
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """Examples `indices` [B], stacked: {"x": [B, ...], "label": [B, ...]}, copies."""
+        return {key: value.take(indices, axis=0) for key, value in self._arrays().items()}
+
+    def _arrays(self) -> Batch:
+        return {"x": self.x} if self.label is None else {"x": self.x, "label": self.label}
+
+
+def canonical(example: Mapping[str, np.ndarray], where: str = "example") -> Batch:
+    """The example under the keys "x" and "label" alone, as arrays of numbers; see the head of this module."""
+    key = "x" if "x" in example else "image"
+    if key not in example:
+        raise ValueError(f"{where}: expected a key 'x' or 'image', got {sorted(example)}")
+    x = _numbers(example[key], f"{where}: {key}")
+    out = {"x": _with_channel(x, x.ndim, named_image=key == "image")}
+    if example.get("label") is not None:
+        out["label"] = _label_dtype(_numbers(example["label"], f"{where}: label"))
+    return out
+
+
+def gather(source: Source, indices: Sequence[int] | np.ndarray) -> Batch:
+    """Examples `indices` [B] of any source, stacked under the canonical keys. ValueError if unlike."""
+    if isinstance(source, ArraySource):
+        return source.batch(indices)
+    indices = [int(i) for i in indices]
+    many = hasattr(source, "__getitems__")
+    found = source.__getitems__(indices) if many else [source[i] for i in indices]
+    examples = [canonical(e, f"example {i}") for i, e in zip(indices, found, strict=True)]
+    for i, example in zip(indices, examples, strict=True):
+        _expect_like(example, i, examples[0], indices[0])
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def _expect_like(example: Batch, index: int, first: Batch, first_index: int) -> None:
+    got, expected = ({k: (v.shape, str(v.dtype)) for k, v in e.items()} for e in (example, first))
+    if got != expected:
+        raise ValueError(f"examples must be alike: example {index} is {got}, example {first_index} is {expected}")
+
+
+def _numbers(values: np.ndarray, what: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{what}: expected an array of real numbers, got dtype {array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{what}: {np.count_nonzero(~np.isfinite(array))} of {array.size} values are not finite")
+    return array
+
+
+def _with_channel(x: np.ndarray, event_ndim: int, named_image: bool) -> np.ndarray:
+    is_image = named_image or x.dtype == np.uint8
+    return x[..., None] if is_image and event_ndim == 2 else x
+
+
+def _label_dtype(label: np.ndarray) -> np.ndarray:
+    """int32 or float32, as JAX would silently have it. ValueError for an integer beyond int32."""
+    if label.dtype.kind == "f":
+        return label.astype(np.float32)
+    small = label.astype(np.int32)
+    if not np.array_equal(small, label):
+        raise ValueError(f"labels must fit into int32, got a maximum of {label.max()}")
+    return small
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,109 @@
+"""Data sets that tensorflow-datasets has prepared as array_record, read without TensorFlow.
+
+Nothing is ever downloaded here. The prepared folder DATA_DIR/NAME[/CONFIG]/VERSION is looked for first, and
+its shards checked, because tensorflow-datasets itself would try the network for minutes, or answer missing
+data with an empty dict.
+"""
+
+import os
+import warnings
+from math import prod
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_lib.sources import ArraySource, Dataset, Source, gather
+
+IN_MEMORY_BYTES = 4 * 2**30
+CHUNK = 256
+
+
+def tfds_dataset(
+    name: str = "cifar10",
+    train_split: str = "train",
+    heldout_split: str = "test",
+    data_dir: str | PathLike | None = None,
+) -> Dataset:
+    """A prepared data set with a feature "image" or "x", and perhaps "label".
+
+    `name` may carry a configuration and a version ("mnist_corrupted/identity", "cifar10:3.0.2"; without a
+    version, the newest one). Splits are written as TFDS does ("train[:90%]"); a warning says if the two
+    overlap. `data_dir` defaults to $TFDS_DATA_DIR, then to ~/tensorflow_datasets. Events of one shape are
+    decoded once into memory if they take at most 4 GiB.
+
+    FileNotFoundError if nothing is prepared or a shard is missing; ValueError for a file format that cannot
+    be indexed, an unknown split, or features without an event.
+    """
+    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    builder = _open(_prepared_folder(Path(root).expanduser(), name))
+    files = [_record_ranges(builder, split) for split in (train_split, heldout_split)]
+    if any(a[0] == b[0] and a[1] < b[2] and b[1] < a[2] for a in files[0] for b in files[1]):
+        warnings.warn(f"{name}: the splits '{train_split}' and '{heldout_split}' share examples", stacklevel=2)
+    return Dataset(*(_read(builder, split) for split in (train_split, heldout_split)))
+
+
+def _prepared_folder(root: Path, name: str) -> Path:
+    """The folder with dataset_info.json at root/name[/config]/version, of the newest version."""
+    base = root / name.replace(":", "/")
+    found = [p.parent for depth in ("", "*/", "*/*/") for p in base.glob(f"{depth}dataset_info.json")]
+    found = [folder for folder in found if not folder.name.startswith("incomplete.")]
+    if not found:
+        raise FileNotFoundError(
+            f"TFDS data set '{name}' is not prepared: no dataset_info.json in {base}[/config]/version; "
+            "prepare it once, where TensorFlow is installed, with: "
+            f"tfds build {name} --file_format=array_record --data_dir={root}"
+        )
+    if len({folder.parent for folder in found}) > 1:
+        raise ValueError(f"TFDS data set '{name}' has several configurations, name one: {sorted(map(str, found))}")
+    return max(found, key=lambda folder: [int(n) if n.isdigit() else -1 for n in folder.name.split(".")])
+
+
+def _open(folder: Path):
+    import tensorflow_datasets as tfds  # slow, and needed here alone
+
+    try:
+        builder = tfds.builder_from_directory(str(folder), file_format="array_record")
+    except ValueError as error:
+        raise ValueError(
+            f"{folder}: expected the file format array_record, which alone is read by index without "
+            f"TensorFlow; prepare it again with --file_format=array_record ({error})"
+        ) from error
+    if not {"x", "image"} & set(builder.info.features):
+        raise ValueError(f"{folder}: expected a feature 'x' or 'image', got {sorted(builder.info.features)}")
+    return builder
+
+
+def _record_ranges(builder, split: str) -> list[tuple[str, int, int]]:
+    """(file, first record, end) for each shard of `split`; FileNotFoundError for a missing shard."""
+    try:
+        instructions = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{builder.data_dir}: no split '{split}', there are {sorted(builder.info.splits)}") from error
+    for instruction in instructions:
+        if not Path(instruction.filename).is_file():
+            raise FileNotFoundError(f"split '{split}' is incomplete: no file {instruction.filename}")
+    return [(str(i.filename), i.skip, i.skip + i.take) for i in instructions]
+
+
+def _read(builder, split: str) -> Source:
+    source = builder.as_data_source(split)
+    features = builder.info.features
+    event = features["x" if "x" in features else "image"]
+    shape, dtype = event.shape, np.dtype(event.np_dtype)
+    if None in shape or len(source) * prod(shape) * dtype.itemsize > IN_MEMORY_BYTES:
+        return source
+    return _in_memory(source, f"{builder.info.name} {split}")
+
+
+def _in_memory(source: Source, name: str) -> ArraySource:
+    first = gather(source, [0])
+    arrays = {key: np.empty((len(source), *value.shape[1:]), value.dtype) for key, value in first.items()}
+    with tqdm(total=len(source), desc=f"decoding {name}", delay=2) as progress:
+        for start in range(0, len(source), CHUNK):
+            indices = np.arange(start, min(start + CHUNK, len(source)))
+            for key, value in gather(source, indices).items():
+                arrays[key][indices] = value
+            progress.update(len(indices))
+    return ArraySource(**arrays, name=name)

@@ -1,0 +1,158 @@
+"""Are samples of small images as good as real ones? Four measures, each beside that of held-out images.
+
+Pixels stand for features, so the numbers say something about small images of one kind, such as handwritten
+digits. What a measure gives for held-out images is its floor: a generator that were the truth itself would
+reach it, and no more.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
+
+from eval_lib.frechet import frechet_distance, moments
+
+Report = dict[str, Any]
+
+
+def small_image_report(
+    samples: np.ndarray,
+    train: np.ndarray,
+    heldout: np.ndarray,
+    train_label: np.ndarray,
+    heldout_label: np.ndarray,
+    threshold: float = 0.9,
+    seed: int = 0,
+) -> Report:
+    """Samples, train and held-out images [N, ...] in model space, labels [N] → numbers that JSON can hold.
+
+    counts     how many of each, and the size of the groups below frechet    Fréchet distance to the train
+    split, in pixels: the mean over disjoint groups of samples, as many in each as held-out images (all
+    samples, and as many held-out images, if samples are fewer; a rest is left out), and its standard
+    deviation over groups, because the distance falls with the number of images confident  the share to which
+    a classifier gives one class a probability above `threshold` classes    samples in each predicted class,
+    beside the share of held-out images there nearest    median Euclidean distance to the nearest train image:
+    near 0 for copies of the train split accuracy   of the classifier, a small network trained on the train
+    split, on held-out images
+
+    "ratio" is samples / held-out. ValueError for shapes or lengths that do not fit, and for values that are
+    not finite.
+    """
+    images = {"samples": samples, "train": train, "heldout": heldout}
+    samples, train, heldout = _flat(images)
+    _check_labels(train, train_label, "train")
+    _check_labels(heldout, heldout_label, "heldout")
+    classify = _Classifier(train, np.asarray(train_label), seed)
+    probability = {"samples": classify(samples), "heldout": classify(heldout)}
+    size = min(len(samples), len(heldout))
+    return {
+        "counts": {**{name: len(x) for name, x in images.items()}, "group": size},
+        "frechet": _frechet(samples, train, heldout, size, seed),
+        "confident": _confident(probability, threshold),
+        "classes": _classes(probability, classify.classes),
+        "nearest": _beside(_nearest(samples, train), _nearest(heldout, train)),
+        "accuracy": _accuracy(classify.classes[probability["heldout"].argmax(1)], heldout_label),
+    }
+
+
+def markdown(report: Report) -> str:
+    """The report as a table: what, samples, real held-out images, their ratio and its aim."""
+    frechet, confident, nearest, counts = (report[k] for k in ("frechet", "confident", "nearest", "counts"))
+    rows = [
+        "| what | samples | real held-out | ratio (aim) |",
+        "|---|--:|--:|---|",
+        f"| images | {counts['samples']} | {counts['heldout']} | |",
+        f"| Fréchet distance to train, pixels, {counts['group']} each | {frechet['samples']:.3f} "
+        f"± {frechet['spread']:.3f} | {frechet['heldout']:.3f} | {frechet['ratio']:.2f} (1; more is worse) |",
+        f"| classifier above {confident['threshold']:g} | {confident['samples']:.1%} "
+        f"| {confident['heldout']:.1%} | {confident['ratio']:.2f} (1; less is worse) |",
+        f"| distance to the nearest train image, median | {nearest['samples']:.3f} "
+        f"| {nearest['heldout']:.3f} | {nearest['ratio']:.2f} (1; near 0 is copied) |",
+    ]
+    total = counts["samples"]
+    for name, count, share in zip(*report["classes"].values(), strict=True):
+        ratio = f"{count / total / share:.2f} (1)" if share else ""
+        rows.append(f"| class {name} | {count / total:.1%} | {share:.1%} | {ratio} |")
+    rows.append(f"| classifier's accuracy | | {report['accuracy']:.1%} | |")
+    return "\n".join(rows) + "\n"
+
+
+class _Classifier:
+    """A one-layer network on pixels standardised as a whole: edge pixels, by themselves, are mostly noise.
+
+    One thread: for matrices this small, several that wait for each other on a busy machine took ten times longer.
+    """
+
+    @threadpool_limits.wrap(limits=1)
+    def __init__(self, x: np.ndarray, label: np.ndarray, seed: int) -> None:
+        self._mean, self._std = x.mean(), x.std()
+        self._network = MLPClassifier((256,), alpha=1e-2, max_iter=60, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # sixty epochs are enough; see the accuracy
+            self._network.fit(self._standard(x), label)
+        self.classes = self._network.classes_
+
+    @threadpool_limits.wrap(limits=1)
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """p(class | x) [N, classes]."""
+        return self._network.predict_proba(self._standard(x))
+
+    def _standard(self, x: np.ndarray) -> np.ndarray:
+        return (x - self._mean) / self._std
+
+
+def _frechet(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray, size: int, seed: int) -> Report:
+    generator = np.random.default_rng(seed)
+    reference = moments(train)
+    groups = generator.permutation(samples)[: len(samples) // size * size].reshape(-1, size, samples.shape[1])
+    distances = [frechet_distance(*moments(group), *reference) for group in groups]
+    floor = frechet_distance(*moments(generator.permutation(heldout)[:size]), *reference)
+    return {**_beside(np.mean(distances), floor), "spread": float(np.std(distances))}
+
+
+def _accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
+    return float(np.mean(predicted == np.asarray(label)))
+
+
+def _confident(probability: dict[str, np.ndarray], threshold: float) -> Report:
+    share = {name: np.mean(p.max(1) > threshold) for name, p in probability.items()}
+    return {**_beside(**share), "threshold": threshold}
+
+
+def _classes(probability: dict[str, np.ndarray], classes: np.ndarray) -> Report:
+    count = {name: np.bincount(p.argmax(1), minlength=len(classes)) for name, p in probability.items()}
+    share = count["heldout"] / count["heldout"].sum()
+    return {"label": classes.tolist(), "samples": count["samples"].tolist(), "heldout": share.tolist()}
+
+
+def _nearest(x: np.ndarray, train: np.ndarray) -> float:
+    """Found by |x|² + |y|² − 2 x·y, then taken from the pair itself, so that a copy is at exactly 0."""
+    return float(np.median(np.linalg.norm(x - train[pairwise_distances_argmin(x, train)], axis=1)))
+
+
+def _beside(samples: float, heldout: float) -> Report:
+    ratio = samples / heldout if heldout else float("inf")
+    return {"samples": float(samples), "heldout": float(heldout), "ratio": float(ratio)}
+
+
+def _flat(images: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Each [N, pixels] in float64."""
+    images = {name: np.asarray(x, np.float64) for name, x in images.items()}
+    shapes = {name: x.shape for name, x in images.items()}
+    if min(map(len, shapes.values())) == 0 or len({shape[1:] for shape in shapes.values()}) > 1:
+        raise ValueError(f"samples, train and heldout must be [N, ...] of one image shape, got {shapes}")
+    for name, x in images.items():
+        if len(x) < 2:
+            raise ValueError(f"{name}: at least 2 images are needed, got {len(x)}")
+        if bad := np.count_nonzero(~np.isfinite(x)):
+            raise ValueError(f"{name}: {bad} of {x.size} values are not finite")
+    return [x.reshape(len(x), -1) for x in images.values()]
+
+
+def _check_labels(images: np.ndarray, label: np.ndarray, name: str) -> None:
+    if np.shape(label) != (len(images),):
+        raise ValueError(f"{name}_label must be [{len(images)}], one for each image, got shape {np.shape(label)}")

@@ -1,0 +1,146 @@
+"""Checkpoints of a training state, written in the background. The only module that knows orbax.
+
+A checkpoint is listed once it is whole: it is written beside its place and renamed into it. Deleting is the same
+backwards: an old one is renamed into the trash, which is emptied later, so that a run killed half-way leaves no
+half-deleted step behind.
+"""
+
+import logging
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+_TRASH = ".trash"
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
+
+logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.WARNING or "orbax" not in r.pathname)
+
+
+class Checkpoints:
+    """The checkpoints in one directory: the newest `keep_newest`, and every multiple of `keep_every`.
+
+    A state is any pytree of arrays: typed keys, bfloat16, optax states and Python numbers come back as they were.
+    One process writes; others may read meanwhile. Use as a context manager, or call `close`: it waits for the writing.
+    """
+
+    def __init__(self, directory: str | Path, keep_newest: int = 2, keep_every: int | None = None):
+        if keep_newest < 1 or (keep_every is not None and keep_every < 1):
+            raise ValueError(f"expected keep_newest, keep_every >= 1, got {keep_newest} and {keep_every}")
+        self._directory = Path(directory).absolute()  # orbax fails late, in its thread, on a relative one
+        self._keep_newest, self._keep_every = keep_newest, keep_every
+        self._writing = False
+
+    def save(self, step: int, state: Any) -> None:
+        """Start to write the state. Its buffers may be donated at once; an earlier save's error comes here."""
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(f"step {step} is not after the newest checkpoint, {latest}, in {self._directory}")
+        if not self._writing:
+            self._writing = True
+            _remove(self._directory.glob(_UNFINISHED))  # of a killed run
+        _remove((self._directory / _TRASH).glob("*"))
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> Any:
+        """The state of that step, or of the newest, bit for bit, laid out as `abstract_state` says.
+
+        abstract_state: jax.ShapeDtypeStructs, each with the sharding it shall have (without: on the first device).
+        The number of devices may differ from the one it was saved with. FileNotFoundError if there is no such
+        checkpoint; ValueError naming the first leaf that is missing, not expected, or of another shape or dtype.
+        """
+        self.wait()
+        steps = self.steps()
+        step = max(steps, default=None) if step is None else step
+        if step is None or step not in steps:
+            wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+            raise FileNotFoundError(f"no {wanted} in {self._directory}; it holds steps {steps}")
+        _require_same(abstract_state, self._manager.item_metadata(step).tree, self._directory / str(step))
+        return self._manager.restore(step, args=ocp.args.StandardRestore(_with_shardings(abstract_state)))
+
+    def steps(self) -> list[int]:
+        """The steps that there are, rising."""
+        if not self._directory.is_dir():
+            return []
+        if not self._writing:
+            self._manager.reload()  # another process may be writing
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest step, or None."""
+        return max(self.steps(), default=None)
+
+    def wait(self) -> None:
+        """Until all that was saved is on disk; raises what went wrong in writing it."""
+        if "_manager" in self.__dict__:
+            self._manager.wait_until_finished()
+            _remove((self._directory / _TRASH).glob("*"))
+
+    def close(self) -> None:
+        """Wait, then end the background threads."""
+        self.wait()
+        if "_manager" in self.__dict__:
+            self._manager.close()
+            del self.__dict__["_manager"]
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Made when first needed, since making it makes the directory."""
+        keep = [checkpoint_managers.LatestN(self._keep_newest)]
+        if self._keep_every is not None:
+            keep.append(checkpoint_managers.EveryNSteps(self._keep_every))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep), todelete_subdir=_TRASH
+        )
+        return ocp.CheckpointManager(self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler())
+
+
+def _remove(folders) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_shardings(abstract_state: Any) -> Any:
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def laid_out(leaf):
+        bare = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first) if bare else leaf
+
+    return jax.tree.map(laid_out, abstract_state)
+
+
+def _require_same(abstract_state: Any, saved: Any, where: Path) -> None:
+    """The shapes of two trees by the names of their leaves; typed keys are saved as the numbers they are made of."""
+    expected, found = _leaves(abstract_state), _leaves(saved)
+    for name in sorted({*expected, *found}):
+        if name not in found:
+            raise ValueError(f"{where}: no leaf {name}, expected {_shown(expected[name])}")
+        if name not in expected:
+            raise ValueError(f"{where}: unexpected leaf {name}, {_shown(found[name])}")
+        if _shown(expected[name]) != _shown(found[name]):
+            raise ValueError(f"{where}: leaf {name} is {_shown(found[name])}, expected {_shown(expected[name])}")
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _shown(leaf: Any) -> str:
+    """float32(3, 4); for a Python number `number`."""
+    if isinstance(leaf, bool | int | float) or type(leaf).__name__ == "ScalarMetadata":
+        return "number"
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    return f"{leaf.dtype}{tuple(leaf.shape)}"

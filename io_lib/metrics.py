@@ -1,0 +1,130 @@
+"""Numbers of a run over its steps: a line of JSON each in metrics.jsonl, TensorBoard events, and a bar to watch."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from io_lib.workdir import write_atomic
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl, which is the record, and to tensorboard/, which is for looking at."""
+
+    def __init__(self, workdir: str | Path):
+        self._path = Path(workdir) / METRICS
+        self._events = Path(workdir) / "tensorboard"
+        self._writer, self._purge_step = None, None
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            self._keep(lambda line: True)  # a run was killed while it wrote the last line
+
+    def write(self, step: int, **scalars: Any) -> None:
+        """One line {"step": step, ...} with the keys sorted, flushed; of numbers, NumPy or JAX scalars."""
+        values = {name: _number(name, scalars[name]) for name in sorted(scalars)}
+        with open(self._path, "a") as file:
+            file.write(json.dumps({"step": int(step), **values}) + "\n")
+        for name, value in values.items():
+            self._tensorboard().add_scalar(name, value, int(step))
+        self._tensorboard().flush()
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after this step: call it when training resumes from the step's checkpoint."""
+        self.close()
+        self._purge_step = step + 1  # TensorBoard then hides the later events of the files before
+        if self._path.exists():
+            self._keep(lambda line: line["step"] <= step)
+
+    def close(self) -> None:
+        """Close the event file; a later `write` opens the next."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _keep(self, wanted: Callable[[dict], bool]) -> None:
+        kept = [line for line in _whole_lines(self._path) if wanted(json.loads(line))]
+        write_atomic(self._path, "".join(kept))
+
+    def _tensorboard(self):
+        if self._writer is None:
+            from tensorboardX import SummaryWriter  # here, since it takes a while and not every reader logs
+
+            suffix = f".{os.getpid()}.{self._purge_step or 0}"  # the name's time is in seconds: two files may share it
+            self._writer = SummaryWriter(str(self._events), purge_step=self._purge_step, filename_suffix=suffix)
+        return self._writer
+
+
+def read_metrics(workdir: str | Path) -> list[dict]:
+    """Every whole line of metrics.jsonl, in the order in which they were written."""
+    path = Path(workdir) / METRICS
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir} holds no {METRICS}")
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
+class Progress:
+    """Loss, steps a second and time left: a bar on a terminal, elsewhere a line about every ten seconds.
+
+    `update(step, loss)` reads the loss, and so waits for the device, only when it shows it.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._stream = sys.stderr if stream is None else stream
+        self._clock, self._total = clock, total
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(total=total, initial=start, unit=" steps", file=self._stream, dynamic_ncols=True)
+        self._every = 10.0 if self._bar is None else 0.2
+        self._shown_step, self._shown_at = start, clock()
+
+    def update(self, step: int, loss: Any) -> None:
+        """To be called after every step, with the number of steps done so far."""
+        now = self._clock()
+        if step <= self._shown_step or (now - self._shown_at < self._every and step < self._total):
+            return
+        rate = (step - self._shown_step) / max(now - self._shown_at, 1e-9)
+        if self._bar is None:
+            left = tqdm.format_interval((self._total - step) / rate)
+            line = f"step {step}/{self._total}  loss {float(loss):.4f}  {rate:.4g} steps/s  {left} left"
+            print(line, file=self._stream, flush=True)
+        else:
+            self._bar.set_postfix_str(f"loss {float(loss):.4f}", refresh=False)
+            self._bar.update(step - self._shown_step)
+        self._shown_step, self._shown_at = step, now
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _number(name: str, value: Any) -> int | float:
+    if getattr(value, "ndim", 0) or isinstance(value, str):
+        raise ValueError(f"metric {name!r}: expected a number, got {type(value).__name__} {value!r}")
+    value = value.item() if hasattr(value, "item") else value
+    return value if isinstance(value, int) else float(value)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines that end: of a killed run the last may not."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

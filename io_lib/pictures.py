@@ -1,0 +1,101 @@
+"""Pictures of samples and losses. matplotlib takes a second to import, so only what draws with it imports it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+_WHITE = 255
+
+
+def image_grid(images: np.ndarray, columns: int | None = None, pad: int = 1, scale: int = 1) -> np.ndarray:
+    """uint8 images [N, H, W, C] row by row in one picture [H', W', 3 or 1], `pad` white pixels between them.
+
+    Every pixel is repeated `scale` times along both axes, so that small images can be seen. Without `columns` the
+    grid is as square as it gets. Of images with neither 1 nor 3 channels the first channel is shown.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
+        raise ValueError(f"expected uint8 images [N, H, W, C], got {images.dtype} {images.shape}")
+    images = images if images.shape[-1] in (1, 3) else images[..., :1]
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    n, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
+    rows = math.ceil(n / columns)
+    cells = np.full((rows * columns, height + pad, width + pad, channels), _WHITE, np.uint8)
+    cells[:n, :height, :width] = images
+    grid = cells.reshape(rows, columns, height + pad, width + pad, channels).swapaxes(1, 2)
+    grid = grid.reshape(rows * (height + pad), columns * (width + pad), channels)
+    return grid[: grid.shape[0] - pad, : grid.shape[1] - pad]
+
+
+def save_png(path: str | Path, array: np.ndarray) -> None:
+    """A uint8 picture [H, W, 3 or 1] as a PNG file."""
+    from PIL import Image
+
+    Image.fromarray(_drawable(array)).save(path, format="PNG")
+
+
+def save_grids_side_by_side(
+    path: str | Path, left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("samples", "data")
+) -> None:
+    """Two pictures [H, W, 3 or 1], as `image_grid` makes them, beside each other under their titles."""
+    figure = _figure(8, 4.4)
+    for axes, picture, title in zip(figure.subplots(1, 2), (left, right), titles, strict=True):
+        axes.imshow(_drawable(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(title)
+        axes.set_axis_off()
+    figure.savefig(path, dpi=150)
+
+
+def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evaluation: str = "eval_loss") -> None:
+    """The two losses of `read_metrics` over the step; the training loss also smoothed, over a fortieth of the run."""
+    figure = _figure(6.4, 4)
+    axes = figure.subplots()
+    for key, style in (
+        (train, {"alpha": 0.25, "lw": 0.8, "color": "C0"}),
+        (evaluation, {"marker": "o", "color": "C1"}),
+    ):
+        steps, values = _series(metrics, key)
+        axes.plot(steps, values, label=None if key == train else "evaluation", ms=3, **style)
+    steps, values = _series(metrics, train)
+    axes.plot(steps, smooth(values, max(1, len(values) // 40)), color="C0", label="training, smoothed")
+    if min((v for key in (train, evaluation) for v in _series(metrics, key)[1]), default=0.0) > 0:
+        axes.set_yscale("log")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def smooth(values: np.ndarray, width: float) -> np.ndarray:
+    """An exponential mean over about `width` values, y_i = Σ_j a^j x_{i−j} / Σ_j a^j with a = 1 − 1/width.
+
+    The division starts it at the first value, not at zero.
+    """
+    total = weight = 0.0
+    decay, means = 1 - 1 / width, []
+    for value in values:
+        total, weight = decay * total + value, decay * weight + 1
+        means.append(total / weight)
+    return np.asarray(means)
+
+
+def _series(metrics: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
+    found = [(line["step"], line[key]) for line in metrics if key in line]
+    return np.asarray([step for step, _ in found]), np.asarray([value for _, value in found], float)
+
+
+def _figure(width: float, height: float):
+    """A figure of its own, in inches, drawn by Agg: no pyplot, hence no global state and no display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _drawable(picture: np.ndarray) -> np.ndarray:
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.dtype != np.uint8 or picture.shape[-1] not in (1, 3):
+        raise ValueError(f"expected a uint8 picture [H, W, 3 or 1], got {picture.dtype} {picture.shape}")
+    return picture[..., 0] if picture.shape[-1] == 1 else picture

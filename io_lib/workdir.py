@@ -1,0 +1,61 @@
+"""The work directory of a run: it holds one config, and belongs to the run of that config."""
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs.names import ConfigError
+from configs.saved import diff, from_json
+
+CONFIG = "config.json"
+_SHOWN = 3  # of the differences or files that an error lists
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Write a whole file or nothing: a reader, or a run killed half-way, sees the old content or the new."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def claim(workdir: str | Path, config_json: str) -> Path:
+    """Make the directory this config's own, or find that it already is.
+
+    ConfigError (a ValueError) if it holds another config, naming the differences, or files of something else.
+    """
+    workdir = Path(workdir)
+    if (workdir / CONFIG).exists():
+        _require_same(workdir, config_json)
+        return workdir
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"{workdir} is a file: expected a work directory")
+    workdir.mkdir(parents=True, exist_ok=True)
+    others = sorted(f.name for f in workdir.iterdir() if not (f.name.startswith(".") and f.name.endswith(".tmp")))
+    if others:
+        raise ConfigError(f"{workdir} is not a work directory: it has no {CONFIG} and holds {_some(others)}")
+    write_atomic(workdir / CONFIG, config_json)
+    return workdir
+
+
+def load_config(workdir: str | Path) -> ConfigDict:
+    """The config that the run of this directory was started with."""
+    path = Path(workdir) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} is not a work directory: it has no {CONFIG}")
+    return from_json(path.read_text())
+
+
+def _require_same(workdir: Path, config_json: str) -> None:
+    differences = diff(load_config(workdir), from_json(config_json))
+    if differences:
+        raise ConfigError(f"{workdir} belongs to a run with another config: {_some(differences, '; ')}")
+
+
+def _some(items: list[str], separator: str = ", ") -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return separator.join(items[:_SHOWN]) + more

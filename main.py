@@ -1,0 +1,49 @@
+"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train|sample|eval
+
+Flags to run_lib, and nothing else. Sampling and evaluation read the config from the work directory.
+"""
+
+import sys
+
+from absl import flags
+
+from configs.command_line import ConfigError, define_config_flag, run
+from io_lib.workdir import load_config
+
+MODES = ("train", "sample", "eval")
+
+define_config_flag()
+flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
+flags.DEFINE_enum("mode", "train", MODES, "train (and resume), sample from the newest checkpoint, or eval it.")
+flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
+FLAGS = flags.FLAGS
+
+
+def saved_config():
+    """The work directory's own config, for the modes that need no --config."""
+    if FLAGS.workdir is None:
+        raise ConfigError("--workdir=DIR is needed")
+    if FLAGS.mode == "train":
+        raise ConfigError("--config=FILE is needed to train, configs/digits.py for instance")
+    return load_config(FLAGS.workdir)
+
+
+def main(config):
+    if FLAGS.workdir is None:
+        raise ConfigError("--workdir=DIR is needed")
+    import run_lib  # here, since JAX takes seconds to import and --help and wrong flags should not
+
+    try:
+        if FLAGS.mode == "train":
+            run_lib.train(config, FLAGS.workdir)
+        elif FLAGS.mode == "sample":
+            run_lib.sample(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)
+        else:
+            run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)
+    except FloatingPointError as error:
+        sys.exit(f"main.py: {error}")
+
+
+if __name__ == "__main__":
+    run(main, default=saved_config)

@@ -1,0 +1,9 @@
+"""Networks, and the boundary behind which the rest of the library sees them."""
+
+from models.mlp import MLP as MLP
+from models.ncsnpp import NCSNpp as NCSNpp
+from models.network import FunctionNetwork as FunctionNetwork
+from models.network import LinenNetwork as LinenNetwork
+from models.network import Network as Network
+from models.network import NnxNetwork as NnxNetwork
+from models.network import as_network as as_network

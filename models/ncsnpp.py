@@ -1,0 +1,174 @@
+"""NCSN++ and DDPM++ (Song et al. 2021, arXiv 2011.13456, sections 4.4 and H): one U-Net and its options.
+
+Down: on each level `num_res_blocks` residual blocks, then one that halves the size. Middle: block, attention,
+block. Up: on each level `num_res_blocks + 1` blocks, each of which also takes an activation of the way down, then
+one that doubles the size. The published networks differ in a few options:
+
+    NCSN++ (VE, continuous)   embedding="fourier", fir_taps=(1, 3, 3, 1), progressive_input="residual"
+    DDPM++ (VP, continuous)   embedding="positional", fir_taps=(1, 1)
+    NCSN++ at 256^2 and more  as NCSN++ with progressive_input="input_skip", progressive="output_skip"
+
+c_noise is used as given (log sigma for NCSN++, 999 t for DDPM++), x is centred about 0, and the output is not
+divided by sigma: all that belongs to the parameterization.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from models.layers import (
+    EMBEDDINGS,
+    AttentionBlock,
+    ConvDownsample,
+    GroupNorm,
+    Number,
+    ResidualBlock,
+    add_class,
+    check_option,
+    conv1x1,
+    conv3x3,
+    crop_like,
+    dense,
+    fir_downsample,
+    fir_upsample,
+    noise_features,
+    over_sqrt2,
+)
+
+PROGRESSIVE_INPUTS = ("none", "input_skip", "residual")
+PROGRESSIVES = ("none", "output_skip")
+COMBINES = ("sum", "cat")
+
+Block = Callable[..., Array]
+
+
+class Combine(nn.Module):
+    """Brings the input pyramid into the activations: their sum, or their concatenation along the channels."""
+
+    method: str = "sum"
+
+    @nn.compact
+    def __call__(self, pyramid: Float[Array, "..."], h: Float[Array, "..."]) -> Float[Array, "..."]:
+        projected = conv1x1(pyramid, h.shape[-1])
+        return projected + h if self.method == "sum" else jnp.concatenate([projected, h], axis=-1)
+
+
+class NCSNpp(nn.Module):
+    """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
+
+    Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is
+    in `attn_levels`. With `num_classes` > 0, cond is labels [B]; `num_classes` itself is the null label, which
+    cond=None stands for. It computes in the dtype of x.
+    Errors: ValueError for an option, a rank of x, or a cond that does not fit."""
+
+    nf: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    attn_levels: tuple[int, ...] = ()
+    dropout: Number = 0.1
+    fir_taps: tuple[Number, ...] = (1, 1)
+    skip_rescale: bool = True
+    embedding: str = "positional"
+    fourier_scale: Number = 16.0
+    progressive_input: str = "none"
+    progressive: str = "none"
+    progressive_combine: str = "sum"
+    init_scale: Number = 0.0
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        check_option("embedding", self.embedding, EMBEDDINGS)
+        check_option("progressive_input", self.progressive_input, PROGRESSIVE_INPUTS)
+        check_option("progressive", self.progressive, PROGRESSIVES)
+        check_option("progressive_combine", self.progressive_combine, COMBINES)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "..."],
+        c_noise: Float[Array, " B"],
+        cond: Array | None = None,
+        train: bool = False,
+    ) -> Float[Array, "..."]:
+        if not 3 <= x.ndim <= 5:
+            raise ValueError(f"NCSNpp: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
+        emb = self._embed(c_noise, cond).astype(x.dtype)
+        block = partial(self._block, emb, train)
+        skips = self._down(x, block)
+        h = block(skips[-1], skips[-1].shape[-1])
+        h = self._attention(h)
+        h = block(h, h.shape[-1])
+        return self._up(h, skips, block, x.shape[-1])
+
+    @nn.nowrap
+    def _block(self, emb: Array, train: bool, x: Array, features: int, resample: str = "none") -> Array:
+        options = (self.fir_taps, self.dropout, self.skip_rescale, self.init_scale)
+        return ResidualBlock(features, resample, *options)(x, emb, train)
+
+    @nn.nowrap
+    def _attention(self, h: Array) -> Array:
+        return AttentionBlock(self.skip_rescale, self.init_scale)(h)
+
+    @nn.nowrap
+    def _level_attention(self, h: Array, level: int) -> Array:
+        wanted = h.shape[1] in self.attn_resolutions or level in self.attn_levels
+        return self._attention(h) if wanted else h
+
+    @nn.nowrap
+    def _embed(self, c_noise: Array, cond: Array | None) -> Array:
+        emb = noise_features(c_noise, self.nf, self.embedding, self.fourier_scale)
+        emb = dense(emb, 4 * self.nf)
+        emb = dense(nn.swish(emb), 4 * self.nf)
+        return add_class(emb, cond, self.num_classes)
+
+    @nn.nowrap
+    def _down(self, x: Array, block: Block) -> list[Array]:
+        skips, pyramid = [conv3x3(x, self.nf)], x
+        for level, mult in enumerate(self.ch_mult):
+            for _ in range(self.num_res_blocks):
+                h = block(skips[-1], self.nf * mult)
+                skips.append(self._level_attention(h, level))
+            if level < len(self.ch_mult) - 1:
+                h = block(skips[-1], skips[-1].shape[-1], "down")
+                h, pyramid = self._add_input(h, pyramid)
+                skips.append(h)
+        return skips
+
+    @nn.nowrap
+    def _add_input(self, h: Array, pyramid: Array) -> tuple[Array, Array]:
+        """h with the next level of the input pyramid, and that level."""
+        if self.progressive_input == "none":
+            return h, pyramid
+        if self.progressive_input == "input_skip":
+            pyramid = fir_downsample(pyramid, self.fir_taps)
+            return Combine(self.progressive_combine)(pyramid, h), pyramid
+        pyramid = ConvDownsample(h.shape[-1], self.fir_taps)(pyramid)
+        h = over_sqrt2(pyramid + h, self.skip_rescale)
+        return h, h
+
+    @nn.nowrap
+    def _up(self, h: Array, skips: list[Array], block: Block, channels: int) -> Array:
+        pyramid = None
+        for level, mult in reversed(list(enumerate(self.ch_mult))):
+            for _ in range(self.num_res_blocks + 1):
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.nf * mult)
+            h = self._level_attention(h, level)
+            if self.progressive == "output_skip":
+                pyramid = self._add_output(h, pyramid, channels)
+            if level > 0:
+                h = crop_like(block(h, h.shape[-1], "up"), skips[-1])
+        return self._to_output(h, channels) if pyramid is None else pyramid
+
+    @nn.nowrap
+    def _to_output(self, h: Array, channels: int) -> Array:
+        return conv3x3(nn.swish(GroupNorm()(h)), channels, self.init_scale)
+
+    @nn.nowrap
+    def _add_output(self, h: Array, pyramid: Array | None, channels: int) -> Array:
+        out = self._to_output(h, channels)
+        return out if pyramid is None else out + crop_like(fir_upsample(pyramid, self.fir_taps), out)

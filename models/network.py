@@ -1,0 +1,227 @@
+"""The boundary: what the rest of the library knows of a network, and adapters that bring others to it.
+
+    F(params, x, c_noise, cond) -> an array of x's shape
+
+x is [B, ...], c_noise a float [B] (a function of the noise level), cond whatever the network conditions on.
+Parameters are a plain nested dict of arrays, held by the caller. An adapter is frozen and hashable, so it may
+be a static argument of jax.jit or a constant of a closure.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import errors, nnx
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+Params = Any
+Cond = Any
+
+
+@runtime_checkable
+class Network(Protocol):
+    """F(params, x, c_noise, cond): x [B, ...], c_noise [B] -> [B, ...]. `key` is for dropout, when train."""
+
+    def init(self, key: Array, x: Array, c_noise: Array, cond: Cond = None) -> Params:
+        """Parameters, for inputs of these shapes."""
+
+    def __call__(
+        self,
+        params: Params,
+        x: Array,
+        c_noise: Array,
+        *,
+        cond: Cond = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> Array:
+        """The network's output, of x's shape."""
+
+
+@dataclass(frozen=True)
+class LinenNetwork:
+    """A flax.linen module with __call__(x, c_noise), and optionally cond and train, as a Network.
+
+    Errors: ValueError for another output shape than x's, for train=True without a key where the module draws
+    one, and for collections other than "params" (batch statistics, caches)."""
+
+    module: nn.Module
+
+    def init(self, key: Array, x: Array, c_noise: Array, cond: Cond = None) -> Params:
+        _check_inputs(x, c_noise)
+        keywords = _accepted(self.module, cond, train=False)
+        variables = self.module.init(key, x, c_noise, **keywords)
+        others = sorted(set(variables) - {"params"})
+        if others:
+            raise ValueError(f"{_name(self.module)}: expected parameters only, got {others} too")
+        return variables.get("params", {})
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "..."],
+        c_noise: Float[Array, "..."],
+        *,
+        cond: Cond = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> Array:
+        _check_inputs(x, c_noise)
+        keywords = _accepted(self.module, cond, train)
+        rngs = {"dropout": key} if train and key is not None else {}
+        try:
+            out = self.module.apply({"params": params}, x, c_noise, rngs=rngs, **keywords)
+        except errors.InvalidRngError as error:
+            raise _needs_key(self.module) from error
+        return _checked_output(out, x, self.module)
+
+
+@dataclass(frozen=True, eq=False)
+class NnxNetwork:
+    """A flax.nnx module with __call__(x, c_noise), and optionally cond and train, as a Network.
+
+    The module is split once. `init` returns the parameters it was built with, whatever the key. Its random
+    streams start anew from `key` at each call. Errors: as LinenNetwork; TypeError at construction for other
+    state (batch statistics, caches), which a pure function of the parameters cannot update."""
+
+    module: InitVar[nnx.Module]
+    graphdef: nnx.GraphDef = field(init=False, repr=False)
+    params: Any = field(init=False, repr=False)
+    streams: Any = field(init=False, repr=False)
+    call: Callable[..., Any] = field(init=False)
+
+    def __post_init__(self, module: nnx.Module) -> None:
+        graphdef, params, streams, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        if nnx.to_flat_state(rest):
+            names = sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)})
+            raise TypeError(f"{_name(module)}: expected nnx.Param and random streams only, got {names} too")
+        for name, value in {"graphdef": graphdef, "params": params, "streams": streams}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "call", type(module).__call__)
+
+    def init(self, key: Array, x: Array, c_noise: Array, cond: Cond = None) -> Params:
+        _check_inputs(x, c_noise)
+        return _string_keys(nnx.to_pure_dict(self.params))
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "..."],
+        c_noise: Float[Array, "..."],
+        *,
+        cond: Cond = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> Array:
+        _check_inputs(x, c_noise)
+        state = jax.tree.map(lambda leaf: leaf, self.params)  # replace_by_pure_dict writes into it
+        nnx.replace_by_pure_dict(state, params)
+        module = nnx.merge(self.graphdef, state, self._reseeded(key if train else None))
+        module.train() if train else module.eval()
+        if train and key is None and jax.tree.leaves(self.streams):
+            raise _needs_key(module)
+        out = module(x, c_noise, **_accepted(module, cond, train))
+        return _checked_output(out, x, module)
+
+    def _reseeded(self, key: Any) -> Any:
+        """Every stream starts from its own key, at count 0: without that, layers would share their masks."""
+        if key is None:
+            return self.streams
+        leaves, treedef = jax.tree.flatten(self.streams)
+        fresh = [
+            jax.random.split(jax.random.fold_in(key, i), leaf.shape)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else jnp.zeros_like(leaf)
+            for i, leaf in enumerate(leaves)
+        ]
+        return jax.tree.unflatten(treedef, fresh)
+
+
+@dataclass(frozen=True, init=False)
+class FunctionNetwork:
+    """A plain function apply(params, x, c_noise, cond) as a Network; init(key, x, c_noise, cond) -> params.
+
+    Without init there are no parameters: {}. ValueError for another output shape than x's."""
+
+    apply: Callable[..., Array]
+    init_params: Callable[..., Params] | None
+
+    def __init__(self, apply: Callable[..., Array], init: Callable[..., Params] | None = None) -> None:
+        object.__setattr__(self, "apply", apply)
+        object.__setattr__(self, "init_params", init)
+
+    def init(self, key: Array, x: Array, c_noise: Array, cond: Cond = None) -> Params:
+        _check_inputs(x, c_noise)
+        return {} if self.init_params is None else self.init_params(key, x, c_noise, cond)
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "..."],
+        c_noise: Float[Array, "..."],
+        *,
+        cond: Cond = None,
+        key: Any = None,
+        train: bool = False,
+    ) -> Array:
+        _check_inputs(x, c_noise)
+        return _checked_output(self.apply(params, x, c_noise, cond), x, self.apply)
+
+
+def as_network(module: Any) -> Network:
+    """The Network for a linen or nnx module, a function (params, x, c_noise, cond), or a Network itself.
+
+    Errors: TypeError for anything else, and for a class in the place of an instance."""
+    fits = "a Network, a linen or nnx module, or a function (params, x, c_noise, cond)"
+    if isinstance(module, type):
+        raise TypeError(f"as_network: expected {fits}, got the class {module.__name__}, not an instance")
+    if isinstance(module, nn.Module):
+        return LinenNetwork(module)
+    if isinstance(module, nnx.Module):
+        return NnxNetwork(module)
+    if isinstance(module, Network):
+        return module
+    if callable(module):
+        return FunctionNetwork(module)
+    raise TypeError(f"as_network: expected {fits}, got {type(module).__name__}")
+
+
+def _name(module: Any) -> str:
+    return getattr(module, "__name__", type(module).__name__)
+
+
+def _needs_key(module: Any) -> ValueError:
+    return ValueError(f"{_name(module)}: train=True draws random numbers (dropout): expected key=, got None")
+
+
+def _check_inputs(x: Array, c_noise: Array) -> None:
+    if c_noise.shape != x.shape[:1]:
+        raise ValueError(f"c_noise: expected shape {x.shape[:1]} (one for each x[i]), got {c_noise.shape}")
+
+
+def _checked_output(out: Any, x: Array, module: Any) -> Array:
+    shape = getattr(out, "shape", type(out).__name__)
+    if shape != x.shape:
+        raise ValueError(f"{_name(module)}: expected an output of x's shape {x.shape}, got {shape}")
+    return out
+
+
+def _accepted(module: Any, cond: Cond, train: bool) -> dict[str, Any]:
+    """cond and train as keywords, as far as the module's __call__ takes them."""
+    parameters = inspect.signature(type(module).__call__).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if cond is not None and not takes_any and "cond" not in parameters:
+        raise TypeError(f"{_name(module)}: its __call__ takes no cond, got one")
+    keywords = {"train": train} if cond is None else {"cond": cond, "train": train}
+    return {name: value for name, value in keywords.items() if takes_any or name in parameters}
+
+
+def _string_keys(tree: Any) -> Any:
+    """Lists of nnx layers have integer keys, which neither sort among strings nor survive a checkpoint."""
+    if not isinstance(tree, dict):
+        return tree
+    return {str(name): _string_keys(value) for name, value in tree.items()}

@@ -1,0 +1,425 @@
+"""Training, sampling and evaluation, told in order: build the objects from the config, loop, keep what matters.
+
+A work directory holds one run:
+
+    config.json   checkpoints/   metrics.jsonl   tensorboard/   samples/   eval/
+
+It is all that sampling from it needs. `train` resumes by itself from the newest checkpoint, exactly: a batch and its
+noise are functions of (seed, step).
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from configs.spec import ConfigError, build, to_json
+from data_lib import Batches, Dataset, eval_batches, gather, prefetch
+from eval_lib.report import markdown
+from io_lib import pictures, workdir
+from io_lib.checkpoint import Checkpoints
+from io_lib.metrics import MetricsLog, Progress, read_metrics
+from io_lib.signals import StopRequest
+from models.network import as_network
+from sde_lib import Sampler, ScoreModel, init_state, make_eval_step, make_train_step
+from sde_lib.sampling import check_pair
+from sde_lib.training import repeat
+
+# Streams of the one seed: a number for each use, folded into jax.random.key(seed).
+INIT, TRAIN, EVAL, SNAPSHOT = range(4)
+
+
+class Parts(NamedTuple):
+    """What a config describes, built."""
+
+    sde: Any
+    parameterization: Any
+    network: Any
+    loss: Any
+    tx: Any
+    transform: Any
+    sampler: Sampler
+
+
+def build_parts(config: ConfigDict) -> Parts:
+    """The objects of a config. ConfigError naming the place where it is wrong; nothing is compiled."""
+    choice = config.sampling.use
+    if choice not in config.sampling or choice in ("use", "batch_size"):
+        choices = sorted(key for key in config.sampling if key not in ("use", "batch_size"))
+        raise ConfigError(f"config.sampling.use is {choice!r}: expected one of {', '.join(choices)}")
+    parts = Parts(
+        sde=build(config.sde, "config.sde"),
+        parameterization=build(config.parameterization, "config.parameterization"),
+        network=as_network(build(config.network, "config.network")),
+        loss=build(config.loss, "config.loss"),
+        tx=build(config.optimizer, "config.optimizer"),
+        transform=build(config.transform, "config.transform"),
+        sampler=build(config.sampling[choice], f"config.sampling.{choice}"),
+    )
+    try:
+        check_pair(parts.sampler.solver, parts.sde)
+    except TypeError as error:
+        raise ConfigError(f"config.sampling.{choice}: {error}") from error
+    return parts
+
+
+class Layout(NamedTuple):
+    """Where arrays live: one axis of devices over which a batch is split, and parameters copied."""
+
+    count: int
+    split: NamedSharding
+    copied: NamedSharding
+
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's part of a batch, split over its devices."""
+        return {key: jax.make_array_from_process_local_data(self.split, value) for key, value in batch.items()}
+
+
+def make_layout(devices: list | None = None) -> Layout:
+    """All devices on one axis named "data", or those given."""
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Layout(len(devices), NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
+
+
+def stream(config: ConfigDict, use: int) -> jax.Array:
+    """The key of one use of the config's seed."""
+    return jax.random.fold_in(jax.random.key(config.seed), use)
+
+
+def new_state(config: ConfigDict, parts: Parts):
+    """The training state at step 0, a function of the config."""
+    x = jnp.zeros((1, *config.shape), jnp.float32)
+    cond = jnp.zeros(1, jnp.int32) if config.training.conditional else None
+    params = parts.network.init(stream(config, INIT), x, jnp.zeros(1, jnp.float32), cond)
+    return init_state(stream(config, TRAIN), params, parts.tx)
+
+
+def abstract_state(config: ConfigDict, parts: Parts, layout: Layout):
+    """Shapes, dtypes and placement of the training state, without computing it."""
+    shapes = jax.eval_shape(partial(new_state, config, parts))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.copied), shapes)
+
+
+# Training
+
+
+def train(
+    config: ConfigDict, directory: str | Path, dataset: Dataset | None = None, devices: list | None = None
+) -> bool:
+    """Trains to config.training.num_steps, resuming from the newest checkpoint; True when it got there.
+
+    `dataset` takes the place of config.data, for arrays that are already in memory. SIGTERM or Ctrl-C writes a
+    checkpoint and returns False. FloatingPointError at a loss that is not finite: the last good checkpoint stays.
+    ConfigError, before anything is compiled, for all that is wrong with config, data, devices or directory.
+    """
+    parts, layout = build_parts(config), make_layout(devices)
+    dataset = build(config.data, "config.data") if dataset is None else dataset
+    check_data(config, dataset, layout)
+    directory = workdir.claim(directory, to_json(config))
+
+    training, steps = config.training, config.training.num_steps
+    with (
+        Checkpoints(directory / "checkpoints", training.keep_newest, training.keep_every) as checkpoints,
+        MetricsLog(directory) as log,
+        StopRequest() as stop,
+    ):
+        start = checkpoints.latest_step() or 0
+        log.rewind(start)
+        if start >= steps:
+            print(f"{directory} is trained: {start} steps")
+            return True
+        state = restored(config, parts, layout, checkpoints) if start else placed(config, parts, layout)
+        run = Run(config, parts, layout, dataset, directory, log, checkpoints)
+        batches = Batches(
+            dataset.train, parts.transform, training.batch_size, config.seed, training.flip,
+            jax.process_index(), jax.process_count(),
+        )  # fmt: skip
+        feed = prefetch(batches, start, steps, lambda batch: layout.put(select(config, batch)))
+        run.loop(state, start, feed, stop)
+    if stop.requested:
+        print(f"stopped: the same command resumes {directory} from its checkpoint")
+    return not stop.requested
+
+
+def placed(config: ConfigDict, parts: Parts, layout: Layout):
+    """A new state on all devices."""
+    return jax.jit(partial(new_state, config, parts), out_shardings=layout.copied)()
+
+
+def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Checkpoints):
+    """The newest checkpoint, on all devices."""
+    try:
+        return checkpoints.restore(abstract_state(config, parts, layout))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error}: train first") from error
+
+
+def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> None:
+    """Raises ConfigError where data, config and devices do not go together."""
+    example = gather(dataset.train, [0])
+    shape = tuple(example["x"].shape[1:])
+    if shape != tuple(config.shape):
+        raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {shape}")
+    if config.training.conditional and "label" not in example:
+        raise ConfigError("config.training.conditional is set, but the data have no labels")
+    for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
+        if size < 1 or size % layout.count:
+            raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
+
+
+def select(config: ConfigDict, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch, without labels where the network is not conditional."""
+    return batch if config.training.conditional else {key: value for key, value in batch.items() if key != "label"}
+
+
+class Run:
+    """A training run under way: the compiled steps, and what is due at which step."""
+
+    def __init__(self, config, parts: Parts, layout: Layout, dataset: Dataset, directory: Path, log, checkpoints):
+        self.config, self.training, self.parts, self.layout = config, config.training, parts, layout
+        self.dataset, self.directory, self.log, self.checkpoints = dataset, directory, log, checkpoints
+        step = make_train_step(
+            parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, config.training.ema
+        )
+        compiled = partial(jax.jit, donate_argnums=0, out_shardings=layout.copied)
+        self.one_step, self.many_steps = compiled(step), compiled(repeat(step))
+        self.eval_step = jax.jit(make_eval_step(parts.network, parts.sde, parts.parameterization, parts.loss))
+        on_cpu = jax.default_backend() == "cpu"
+        self.steps_per_call = config.training.steps_per_call or (1 if on_cpu else 10)
+        self.window: list[dict] = []
+
+    def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> None:
+        """Steps from `start` to the end; after each call, whatever is due."""
+        with Progress(self.training.num_steps, start) as progress:
+            step = start
+            while step < self.training.num_steps and not stop.requested:
+                count = self.steps_to_take(step)
+                state, metrics = self.call(state, [next(feed) for _ in range(count)])
+                step += count
+                self.window.append(metrics)
+                progress.update(step, jnp.ravel(metrics["loss"])[-1])
+                self.do_what_is_due(step, state)
+            if stop.requested and step > (self.checkpoints.latest_step() or 0):
+                self.save(step, state)
+        feed.close()
+
+    def steps_to_take(self, step: int) -> int:
+        """steps_per_call, or 1 where something is due before so many: then nothing need divide anything."""
+        due = (self.training[name] for name in ("log_every", "eval_every", "sample_every", "checkpoint_every"))
+        left = min([self.training.num_steps - step, *(every - step % every for every in due if every)])
+        return self.steps_per_call if left >= self.steps_per_call else 1
+
+    def call(self, state, batches: list):
+        if len(batches) == 1:
+            return self.one_step(state, batches[0])
+        return self.many_steps(state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
+
+    def do_what_is_due(self, step: int, state) -> None:
+        last = step == self.training.num_steps
+        due = lambda every: bool(every) and (step % every == 0 or last)  # noqa: E731
+        if due(self.training.log_every):
+            self.log_window(step)
+        if due(self.training.checkpoint_every) or last:
+            self.save(step, state)
+        if due(self.training.eval_every):
+            self.log.write(step, eval_loss=self.eval_loss(state.ema_params))
+        if due(self.training.sample_every):
+            self.snapshot(step, state.ema_params)
+
+    def log_window(self, step: int) -> None:
+        """A line with the means over the steps since the last one, if there were any.
+
+        FloatingPointError where one of them is not finite, with the step.
+        """
+        if not self.window:
+            return
+        values = jax.device_get(self.window)
+        self.window = []
+        columns = {key: np.concatenate([np.ravel(metrics[key]) for metrics in values]) for key in values[0]}
+        for key, column in columns.items():
+            if not np.all(np.isfinite(column)):
+                first, good = step - len(column) + 1, self.checkpoints.latest_step() or 0
+                raise FloatingPointError(
+                    f"{key} is not finite at step {first + int(np.argmin(np.isfinite(column)))}, in the window of "
+                    f"steps {first} to {step}; the last good checkpoint is of step {good}"
+                )
+        self.log.write(step, **{key: np.mean(column, dtype=np.float64) for key, column in columns.items()})
+
+    def eval_loss(self, params) -> float:
+        """The loss of the EMA parameters over the held-out examples, with the same noise at every call."""
+        parts, total, count = self.parts, 0.0, 0.0
+        batches = eval_batches(self.dataset.heldout, parts.transform, self.config.eval.batch_size)
+        for i, batch in enumerate(batches):
+            key = jax.random.fold_in(stream(self.config, EVAL), i)
+            value, n = self.eval_step(params, key, self.layout.put(select(self.config, batch)))
+            total, count = total + float(value) * float(n), count + float(n)
+        return total / count
+
+    def save(self, step: int, state) -> None:
+        """A checkpoint, once the losses that led to it are known to be finite.
+
+        The log's window ends here too, so that a run resumed from it writes the same lines.
+        """
+        self.log_window(step)
+        self.checkpoints.save(step, state)
+
+    def snapshot(self, step: int, params) -> None:
+        """A grid of samples under way, of the same noise at every step."""
+        folder = self.directory / "samples"
+        folder.mkdir(exist_ok=True)
+        if is_image(self.config, self.parts):
+            model = score_model(self.config, self.parts, params)
+            x = model.sample_indices(stream(self.config, SNAPSHOT), jnp.arange(self.training.snapshot_size))
+            grid = pictures.image_grid(self.parts.transform.to_uint8(np.asarray(x)), scale=picture_scale(self.config))
+            pictures.save_png(folder / f"step_{step:07d}.png", grid)
+
+
+def is_image(config: ConfigDict, parts: Parts) -> bool:
+    """Events [H, W, C] whose transform knows how to make a picture of them."""
+    return len(config.shape) == 3 and hasattr(parts.transform, "to_uint8")
+
+
+def picture_scale(config: ConfigDict) -> int:
+    """Small images are enlarged to about 32 pixels, so that they can be seen."""
+    return max(1, 32 // config.shape[0])
+
+
+# Sampling
+
+
+def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
+    return ScoreModel(
+        sde=parts.sde,
+        parameterization=parts.parameterization,
+        network=parts.network,
+        params=params,
+        sampler=parts.sampler,
+        shape=tuple(config.shape),
+        transform=parts.transform,
+    )
+
+
+def load(directory: str | Path, config: ConfigDict | None = None) -> ScoreModel:
+    """The model of a work directory, with the EMA parameters of its newest checkpoint.
+
+    `config`, where given, stands in for the directory's own: for another sampler, say. ConfigError if there is no
+    checkpoint, FileNotFoundError if it is no work directory.
+    """
+    return _load(directory, config)[0]
+
+
+def _load(directory: str | Path, config: ConfigDict | None) -> tuple[ScoreModel, int]:
+    """(the model, the step of its checkpoint)."""
+    config = workdir.load_config(directory) if config is None else config
+    parts, layout = build_parts(config), make_layout()
+    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+        state = restored(config, parts, layout, checkpoints)
+    return score_model(config, parts, state.ema_params), int(state.step)
+
+
+def draw(model: ScoreModel, seed: int, count: int, batch_size: int) -> np.ndarray:
+    """Samples 0 to count − 1 of the seed [count, *shape] in model space, batch by batch, with a bar.
+
+    The result does not depend on the batch size or on the devices.
+    """
+    layout, key = make_layout(), jax.random.key(seed)
+    batch_size = -(-batch_size // layout.count) * layout.count
+    model = jax.device_put(model, layout.copied)
+    out = []
+    with tqdm(total=count, unit=" samples", desc=f"{model.sampler.nfe} evaluations each") as bar:
+        for first in range(0, count, batch_size):
+            indices = jax.device_put(jnp.arange(first, first + batch_size), layout.split)
+            out.append(np.asarray(model.sample_indices(key, indices))[: count - first])
+            bar.update(len(out[-1]))
+    return np.concatenate(out)
+
+
+def sample(
+    directory: str | Path, num_samples: int = 1000, seed: int = 0, config: ConfigDict | None = None
+) -> np.ndarray:
+    """Draws samples into samples/samples.npz (key `samples`) and, for images, a grid into samples/samples.png.
+
+    Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data. The file also says with
+    which step, seed and sampler they were made; samples that are there already, made with the same, are kept.
+    """
+    directory = Path(directory)
+    config = workdir.load_config(directory) if config is None else config
+    model, step = _load(directory, config)
+    file = directory / "samples" / "samples.npz"
+    sampling = to_json(config.sampling[config.sampling.use])
+    made_with = {"step": step, "seed": seed, "count": num_samples, "sampler": sampling}
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as found:
+            if "made_with" in found and json.loads(str(found["made_with"])) == made_with:
+                print(f"{file} is there already")
+                return found["samples"]
+    x = draw(model, seed, num_samples, config.sampling.batch_size)
+    image = is_image(config, build_parts(config))
+    x = model.transform.to_uint8(x) if image else model.transform.inverse(x)
+    file.parent.mkdir(exist_ok=True)
+    with io.BytesIO() as buffer:
+        np.savez(buffer, samples=x, made_with=json.dumps(made_with))
+        workdir.write_atomic(file, buffer.getvalue())
+    if image:
+        pictures.save_png(file.with_suffix(".png"), pictures.image_grid(x[:256], scale=picture_scale(config)))
+    print(f"{len(x)} samples of step {step} (EMA), seed {seed}: {file}")
+    return x
+
+
+# Evaluation
+
+
+def evaluate(
+    directory: str | Path,
+    num_samples: int = 1000,
+    seed: int = 0,
+    config: ConfigDict | None = None,
+    dataset: Dataset | None = None,
+) -> dict:
+    """The loss on held-out data, and what config.eval.report says of samples beside real data.
+
+    Writes eval/report.json, eval/report.md and the pictures eval/samples.png and eval/loss.png; returns the report.
+    """
+    directory = Path(directory)
+    config = workdir.load_config(directory) if config is None else config
+    parts, layout = build_parts(config), make_layout()
+    dataset = build(config.data, "config.data") if dataset is None else dataset
+    check_data(config, dataset, layout)
+    model, step = _load(directory, config)
+    run = Run(config, parts, layout, dataset, directory, None, None)
+    report = {"step": step, "seed": seed, "nfe": parts.sampler.nfe, "eval_loss": run.eval_loss(model.params)}
+    folder = directory / "eval"
+    folder.mkdir(exist_ok=True)
+    text = f"Step {step} (EMA), held-out loss {report['eval_loss']:.4f}, {parts.sampler.nfe} evaluations a sample\n\n"
+    if "report" in config.eval:
+        x = sample(directory, num_samples, seed, config)
+        real, heldout = (everything(source) for source in dataset)
+        to_model = parts.transform.forward
+        x_model = x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else to_model(x)
+        report |= build(config.eval.report, "config.eval.report")(
+            x_model, to_model(real["x"]), to_model(heldout["x"]), real["label"], heldout["label"]
+        )
+        text += markdown(report)
+        if is_image(config, parts):
+            grids = (pictures.image_grid(images[:100]) for images in (x, parts.transform.to_uint8(to_model(real["x"]))))
+            pictures.save_grids_side_by_side(folder / "samples.png", *grids, titles=("samples", "real"))
+    workdir.write_atomic(folder / "report.json", json.dumps(report, indent=1))
+    workdir.write_atomic(folder / "report.md", text)
+    pictures.plot_loss(folder / "loss.png", read_metrics(directory))
+    print(text)
+    return report
+
+
+def everything(source) -> dict[str, np.ndarray]:
+    """All examples of a source, stacked."""
+    return gather(source, np.arange(len(source)))

@@ -1,0 +1,133 @@
+"""Denoising score matching: learn ∇log p_t by matching the score of the kernel.
+
+    L = E_t E_{x_0, ε}  w(t) · R[(s(x_t, t) − ∇log p(x_t | x_0))²],     x_t = α x_0 + σ ε                 (1)
+    ∇log p(x_t | x_0) = −ε/σ                                                                        (2)
+
+(Vincent 2011; Song et al. 2021, eq. 7), where R reduces over a sample's coordinates: half their sum, as in the papers,
+or their mean. The minimiser is the marginal score ∇log p_t for every weight w > 0; for normal data of variance s²
+a coordinate and R = ½Σ over d coordinates, the minimum itself is
+
+    ½ d E_t [w(t) α² s² / (σ² (α² s² + σ²))].                                                         (3)
+
+A weight and a law of t are each one function; the classes here have parameters that a config can name.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sde_lib.node import Node, Scalar
+from sde_lib.noise import sample_keys
+from sde_lib.parameterization import ScoreFn
+from sde_lib.sde import Coefficient, GaussianSDE, Time, expand
+
+
+@runtime_checkable
+class Weight(Protocol):
+    """(sde, t) → w(t) of (1), of t's shape."""
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient: ...
+
+
+@runtime_checkable
+class TimeLaw(Protocol):
+    """(key, sde, n) → n times in [t_min, t_max]."""
+
+    def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]: ...
+
+
+class SigmaSquared(Node):
+    """w = σ²: every noise level counts alike for the noise prediction (Song et al. 2021, section 3.3)."""
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
+        return sde.sigma(t) ** 2
+
+
+class LikelihoodWeight(Node):
+    """w = g²: half the sum in (1) bounds −log p(x_0) up to a constant (Song et al. 2021b, arXiv:2101.09258, eq. 8)."""
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
+        return sde.diffusion(t) ** 2
+
+
+class KarrasWeight(Node):
+    """w = 1/c_out² = σ² (α² σ_d² + σ²)/(α σ_d)²: the network's own error, under the Karras parameterization.
+
+    Karras et al. 2022, table 1, λ(σ) = (σ² + σ_d²)/(σ σ_d)² on the denoiser, carried over to the score.
+    """
+
+    sigma_data: Scalar = 0.5
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
+        sigma, signal = sde.sigma(t), sde.alpha(t) * self.sigma_data
+        return sigma**2 * (1 + (sigma / signal) ** 2)
+
+
+class UniformTime(Node):
+    """t uniform on [t_min, t_max], each sample by itself (Song et al. 2021, eq. 7)."""
+
+    def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]:
+        u = jax.vmap(jax.random.uniform)(sample_keys(key, jnp.arange(n)))
+        return sde.t_min + (sde.t_max - sde.t_min) * u
+
+
+class StratifiedTime(Node):
+    """t uniform on [t_min, t_max], one in each of n equal strata: t_i ∝ (u + i/n) mod 1 with one u for the batch.
+
+    Each t is uniform by itself; together they cover the interval evenly, which lowers the variance of the loss
+    (Kingma et al. 2021, appendix I.1).
+    """
+
+    def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]:
+        u = (jax.random.uniform(key) + jnp.arange(n) / n) % 1.0
+        return sde.t_min + (sde.t_max - sde.t_min) * u
+
+
+class LogNormalTime(Node):
+    """log(σ/α) normal with the given mean and standard deviation, cut to the process's range, then t by inversion.
+
+    Karras et al. 2022, table 1: P_mean = −1.2, P_std = 1.2, stratified as in StratifiedTime.
+    """
+
+    mean: Scalar = -1.2
+    std: Scalar = 1.2
+
+    def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]:
+        u = (jax.random.uniform(key) + (jnp.arange(n, dtype=float) + 0.5) / n) % 1.0
+        log_noise_level = self.mean + self.std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
+        return sde.time_of_log_snr(-2 * log_noise_level)
+
+
+def half_sum(squares: Float[Array, "B ..."]) -> Float[Array, " B"]:
+    """½ Σ over a sample's coordinates: the papers' ½‖·‖²."""
+    return 0.5 * jnp.sum(squares, axis=tuple(range(1, squares.ndim)))
+
+
+def mean(squares: Float[Array, "B ..."]) -> Float[Array, " B"]:
+    """Mean over a sample's coordinates: a loss that does not grow with the dimension."""
+    return jnp.mean(squares, axis=tuple(range(1, squares.ndim)))
+
+
+def dsm_loss(
+    key: Key[Array, ""],
+    score_fn: ScoreFn,
+    sde: GaussianSDE,
+    x0: Float[Array, "B ..."],
+    *,
+    weight: Weight = SigmaSquared(),
+    sample_time: TimeLaw = StratifiedTime(),
+    reduce: Callable[[Float[Array, "B ..."]], Float[Array, " B"]] = half_sum,
+) -> Float[Array, " B"]:
+    """Denoising score matching (1), one value a sample.
+
+    The noise of sample i depends on (key, i) alone. The error is formed as σ s + ε and weighted by w/σ², which keeps
+    float32 accurate at small σ, where the two scores of (1) are large and alike.
+    """
+    time_key, noise_key = jax.random.split(key)
+    t = sample_time(time_key, sde, x0.shape[0])
+    x, eps = sde.perturb(sample_keys(noise_key, jnp.arange(x0.shape[0])), x0, t)
+    error = expand(sde.sigma(t), x) * score_fn(x, t) + eps
+    return reduce(expand(weight(sde, t) / sde.sigma(t) ** 2, x) * error**2)

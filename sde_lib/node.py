@@ -1,0 +1,35 @@
+"""The base of everything in the library that holds values: a frozen, keyword-only dataclass that is a JAX pytree."""
+
+from typing import Any
+
+from flax import struct
+
+# What a transformation of JAX may put in the place of a leaf (a tracer, a shape, None) no narrower type admits.
+Scalar = Any
+"""A leaf that is a number where a value is built."""
+Leaf = Any
+"""A leaf that is an array, of the shape that the class's docstring says."""
+
+
+class Node(struct.PyTreeNode):
+    """A frozen dataclass and pytree, built by keywords alone.
+
+    Fields are leaves: they may be traced, differentiated and changed without a recompilation. A field that decides
+    a shape or a program (a number of steps, a function) is declared with `static`.
+
+    >>> class Point(Node):
+    ...     x: Scalar = 0.0
+    ...     name: str = static("a")
+    >>> Point(x=1.0)
+    Point(x=1.0, name='a')
+    >>> __import__("jax").tree.leaves(Point(x=1.0))
+    [1.0]
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(kw_only=True, **kwargs)
+
+
+def static(default):
+    """A field that is part of the program and not of its data: a change of it recompiles."""
+    return struct.field(pytree_node=False, default=default)

@@ -1,0 +1,161 @@
+"""What the network's output means: four coefficients between the network F and the score.
+
+    score(x, t) = c_skip x + c_out F(c_in x, c_noise)                                              (1)
+
+in the manner of Karras et al. (2022, eq. 7), written for the score where they write it for the denoiser: so nothing
+cancels at small σ, and all stays finite where α → 0. With x = α x_0 + σ ε the other quantities follow from the score:
+
+    x̂₀ = (x + σ² score) / α      (Tweedie's formula; Efron 2011)                                   (2)
+    ε̂  = −σ score                                                                                 (3)
+    v̂  = α ε̂ − σ x̂₀              (Salimans & Ho 2022, section 4)                                  (4)
+
+and the ways back are the parameterizations themselves, with the identity for a network.
+
+Karras et al. 2022: "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sde_lib.node import Node, Scalar
+from sde_lib.sde import Coefficient, GaussianSDE, Time, expand
+
+ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
+"""(x [B, ...], t [] or [B]) → ∇log p_t(x) [B, ...]."""
+
+
+class Coefficients(NamedTuple):
+    """The four coefficients of (1), each of t's shape."""
+
+    c_skip: Coefficient
+    c_out: Coefficient
+    c_in: Coefficient
+    c_noise: Coefficient
+
+
+@runtime_checkable
+class NoiseLabel(Protocol):
+    """How the network is told the noise level: (sde, t) → c_noise, of t's shape."""
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient: ...
+
+
+class ScaledTime(Node):
+    """c_noise = scale · t. The published VP networks were trained with scale 999 (Song et al. 2021, their code)."""
+
+    scale: Scalar = 1.0
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
+        return self.scale * jnp.asarray(t)
+
+
+class LogSigma(Node):
+    """c_noise = scale · log(σ/α), the logarithm of the noise level seen by x/α.
+
+    Scale 1 for the published VE networks, ¼ for Karras et al. (2022, table 1).
+    """
+
+    scale: Scalar = 1.0
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
+        return -0.5 * self.scale * sde.log_snr(t)
+
+
+class Parameterization(Node, abc.ABC):
+    """(sde, t) → the coefficients of (1)."""
+
+    @abc.abstractmethod
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients: ...
+
+
+class PredictNoise(Parameterization):
+    """F = ε: score = −F/σ (Ho et al. 2020, eq. 11 and 12)."""
+
+    c_noise: NoiseLabel = ScaledTime()
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
+        return Coefficients(0.0, -1 / sde.sigma(t), 1.0, self.c_noise(sde, t))
+
+
+class PredictScore(Parameterization):
+    """F = σ · score: score = F/σ, as the published VE networks have it (Song & Ermon 2020, technique 3)."""
+
+    c_noise: NoiseLabel = LogSigma()
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
+        return Coefficients(0.0, 1 / sde.sigma(t), 1.0, self.c_noise(sde, t))
+
+
+class PredictX0(Parameterization):
+    """F = x_0: score = (α F − x)/σ², by (2)."""
+
+    c_noise: NoiseLabel = ScaledTime()
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return Coefficients(-1 / sigma**2, alpha / sigma**2, 1.0, self.c_noise(sde, t))
+
+
+class PredictV(Parameterization):
+    """F = v = α ε − σ x_0, so that ε = (σ x + α F)/(α² + σ²) and score = −(x + (α/σ) F)/(α² + σ²), by (3) and (4)."""
+
+    c_noise: NoiseLabel = ScaledTime()
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        total = alpha**2 + sigma**2
+        return Coefficients(-1 / total, -alpha / (sigma * total), 1.0, self.c_noise(sde, t))
+
+
+class Karras(Parameterization):
+    """Unit variance into and out of the network, for data of standard deviation sigma_data.
+
+        c_skip = −1/T,   c_out = α σ_d/(σ √T),   c_in = 1/√T,   T = α² σ_d² + σ²
+
+    Karras et al. 2022, table 1 and appendix B.6, for x/α at noise level σ/α, carried over to the score by (2).
+    """
+
+    sigma_data: Scalar = 0.5
+    c_noise: NoiseLabel = LogSigma(scale=0.25)
+
+    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        total = (alpha * self.sigma_data) ** 2 + sigma**2
+        c_in = 1 / jnp.sqrt(total)
+        return Coefficients(-1 / total, alpha * self.sigma_data / sigma * c_in, c_in, self.c_noise(sde, t))
+
+
+def make_score_fn(
+    network: Callable[[Float[Array, "B ..."], Float[Array, " B"]], Float[Array, "B ..."]],
+    sde: GaussianSDE,
+    parameterization: Parameterization,
+) -> ScoreFn:
+    """The score of (1). `network` is (c_in x [B, ...], c_noise [B]) → F [B, ...], its parameters already bound."""
+
+    def score_fn(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
+        c = parameterization(sde, t)
+        c_noise = jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1])
+        output = network(expand(c.c_in, x) * x, c_noise)
+        return expand(c.c_skip, x) * x + expand(c.c_out, x) * output
+
+    return score_fn
+
+
+def x0_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):
+    """x̂₀ = (x + σ² score)/α = E[x_0 | x_t = x] (2)."""
+    return (x + expand(sde.sigma(t), x) ** 2 * score) / expand(sde.alpha(t), x)
+
+
+def eps_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):
+    """ε̂ = −σ score (3)."""
+    return -expand(sde.sigma(t), x) * score
+
+
+def v_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):
+    """v̂ = α ε̂ − σ x̂₀ (4), with x̂₀ written out: −σ (x + (α² + σ²) score)/α."""
+    alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
+    return -sigma * (x + (alpha**2 + sigma**2) * score) / alpha

@@ -1,0 +1,199 @@
+"""Sampling: from the prior at t_max to the data at t_min, over a grid of times.
+
+    t_max = t_0 > t_1 > … > t_N = t_min
+
+A grid is a function of the SDE and of N; a solver steps from t_k to t_{k+1}; `denoise` says what is returned at the
+end. Number and spacing of the steps belong to the sampler: neither the SDE nor a checkpoint knows of them.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sde_lib.node import Node, Scalar, static
+from sde_lib.noise import fold
+from sde_lib.parameterization import ScoreFn, x0_hat
+from sde_lib.sde import SDE, GaussianSDE
+from sde_lib.solvers.base import Solver, SolverState
+from sde_lib.solvers.predictor_corrector import PredictorCorrector
+
+Times = Float[Array, " N"]
+
+
+class Grid(Node, abc.ABC):
+    """(sde, num_steps) → num_steps + 1 times, from t_max down to the later of t_end and t_min."""
+
+    t_end: Scalar = 0.0
+
+    @abc.abstractmethod
+    def __call__(self, sde: SDE, num_steps: int) -> Times: ...
+
+    def end(self, sde: SDE):
+        return jnp.maximum(self.t_end, sde.t_min)
+
+
+class UniformGrid(Grid):
+    """t_k linear in k."""
+
+    def __call__(self, sde: SDE, num_steps: int) -> Times:
+        return jnp.linspace(sde.t_max, self.end(sde), num_steps + 1)
+
+
+class PowerGrid(Grid):
+    """t_k = (t_max^{1/p} + k/N (t_N^{1/p} − t_max^{1/p}))^p: steps shrink towards the data; quadratic for p = 2."""
+
+    power: Scalar = 2.0
+
+    def __call__(self, sde: SDE, num_steps: int) -> Times:
+        ends = jnp.asarray([sde.t_max, self.end(sde)], float) ** (1 / self.power)
+        return jnp.linspace(ends[0], ends[1], num_steps + 1) ** self.power
+
+
+class LogSNRGrid(Grid):
+    """t_k equidistant in λ = log α²/σ² (Lu et al. 2022, arXiv:2206.00927, section 3.4)."""
+
+    def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
+        times = sde.time_of_log_snr(jnp.linspace(sde.log_snr(sde.t_max), sde.log_snr(self.end(sde)), num_steps + 1))
+        return with_ends(times, sde.t_max, self.end(sde))
+
+
+class KarrasGrid(Grid):
+    """Noise levels σ/α at (a^{1/ρ} + k/N (b^{1/ρ} − a^{1/ρ}))^ρ from the largest a to the smallest b.
+
+    Karras et al. 2022, eq. 5, for any α and σ.
+    """
+
+    rho: Scalar = 7.0
+
+    def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
+        ends = jnp.stack([jnp.exp(-0.5 * jnp.asarray(sde.log_snr(t))) for t in (sde.t_max, self.end(sde))])
+        levels = jnp.linspace(*ends ** (1 / self.rho), num_steps + 1) ** self.rho
+        return with_ends(sde.time_of_log_snr(-2 * jnp.log(levels)), sde.t_max, self.end(sde))
+
+
+def with_ends(times: Times, first, last) -> Times:
+    """The times with their ends exact: a bisection leaves them off by rounding."""
+    return times.at[0].set(first).at[-1].set(last)
+
+
+@runtime_checkable
+class Denoise(Protocol):
+    """What is returned at the end: (state, t, sde, score_fn) → samples."""
+
+    def __call__(self, state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]: ...
+
+
+def last_mean(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
+    """The last step without its noise, as published (Song et al. 2021, appendix G)."""
+    return state.mean
+
+
+def tweedie(state: SolverState, t, sde: GaussianSDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
+    """E[x_0 | x_t], by one more evaluation."""
+    return x0_hat(sde, state.x, t, score_fn(state.x, t))
+
+
+def as_is(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
+    """The samples of p_t at the grid's end, with the noise they carry."""
+    return state.x
+
+
+ALONE = (
+    "EulerMaruyama",
+    "Euler",
+    "Heun",
+    "PredictorCorrector of EulerMaruyama and Langevin(norm='batch') or NoCorrector",
+)
+
+
+def check_pair(solver: Solver, sde: SDE) -> None:
+    """Raises TypeError where the SDE lacks what the solver steps by, naming the solvers that need nothing more."""
+    missing = [name for name in solver.requires if not hasattr(sde, name)]
+    if missing:
+        raise TypeError(
+            f"{type(solver).__name__} needs {' and '.join(missing)} of the SDE, which {type(sde).__name__} lacks; "
+            f"for any SDE there are {', '.join(ALONE)}"
+        )
+
+
+def _solve(keys, solver: Solver, sde: SDE, score_fn: ScoreFn, x_T, times: Times, collect) -> tuple:
+    """The loop over a grid: (last state, what `collect` made of the state after each step)."""
+    check_pair(solver, sde)
+
+    def body(state, interval):
+        k, t, s = interval
+        state = solver.step(fold(keys, k), state, t, s, sde, score_fn)
+        return state, collect(state)
+
+    steps = jnp.arange(times.shape[0] - 1)
+    return jax.lax.scan(body, solver.init(x_T), (steps, times[:-1], times[1:]))
+
+
+def sample(
+    keys: Key[Array, " B"],
+    solver: Solver,
+    sde: SDE,
+    score_fn: ScoreFn,
+    x_T: Float[Array, "B ..."],
+    times: Times,
+    denoise: Denoise = last_mean,
+) -> Float[Array, "B ..."]:
+    """Samples at times[-1], from x_T at times[0].
+
+    Row i is a function of x_T[i] and keys[i] alone, except with Langevin's batch norm. The compiled program does not
+    depend on the number of steps. Raises TypeError where the SDE cannot serve the solver.
+    """
+    state, _ = _solve(keys, solver, sde, score_fn, x_T, times, lambda state: None)
+    return denoise(state, times[-1], sde, score_fn)
+
+
+def sample_path(
+    keys: Key[Array, " B"],
+    solver: Solver,
+    sde: SDE,
+    score_fn: ScoreFn,
+    x_T: Float[Array, "B ..."],
+    times: Times,
+) -> Float[Array, "N B ..."]:
+    """The samples at every time of the grid, x_T first: for pictures of the way."""
+    _, path = _solve(keys, solver, sde, score_fn, x_T, times, lambda state: state.x)
+    return jnp.concatenate([x_T[None], path])
+
+
+class Sampler(Node):
+    """A solver, a grid, a number of steps and an end, put together: what a config names.
+
+    Sample i is a function of keys[i]: its prior draw and its noise are two streams folded out of that key.
+    """
+
+    solver: Solver = PredictorCorrector()
+    grid: Grid = UniformGrid()
+    num_steps: int = static(1000)
+    denoise: Callable = static(last_mean)
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(f"a sampler takes at least 1 step; got num_steps={self.num_steps}")
+
+    @property
+    def nfe(self) -> int:
+        """Score evaluations a sample, the final denoising included."""
+        return self.num_steps * self.solver.nfe + (self.denoise is tweedie)
+
+    def __call__(
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]
+    ) -> Float[Array, "B ..."]:
+        """Samples [B, *shape]."""
+        check_pair(self.solver, sde)
+        x_T = sde.prior_sample(fold(keys, 0), shape)
+        return sample(fold(keys, 1), self.solver, sde, score_fn, x_T, self.grid(sde, self.num_steps), self.denoise)
+
+    def path(self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]):
+        """(times [N + 1], samples [N + 1, B, *shape]): the way that `__call__` goes, before its final denoising."""
+        times = self.grid(sde, self.num_steps)
+        x_T = sde.prior_sample(fold(keys, 0), shape)
+        return times, sample_path(fold(keys, 1), self.solver, sde, score_fn, x_T, times)

@@ -1,0 +1,16 @@
+"""Solvers: one reverse step each (`base`), by kind."""
+
+from sde_lib.solvers.base import Solver as Solver
+from sde_lib.solvers.base import SolverState as SolverState
+from sde_lib.solvers.ode import Euler as Euler
+from sde_lib.solvers.ode import Heun as Heun
+from sde_lib.solvers.predictor_corrector import AnnealedLangevin as AnnealedLangevin
+from sde_lib.solvers.predictor_corrector import Corrector as Corrector
+from sde_lib.solvers.predictor_corrector import Langevin as Langevin
+from sde_lib.solvers.predictor_corrector import NoCorrector as NoCorrector
+from sde_lib.solvers.predictor_corrector import PredictorCorrector as PredictorCorrector
+from sde_lib.solvers.predictors import DDIM as DDIM
+from sde_lib.solvers.predictors import Ancestral as Ancestral
+from sde_lib.solvers.predictors import EulerMaruyama as EulerMaruyama
+from sde_lib.solvers.predictors import NoPredictor as NoPredictor
+from sde_lib.solvers.predictors import ReverseDiffusion as ReverseDiffusion

@@ -1,0 +1,47 @@
+"""A solver is one step of the reverse process, from time t to an earlier time s.
+
+The loop over a time grid is in `sde_lib.sampling`, once; a solver knows nothing of the grid. Its only step size is
+s − t. Each step gets its own keys, one a sample; what a solver remembers between steps is in `memory`.
+"""
+
+import abc
+from typing import Any, ClassVar, NamedTuple
+
+from jaxtyping import Array, Float, Key
+
+from sde_lib.node import Node
+from sde_lib.parameterization import ScoreFn
+from sde_lib.sde import SDE, Time
+
+
+class SolverState(NamedTuple):
+    """x: the samples [B, ...]. mean: x before the last step's noise. memory: what a multistep solver keeps."""
+
+    x: Float[Array, "B ..."]
+    mean: Float[Array, "B ..."]
+    memory: Any = None
+
+
+class Solver(Node, abc.ABC):
+    """One reverse step. `requires` names the methods that an SDE must have, beyond drift, diffusion and prior."""
+
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    def init(self, x: Float[Array, "B ..."]) -> SolverState:
+        """The state before the first step; multistep solvers add their memory."""
+        return SolverState(x, x)
+
+    @abc.abstractmethod
+    def step(
+        self, keys: Key[Array, " B"], state: SolverState, t: Time, s: Time, sde: SDE, score_fn: ScoreFn
+    ) -> SolverState:
+        """From t to s ≤ t."""
+
+    @property
+    @abc.abstractmethod
+    def nfe(self) -> int:
+        """Score evaluations in one step."""
+
+
+KERNEL = ("alpha", "sigma")
+"""What a solver requires that steps by the exact kernel of a GaussianSDE."""

@@ -1,0 +1,143 @@
+"""Predictor–corrector sampling: a step towards the data, and Langevin steps that keep the marginal right.
+
+A corrector step at a fixed time (Song et al. 2021, algorithms 2 to 5) is, with step size h and z standard normal,
+
+    x ← x + h score(x, t) + √(2h) z.                                                                (1)
+
+With a the contraction of the grid's interval (α_ts for VP as published, 1 for VE), r the signal-to-noise ratio
+`snr`, and norms over a sample's coordinates,
+
+    Langevin, `batch` norm      h = 2 a² (r mean‖z‖ / mean‖score‖)²      means over the batch                (2)
+    Langevin, `expected` norm   h = 2 a² (r σ)²                          ‖z‖/‖score‖ at its expectation     (3)
+    annealed Langevin           h = 2 a² (r σ)²                                                           (4)
+
+(2) is algorithms 4 and 5 as published: each sample's step depends on its neighbours. (3) takes the norms that the
+kernel gives, E‖z‖²= d and E‖ε/σ‖² = d/σ²: samples stay independent and the step is known beforehand; it coincides
+with (4), the step of Song & Ermon (2019, 2020) with a σ-proportional scale.
+"""
+
+import abc
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sde_lib.node import Node, Scalar, static
+from sde_lib.noise import fold, normal_like
+from sde_lib.sde import expand
+from sde_lib.solvers.base import Solver, SolverState
+from sde_lib.solvers.predictors import ReverseDiffusion
+
+
+class Corrector(Node, abc.ABC):
+    """Moves at a fixed time that leave the marginal there as it is."""
+
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    @abc.abstractmethod
+    def correct(self, keys, state, time, t, s, sde, score_fn) -> SolverState:
+        """The state after moves at `time`, which is one of the ends t > s of the grid's interval."""
+
+    @property
+    @abc.abstractmethod
+    def nfe(self) -> int:
+        """Score evaluations in one call of `correct`."""
+
+
+def langevin_move(state: SolverState, score, step_size, z) -> SolverState:
+    """(1)."""
+    h = expand(step_size, state.x)
+    mean = state.x + h * score
+    return SolverState(mean + jnp.sqrt(2 * h) * z, mean, state.memory)
+
+
+def mean_norm(x: Float[Array, "B ..."]) -> Float[Array, ""]:
+    """The batch's mean of the Euclidean norms of its samples."""
+    return jnp.mean(jnp.linalg.norm(x.reshape(x.shape[0], -1), axis=-1))
+
+
+NORMS = ("expected", "batch")
+
+
+class Langevin(Corrector):
+    """Langevin dynamics with a step by signal-to-noise ratio: norm "expected" is (3), "batch" is (2), as published."""
+
+    snr: Scalar = 0.16
+    steps: int = static(1)
+    norm: str = static("expected")
+
+    def __post_init__(self):
+        if self.norm not in NORMS:
+            raise ValueError(f"Langevin's norm is one of {', '.join(NORMS)}; got {self.norm!r}")
+
+    @property
+    def requires(self):
+        return () if self.norm == "batch" else ("sigma",)
+
+    @property
+    def nfe(self):
+        return self.steps
+
+    def correct(self, keys, state, time, t, s, sde, score_fn):
+        scale = 2 * sde.contraction(t, s) ** 2
+        for i in range(self.steps):
+            score, z = score_fn(state.x, time), normal_like(fold(keys, i), state.x)
+            ratio = mean_norm(z) / mean_norm(score) if self.norm == "batch" else sde.sigma(time)
+            state = langevin_move(state, score, scale * (self.snr * ratio) ** 2, z)
+        return state
+
+
+class AnnealedLangevin(Corrector):
+    """Annealed Langevin dynamics: the step is proportional to σ² (4)."""
+
+    requires: ClassVar = ("sigma",)
+    snr: Scalar = 0.16
+    steps: int = static(1)
+
+    @property
+    def nfe(self):
+        return self.steps
+
+    def correct(self, keys, state, time, t, s, sde, score_fn):
+        langevin = Langevin(snr=self.snr, steps=self.steps, norm="expected")
+        return langevin.correct(keys, state, time, t, s, sde, score_fn)
+
+
+class NoCorrector(Corrector):
+    """Leaves the state alone."""
+
+    nfe = 0
+
+    def correct(self, keys, state, time, t, s, sde, score_fn):
+        return state
+
+
+class PredictorCorrector(Solver):
+    """A predictor's step and a corrector's, in one of two orders.
+
+    corrector_first (as published in code): correct at t, then predict from t to s.
+    Otherwise (Song et al. 2021, algorithm 1): predict from t to s, then correct at s.
+    """
+
+    predictor: Solver = ReverseDiffusion()
+    corrector: Corrector = Langevin()
+    corrector_first: bool = static(True)
+
+    @property
+    def requires(self):
+        return tuple(dict.fromkeys((*self.predictor.requires, *self.corrector.requires)))
+
+    @property
+    def nfe(self):
+        return self.predictor.nfe + self.corrector.nfe
+
+    def init(self, x):
+        return self.predictor.init(x)
+
+    def step(self, keys, state, t, s, sde, score_fn):
+        predict_keys, correct_keys = fold(keys, 0), fold(keys, 1)
+        if self.corrector_first:
+            state = self.corrector.correct(correct_keys, state, t, t, s, sde, score_fn)
+            return self.predictor.step(predict_keys, state, t, s, sde, score_fn)
+        state = self.predictor.step(predict_keys, state, t, s, sde, score_fn)
+        return self.corrector.correct(correct_keys, state, s, t, s, sde, score_fn)

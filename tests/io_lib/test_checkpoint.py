@@ -1,0 +1,183 @@
+"""What was saved comes back bit for bit, whatever happens to the buffers, the devices or the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import struct
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from io_lib.checkpoint import Checkpoints
+
+
+class State(struct.PyTreeNode):
+    step: Any
+    params: Any
+    opt_state: Any
+    key: Any
+    count: Any = 7
+
+
+def make_state(step: int) -> State:
+    w = jnp.arange(32, dtype=jnp.float32).reshape(8, 4) / 7 + step
+    params = {"dense": {"kernel": w, "bias": jnp.arange(4, dtype=jnp.bfloat16) / 3}}
+    return State(jnp.int32(step), params, optax.adam(1e-3).init(params), jax.random.split(jax.random.key(step), 2))
+
+
+def mesh_of(devices: int) -> jax.sharding.Mesh:
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+def abstract(state: State, sharding=None) -> State:
+    def leaf(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) if hasattr(x, "shape") else x
+
+    return jax.tree.map(leaf, state)
+
+
+def numbers(x) -> np.ndarray:
+    is_key = jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x)
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert jnp.asarray(x).dtype == jnp.asarray(y).dtype
+        np.testing.assert_array_equal(numbers(x), numbers(y))
+
+
+def test_round_trip_of_keys_bfloat16_and_optax_states(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest_step() is None and not (tmp_path / "c").exists()
+        checkpoints.save(3, make_state(3))
+        assert_same(checkpoints.restore(abstract(make_state(0))), make_state(3))
+    with Checkpoints(tmp_path / "c") as fresh:
+        restored = fresh.restore(abstract(make_state(0)), step=3)
+        assert_same(restored, make_state(3))
+        assert type(restored.count) is int and restored.params["dense"]["bias"].dtype == jnp.bfloat16
+
+
+def test_retention_and_empty_trash(tmp_path):
+    with Checkpoints(tmp_path, keep_newest=2, keep_every=4) as checkpoints:
+        for step in range(1, 8):
+            checkpoints.save(step, {"x": jnp.full(3, step)})
+        checkpoints.wait()
+        assert checkpoints.steps() == [4, 6, 7] and checkpoints.latest_step() == 7
+        assert list((tmp_path / ".trash").iterdir()) == []
+        restored = checkpoints.restore({"x": jax.ShapeDtypeStruct((3,), jnp.int64)}, step=4)
+        assert restored["x"].tolist() == [4, 4, 4]
+        with pytest.raises(ValueError, match=r"step 7 is not after the newest checkpoint, 7, in "):
+            checkpoints.save(7, {"x": jnp.ones(3)})
+
+
+def test_a_killed_runs_remains_are_removed_at_the_first_save_only(tmp_path):
+    (tmp_path / "9.orbax-checkpoint-tmp" / "d").mkdir(parents=True)
+    with Checkpoints(tmp_path) as checkpoints:  # a reader: what it sees may be another process's save under way
+        assert checkpoints.steps() == [] and (tmp_path / "9.orbax-checkpoint-tmp").exists()
+        checkpoints.save(1, {"x": jnp.ones(2)})
+        checkpoints.wait()
+        assert not (tmp_path / "9.orbax-checkpoint-tmp").exists() and checkpoints.steps() == [1]
+
+
+def test_buffers_may_be_donated_right_after_save(tmp_path):
+    overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
+    x = jnp.arange(1_000_000, dtype=jnp.float32)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": x})
+        overwrite(x).block_until_ready()
+        restored = checkpoints.restore({"x": jax.ShapeDtypeStruct((1_000_000,), jnp.float32)})
+    np.testing.assert_array_equal(restored["x"], np.arange(1_000_000, dtype=np.float32))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_restores_on_another_number_of_devices(tmp_path, devices):
+    x = jnp.arange(16.0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jax.device_put(x, NamedSharding(mesh_of(4), PartitionSpec("data")))})
+        sharding = NamedSharding(mesh_of(devices), PartitionSpec("data"))
+        restored = checkpoints.restore({"x": jax.ShapeDtypeStruct((16,), x.dtype, sharding=sharding)})["x"]
+    assert restored.sharding == sharding
+    np.testing.assert_array_equal(restored, x)
+
+
+def change(path: str, value) -> State:
+    """The abstract state with one entry of the dense layer changed, added or (None) removed."""
+    state = abstract(make_state(0))
+    dense = {**state.params["dense"], path: value}
+    return state.replace(params={"dense": {k: v for k, v in dense.items() if v is not None}})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (("kernel", (8, 5), jnp.float32), r"leaf params\.dense\.kernel is float32\(8, 4\), expected float32\(8, 5\)$"),
+        (
+            ("kernel", (8, 4), jnp.bfloat16),
+            r"leaf params\.dense\.kernel is float32\(8, 4\), expected bfloat16\(8, 4\)$",
+        ),
+        (("scale", (4,), jnp.float32), r"no leaf params\.dense\.scale, expected float32\(4,\)$"),
+        (("bias", None, None), r"unexpected leaf params\.dense\.bias, bfloat16\(4,\)$"),
+    ],
+)
+def test_mismatch_names_the_leaf(tmp_path, wanted, message):
+    name, shape, dtype = wanted
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        with pytest.raises(ValueError, match=message):
+            checkpoints.restore(change(name, None if shape is None else jax.ShapeDtypeStruct(shape, dtype)))
+
+
+def test_missing_checkpoint_names_the_directory(tmp_path):
+    with Checkpoints(tmp_path / "none") as checkpoints:
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*none; it holds steps \[\]"):
+            checkpoints.restore({})
+        checkpoints.save(2, {"x": jnp.ones(2)})
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 1 in .*none; it holds steps \[2\]"):
+            checkpoints.restore({}, step=1)
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="expected keep_newest, keep_every >= 1, got 0 and None"):
+        Checkpoints("x", keep_newest=0)
+
+
+SAVER = """
+import sys, numpy as np, jax.numpy as jnp
+from io_lib.checkpoint import Checkpoints
+with Checkpoints(sys.argv[1], keep_newest=2) as checkpoints:
+    step = checkpoints.latest_step() or 0
+    while True:
+        step += 1
+        checkpoints.save(step, {"a": jnp.full((300_000,), step, jnp.float32), "b": {"c": jnp.int32(step)}})
+        print(step, flush=True)
+"""
+
+
+def test_after_sigkill_the_newest_listed_step_is_whole(tmp_path):
+    target = {"a": jax.ShapeDtypeStruct((300_000,), jnp.float32), "b": {"c": jax.ShapeDtypeStruct((), jnp.int32)}}
+    root = str(Path(__file__).parents[2])
+    for delay in (0.0, 0.013, 0.031):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVER, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": root, "XLA_FLAGS": ""},
+        )
+        for _ in range(4):
+            assert process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        with Checkpoints(tmp_path) as checkpoints:
+            step = checkpoints.latest_step()
+            restored = checkpoints.restore(target)
+        assert int(restored["b"]["c"]) == step and np.all(np.asarray(restored["a"]) == step)

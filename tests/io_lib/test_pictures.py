@@ -1,0 +1,76 @@
+"""Pictures: every pixel where it belongs."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from io_lib import pictures
+
+
+def images(n, channels, seed=0):
+    return np.random.default_rng(seed).integers(0, 255, (n, 2, 3, channels)).astype(np.uint8)
+
+
+def test_grid_places_images_row_by_row():
+    x = images(5, 3)
+    grid = pictures.image_grid(x, columns=3, pad=1)
+    assert grid.shape == (2 * 2 + 1, 3 * 3 + 2, 3)
+    np.testing.assert_array_equal(grid[:2, 4:7], x[1])
+    np.testing.assert_array_equal(grid[3:, 0:3], x[3])
+    assert np.all(grid[2] == 255) and np.all(grid[:, 3] == 255) and np.all(grid[3:, 8:] == 255)
+
+
+def test_grid_scales_by_repeating_pixels_and_is_square_by_itself():
+    x = images(4, 1)
+    grid = pictures.image_grid(x, pad=2, scale=3)
+    assert grid.shape == (2 * 6 + 2, 2 * 9 + 2, 1)
+    np.testing.assert_array_equal(grid[8:, :9], np.kron(x[2, ..., 0], np.ones((3, 3), np.uint8))[..., None])
+    assert pictures.image_grid(x[:1], columns=8, pad=0).shape == (2, 3, 1)
+
+
+def test_grid_shows_the_first_of_other_channel_counts():
+    x = images(1, 4)
+    np.testing.assert_array_equal(pictures.image_grid(x), x[0, ..., :1])
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((2, 3, 3, 1)), np.zeros((3, 3, 1), np.uint8), np.zeros((0, 2, 2, 1), np.uint8)]
+)
+def test_grid_refuses(bad):
+    with pytest.raises(ValueError, match=r"expected uint8 images \[N, H, W, C\], got "):
+        pictures.image_grid(bad)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_is_exact(tmp_path, channels):
+    grid = pictures.image_grid(images(4, channels))
+    pictures.save_png(tmp_path / "a.png", grid)
+    with Image.open(tmp_path / "a.png") as picture:
+        read = np.asarray(picture)
+    np.testing.assert_array_equal(read, grid[..., 0] if channels == 1 else grid)
+    with pytest.raises(ValueError, match=r"expected a uint8 picture \[H, W, 3 or 1\], got float64"):
+        pictures.save_png(tmp_path / "b.png", grid / 255)
+
+
+def test_side_by_side_shows_left_and_right(tmp_path):
+    black, grey = np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 3), 128, np.uint8)
+    pictures.save_grids_side_by_side(tmp_path / "a.png", black, grey, ("samples", "data"))
+    with Image.open(tmp_path / "a.png") as picture:
+        read = np.asarray(picture.convert("L"))
+    height, width = read.shape
+    assert read[height // 2, width // 4] == 0 and read[height // 2, 3 * width // 4] == 128
+
+
+def test_loss_curves_are_drawn(tmp_path):
+    metrics = [{"step": i, "loss": 1 / (i + 1)} for i in range(50)] + [{"step": 49, "eval_loss": 0.05}]
+    pictures.plot_loss(tmp_path / "loss.png", metrics)
+    pictures.plot_loss(tmp_path / "negative.png", [{"step": 1, "loss": -1.0}, {"step": 2, "loss": 1.0}])
+    with Image.open(tmp_path / "loss.png") as picture:
+        assert picture.size == (960, 600)
+
+
+def test_smooth_is_the_weighted_mean_it_says():
+    x = np.array([4.0, 0.0, 2.0])
+    np.testing.assert_allclose(pictures.smooth(x, 2), [4.0, 2.0 / 1.5, (2.0 + 0.0 + 1.0) / 1.75])
+    np.testing.assert_allclose(pictures.smooth(np.full(9, 3.0), 5), 3.0)
+    np.testing.assert_array_equal(pictures.smooth(x, 1), x)

@@ -1,0 +1,64 @@
+"""A work directory belongs to one config."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.spec import to_json
+from io_lib import workdir
+
+
+def config(**changes) -> str:
+    return to_json(ConfigDict({"a": 1, "b": 2.0, "c": {"d": "x", "e": (1, 2)}, **changes}))
+
+
+def test_claim_writes_the_config_and_accepts_it_again(tmp_path):
+    folder = workdir.claim(tmp_path / "new" / "run", config())
+    assert workdir.claim(folder, config()) == folder == tmp_path / "new" / "run"
+    assert (folder / "config.json").read_text() == config()
+    assert workdir.load_config(folder).c.e == (1, 2)
+
+
+def test_claim_refuses_another_config_and_keeps_the_old(tmp_path):
+    workdir.claim(tmp_path, config())
+    message = r"another config: config\.a: 1 -> 5; config\.b: 2\.0 -> 3\.0; config\.c\.d: 'x' -> 'y' and 1 more$"
+    with pytest.raises(ValueError, match=message):
+        workdir.claim(tmp_path, config(a=5, b=3.0, c={"d": "y", "e": (2, 1)}))
+    assert (tmp_path / "config.json").read_text() == config()
+
+
+def test_claim_refuses_what_is_no_work_directory(tmp_path):
+    for name in "zyxw":
+        (tmp_path / name).touch()
+    with pytest.raises(
+        ValueError, match=r"is not a work directory: it has no config\.json and holds w, x, y and 1 more"
+    ):
+        workdir.claim(tmp_path, config())
+    assert len(list(tmp_path.iterdir())) == 4
+    with pytest.raises(ValueError, match="z is a file: expected a work directory"):
+        workdir.claim(tmp_path / "z", config())
+
+
+def test_claim_after_a_kill_while_it_wrote(tmp_path):
+    (tmp_path / ".config.json.123.tmp").write_text("{")
+    workdir.claim(tmp_path, config())
+    assert workdir.load_config(tmp_path).a == 1
+
+
+def test_load_config_names_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is not a work directory: it has no config\.json"):
+        workdir.load_config(tmp_path)
+
+
+def test_write_atomic_leaves_the_old_content_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    workdir.write_atomic(path, "old")
+    workdir.write_atomic(path, b"newer")
+    assert path.read_bytes() == b"newer" and list(tmp_path.iterdir()) == [path]
+
+    def full(_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(workdir.os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        workdir.write_atomic(path, "lost")
+    assert path.read_bytes() == b"newer"

@@ -1,0 +1,189 @@
+"""Resampling against a direct convolution, embeddings and normalisation against their formulae."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from models import layers
+
+TAPS = [(1, 1), (1, 2, 4, 2), (3, 1), (1, 2, 3, 4, 7)]
+
+
+def upfirdn(signal, taps, up, down, low, high):
+    """Zero-stuff, pad, convolve, decimate: the definition, for one axis (np.convolve flips the taps itself)."""
+    stuffed = np.zeros(len(signal) * up)
+    stuffed[::up] = signal
+    padded = np.pad(stuffed, (low, high))
+    return np.convolve(padded, taps, mode="valid")[::down]
+
+
+def along_spatial(x, one_axis):
+    for axis in range(1, x.ndim - 1):
+        x = np.apply_along_axis(one_axis, axis, x)
+    return x
+
+
+def unit(taps):
+    return np.asarray(taps, float) / sum(taps)
+
+
+def random(*shape):
+    return np.random.default_rng(0).normal(size=shape)
+
+
+@pytest.mark.parametrize("taps", TAPS)
+def test_upsample_is_the_direct_convolution(taps):
+    x, p = random(2, 6, 5, 2), len(taps) - 2
+    expected = along_spatial(x, lambda s: upfirdn(s, 2 * unit(taps), 2, 1, (p + 1) // 2 + 1, p // 2))
+    np.testing.assert_allclose(layers.fir_upsample(jnp.asarray(x), taps), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("taps", TAPS)
+def test_downsample_is_the_direct_convolution(taps):
+    x, p = random(2, 6, 8, 2), len(taps) - 2
+    expected = along_spatial(x, lambda s: upfirdn(s, unit(taps), 1, 2, (p + 1) // 2, p // 2))
+    np.testing.assert_allclose(layers.fir_downsample(jnp.asarray(x), taps), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("taps", TAPS)
+def test_filter_is_the_direct_convolution(taps):
+    x = random(2, 6, 8, 2)
+    expected = along_spatial(x, lambda s: upfirdn(s, unit(taps), 1, 1, 3, 2))
+    np.testing.assert_allclose(layers.fir_filter(jnp.asarray(x), taps, 3, 2), expected, atol=1e-12)
+
+
+def test_taps_of_one_are_nearest_neighbours_and_means():
+    x = jnp.asarray(np.random.default_rng(1).integers(-8, 8, (2, 6, 4, 3)), jnp.float32)
+    nearest = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
+    means = np.asarray(x).reshape(2, 3, 2, 2, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_array_equal(layers.fir_upsample(x, (1, 1)), nearest)
+    np.testing.assert_array_equal(layers.fir_downsample(x, (1, 1)), means)
+
+
+def test_odd_sizes_repeat_the_edge():
+    x = random(1, 7, 5, 2)
+    even = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], mode="edge")
+    down = layers.fir_downsample(jnp.asarray(x), (1, 3, 3, 1))
+    np.testing.assert_array_equal(down, layers.fir_downsample(jnp.asarray(even), (1, 3, 3, 1)))
+    back = layers.crop_like(layers.fir_upsample(down), jnp.asarray(x))
+    assert back.shape == x.shape
+
+
+@pytest.mark.parametrize("taps", [(1,), (1, -1)])
+def test_taps_must_be_two_or_more_with_a_sum(taps):
+    with pytest.raises(ValueError, match="taps: expected at least two numbers with a sum other than 0, got"):
+        layers.fir_upsample(jnp.ones((1, 4, 1)), taps)
+
+
+def test_conv_downsample_filters_then_strides():
+    layer = layers.ConvDownsample(2, (1, 3, 3, 1))
+    x = random(2, 8, 6, 3)
+    variables = layer.init(jax.random.key(0), jnp.asarray(x))
+    kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], float)
+    filtered = along_spatial(x, lambda s: upfirdn(s, unit((1, 3, 3, 1)), 1, 1, 2, 2))
+    expected = np.zeros((2, 4, 3, 2))
+    for i, j in np.ndindex(4, 3):
+        patch = filtered[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        expected[:, i, j] = np.einsum("bhwc,hwcd->bd", patch, kernel)
+    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
+
+
+def test_positional_features():
+    c = np.array([0.0, 0.3, 999.0])
+    features = layers.positional_features(jnp.asarray(c), 9)
+    frequencies = 10000.0 ** (-np.arange(4) / 3)
+    angles = c[:, None] * frequencies
+    expected = np.concatenate([np.sin(angles), np.cos(angles), np.zeros((3, 1))], axis=1)
+    np.testing.assert_allclose(features, expected, atol=1e-10)
+    assert layers.positional_features(jnp.asarray(c), 2).shape == (3, 2)
+
+
+def test_fourier_projection_is_fixed_and_gaussian():
+    projection = layers.GaussianFourierProjection(4000, 16.0)
+    c = jnp.array([-0.25, 1.5])
+    variables = projection.init(jax.random.key(0), c)
+    w = np.asarray(variables["params"]["W"], float)
+    assert abs(w.std() - 16.0) < 4 * 16.0 / np.sqrt(2 * 4000)
+    angles = 2 * np.pi * np.asarray(c)[:, None] * w
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    np.testing.assert_allclose(projection.apply(variables, c), expected, atol=1e-9)
+    gradient = jax.grad(lambda v: projection.apply(v, c).sum())(variables)
+    np.testing.assert_array_equal(gradient["params"]["W"], 0.0)
+
+
+class Apply(nn.Module):
+    """Gives the functions of layers, which own parameters, a module to live in."""
+
+    body: object
+
+    @nn.compact
+    def __call__(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(2, 1), (8, 2), (22, 2), (136, 17), (256, 32)])
+def test_group_norm_normalises_groups(channels, groups):
+    # The groups stand apart in mean, so that another number of groups would give another answer; 22 // 4 = 5 falls
+    # to 2, and 136 // 4 = 34 -> 32 falls to 17: the next fewer that divide.
+    x = random(2, 5, 4, channels) + np.repeat(10.0 * np.arange(groups), channels // groups)
+    grouped = x.reshape(2, 20, groups, -1)
+    mean, var = grouped.mean(axis=(1, 3), keepdims=True), grouped.var(axis=(1, 3), keepdims=True)
+    expected = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
+    out, _ = layers.GroupNorm().init_with_output(jax.random.key(0), jnp.asarray(x))
+    np.testing.assert_allclose(out, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.0])
+def test_initialisation_is_uniform_over_the_average_fan(scale):
+    kernel = Apply(lambda x: layers.conv3x3(x, 64, scale)).init(jax.random.key(0), jnp.ones((1, 4, 4, 32)))
+    kernel = np.asarray(kernel["params"]["Conv_0"]["kernel"])
+    limit = np.sqrt(3 * (scale or 1e-10) / (9 * (32 + 64) / 2))
+    assert 0.99 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6)
+
+
+def randomised(module, key, *args):
+    variables = jax.eval_shape(lambda k: module.init(k, *args), key)
+    leaves, treedef = jax.tree.flatten(variables)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        treedef, [0.3 * jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def test_attention_is_softmax_of_scaled_products():
+    block = layers.AttentionBlock()
+    x = random(2, 3, 5, 8)
+    variables = randomised(block, jax.random.key(1), jnp.asarray(x))
+    p = jax.tree.map(lambda a: np.asarray(a, float), variables["params"])
+    g = x.reshape(2, 15, 2, 4)
+    normed = ((g - g.mean(axis=(1, 3), keepdims=True)) / np.sqrt(g.var(axis=(1, 3), keepdims=True) + 1e-6)).reshape(
+        2, 15, 8
+    )
+    normed = normed * p["GroupNorm_0"]["scale"] + p["GroupNorm_0"]["bias"]
+    q, k, v = (normed @ p[f"Dense_{i}"]["kernel"] + p[f"Dense_{i}"]["bias"] for i in range(3))
+    weights = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(8))
+    h = (weights / weights.sum(-1, keepdims=True)) @ v
+    h = h @ p["Dense_3"]["kernel"] + p["Dense_3"]["bias"]
+    expected = (x + h.reshape(x.shape)) / np.sqrt(2)
+    np.testing.assert_allclose(block.apply(variables, jnp.asarray(x)), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("resample", ["none", "up", "down"])
+def test_a_fresh_residual_block_is_its_skip_path(resample):
+    # init_scale 0 silences the branch, so what is left is the (resampled, projected) input over sqrt 2.
+    x, emb = jnp.asarray(random(2, 8, 6, 4)), jnp.ones((2, 16))
+    block = layers.ResidualBlock(4, resample, (1, 3, 3, 1))
+    init = jax.jit(block.init_with_output, compiler_options={"xla_backend_optimization_level": 0})
+    out, variables = init(jax.random.key(0), x, emb)
+    skip = {"none": x, "up": layers.fir_upsample(x, (1, 3, 3, 1)), "down": layers.fir_downsample(x, (1, 3, 3, 1))}
+    expected = np.asarray(skip[resample])
+    if resample != "none":
+        expected = expected @ np.asarray(variables["params"]["Conv_2"]["kernel"])[0, 0]
+    np.testing.assert_allclose(out, expected / np.sqrt(2), atol=1e-4)
+
+
+def test_residual_block_names_its_resamplings():
+    with pytest.raises(ValueError, match="resample: expected one of 'none', 'up', 'down', got 'half'"):
+        layers.ResidualBlock(4, "half").init(jax.random.key(0), jnp.ones((1, 4, 4)), jnp.ones((1, 4)))

@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sde_lib import (
+    VE,
+    VP,
+    KarrasGrid,
+    LogSNRGrid,
+    PowerGrid,
+    PredictNoise,
+    Sampler,
+    ScoreModel,
+    UniformGrid,
+    as_is,
+    gaussian,
+    sample,
+    sample_keys,
+    tweedie,
+)
+from sde_lib.solvers import DDIM, Heun, Langevin, PredictorCorrector, ReverseDiffusion
+from tests.contracts import GRIDS, SDES
+
+DATA = gaussian(jnp.asarray([0.5, -0.2], jnp.float32), jnp.asarray([0.4, 0.9], jnp.float32))
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+def test_grids_fall_from_end_to_end(sde, grid):
+    for n in (1, 2, 5, 100):
+        times = np.asarray(grid(sde, n))
+        assert times.shape == (n + 1,) and np.all(np.diff(times) < 0)
+        np.testing.assert_allclose(times[[0, -1]], [sde.t_max, sde.t_min], rtol=1e-12)
+    np.testing.assert_allclose(grid.replace(t_end=0.01)(sde, 7)[-1], 0.01)
+
+
+def test_grids_by_formula():
+    vp, ve = VP(), VE()
+    np.testing.assert_allclose(np.diff(UniformGrid()(vp, 10)), -(1 - 1e-5) / 10)
+    root = np.sqrt(PowerGrid(power=2.0)(vp, 10))
+    np.testing.assert_allclose(np.diff(root), np.diff(root)[0] * np.ones(10), rtol=1e-9)
+    for sde in (vp, ve):
+        steps = np.diff(sde.log_snr(LogSNRGrid()(sde, 20)))
+        np.testing.assert_allclose(steps, steps[0] * np.ones(20), rtol=1e-5)
+    level = np.asarray(ve.sigma(KarrasGrid(rho=7.0)(ve, 18)))
+    a, b = 50.0, float(ve.sigma(ve.t_min))
+    expected = (a ** (1 / 7) + np.arange(19) / 18 * (b ** (1 / 7) - a ** (1 / 7))) ** 7
+    np.testing.assert_allclose(level, expected, rtol=1e-6)
+
+
+def test_denoising_at_the_end():
+    """Of normal data the posterior mean is known: E[x_0 | x] = m + α s² (x − α m)/(α² s² + σ²)."""
+    sde, keys, x_T = VP(), sample_keys(jax.random.key(0), jnp.arange(5)), jnp.ones((5, 2), jnp.float32)
+    times = UniformGrid(t_end=0.1)(sde, 10).astype(jnp.float32)
+    noisy, clean = (sample(keys, DDIM(), sde, DATA.score_fn(sde), x_T, times, end) for end in (as_is, tweedie))
+    alpha, sigma = float(sde.alpha(0.1)), float(sde.sigma(0.1))
+    mean, std = np.asarray([0.5, -0.2]), np.asarray([0.4, 0.9])
+    expected = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (np.asarray(noisy) - alpha * mean)
+    np.testing.assert_allclose(clean, expected, rtol=1e-5)
+    solver = ReverseDiffusion()
+    last = sample(keys, solver, sde, DATA.score_fn(sde), x_T, times)
+    state = solver.init(sample(keys, solver, sde, DATA.score_fn(sde), x_T, times[:-1], as_is))
+    final = solver.step(keys, state, times[-2], times[-1], sde, DATA.score_fn(sde))
+    np.testing.assert_allclose(last, final.mean, rtol=1e-6)
+
+
+def linear(params, x, c_noise, *, cond=None, key=None, train=False):
+    return params["w"] * x
+
+
+MODEL = ScoreModel(
+    sde=VP(),
+    parameterization=PredictNoise(),
+    params={"w": jnp.asarray(0.9)},
+    network=linear,
+    shape=(4, 3),
+    sampler=Sampler(solver=PredictorCorrector(), num_steps=6, grid=UniformGrid(t_end=1e-2)),
+)
+
+
+def test_a_sample_is_a_function_of_seed_and_number():
+    """For any batch, any part of the range, and one to eight devices."""
+    key = jax.random.key(7)
+    sixteen = MODEL.sample(key, 16)
+    np.testing.assert_allclose(MODEL.sample(key, 1), sixteen[:1], atol=1e-5)
+    np.testing.assert_allclose(MODEL.sample(key, 7), sixteen[:7], atol=1e-5)
+    np.testing.assert_allclose(MODEL.sample_indices(key, jnp.arange(5, 12)), sixteen[5:12], atol=1e-5)
+    assert not np.allclose(MODEL.sample(jax.random.key(8), 16), sixteen)
+    for count in (2, 4, 8):
+        devices, auto = jax.devices()[:count], jax.sharding.AxisType.Auto
+        mesh = jax.make_mesh((count,), ("data",), axis_types=(auto,), devices=devices)
+        split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        indices = jax.device_put(jnp.arange(16), split)
+        model = jax.device_put(MODEL, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+        np.testing.assert_allclose(model.sample_indices(key, indices), sixteen, atol=1e-5)
+
+
+def test_score_of_the_model():
+    x, t = jnp.ones((2, 4, 3)), jnp.asarray(0.4)
+    np.testing.assert_allclose(MODEL.score(x, t), -0.9 * x / MODEL.sde.sigma(t), rtol=1e-6)
+
+
+def test_evaluations_and_refusals():
+    assert Sampler(solver=Heun(), num_steps=18).nfe == 36
+    assert Sampler(solver=Heun(), num_steps=18, denoise=tweedie).nfe == 37
+    assert Sampler(solver=PredictorCorrector(corrector=Langevin(steps=3)), num_steps=10).nfe == 40
+    with pytest.raises(ValueError, match=r"at least 1 step; got num_steps=0"):
+        Sampler(num_steps=0)
+
+
+def test_the_path_of_a_sampler():
+    times, path = MODEL.sampler.path(sample_keys(jax.random.key(7), jnp.arange(3)), MODEL.sde, MODEL.score, (4, 3))
+    assert times.shape == (7,) and path.shape == (7, 3, 4, 3)
+    end = MODEL.replace(sampler=MODEL.sampler.replace(denoise=as_is)).sample(jax.random.key(7), 3)
+    np.testing.assert_allclose(path[-1], end, atol=1e-5)

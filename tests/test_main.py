@@ -1,0 +1,135 @@
+"""The command line, as processes: what a user types, what it says, and what a kill leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from io_lib.metrics import read_metrics
+from tests.test_run_lib import final_state
+from tests.test_run_lib import usual_promotion as usual_promotion
+from tests.tiny_config import get_config
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "--config=tests/tiny_config.py"
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+
+def command(*arguments):
+    return [sys.executable, "main.py", *arguments]
+
+
+def main(*arguments, **environment):
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, env={**ENVIRONMENT, **environment}
+    )
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+
+
+def wait_for_step(directory, step, process, seconds=120):
+    """Until the log has that step; fails if the process ends before."""
+    for _ in range(seconds * 50):
+        lines = read_metrics(directory) if (directory / "metrics.jsonl").is_file() else []
+        if lines and lines[-1]["step"] >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise TimeoutError(f"no step {step} after {seconds} s")
+
+
+def test_help_is_quick():
+    start_time = time.monotonic()
+    done = main("--help")
+    assert time.monotonic() - start_time < 2
+    assert all(flag in done.stdout for flag in ("--config", "--workdir", "--mode", "--num_samples", "--seed"))
+
+
+def test_kill_and_resume_is_exact(tmp_path):
+    """40 steps = some, kill −9, the rest: parameters, EMA, optimiser and metrics, bit for bit."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    slow = "--config.training.log_every=1"
+    assert main(CONFIG, f"--workdir={whole}", slow).returncode == 0
+    process = start(CONFIG, f"--workdir={killed}", slow)
+    wait_for_step(killed, 20, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert main(CONFIG, f"--workdir={killed}", slow).returncode == 0
+    config = get_config()
+    config.training.log_every = 1
+    expected, found = final_state(whole, config), final_state(killed, config)
+    assert expected.keys() == found.keys() and expected[".step"] == 40
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)
+    assert read_metrics(whole) == read_metrics(killed)
+
+    again = main(CONFIG, f"--workdir={killed}", slow)
+    assert again.returncode == 0 and "is trained: 40 steps" in again.stdout
+    drawn = main(f"--workdir={killed}", "--mode=sample", "--num_samples=5", "--seed=7", "--config.sampling.use=ode")
+    assert drawn.returncode == 0 and "5 samples of step 40 (EMA), seed 7" in drawn.stdout
+    with np.load(killed / "samples" / "samples.npz", allow_pickle=False) as file:
+        assert file["samples"].shape == (5, 8, 8, 1) and file["samples"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
+    arguments = (CONFIG, f"--workdir={tmp_path / 'run'}", "--config.training.log_every=1",
+                 "--config.training.num_steps=100000", "--config.training.checkpoint_every=100000")  # fmt: skip
+    process = start(*arguments)
+    wait_for_step(tmp_path / "run", 10, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "the same command resumes" in out
+    steps = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+    assert len(steps) == 1 and steps[0] == read_metrics(tmp_path / "run")[-1]["step"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/none.py", "--workdir=W"], "there is no file configs/none.py"),
+        ([CONFIG, "--workdir=W", "--config.sde.beta_mx=3"], "config.sde.beta_mx; nearest: config.sde.beta_max"),
+        ([CONFIG, "--workdir=W", "--config.sde.beta_max=high"], "config.sde.beta_max"),
+        ([CONFIG], "--workdir=DIR is needed"),
+        (["--workdir=W"], "--config=FILE is needed to train"),
+        ([CONFIG, "--workdir=W", "--mode=dream"], "--mode"),
+        (["--workdir=W", "--mode=sample"], "W is not a work directory"),
+        ([CONFIG, "--workdir=W", "--mode=sample"], "train first"),
+        ([CONFIG, "--workdir=FULL"], "is not a work directory: it has no config.json and holds thesis.tex"),
+        ([CONFIG, "--workdir=W", "--config.training.batch_size=0"], "config.training.batch_size=0"),
+        (["--config=configs/cifar10.py", "--workdir=W", "--config.data.data_dir=FULL"], "cifar10"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
+    """Before anything is compiled, and nothing that was there is touched."""
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").write_text("years of work")
+    arguments = [a.replace("=W", f"={tmp_path / 'W'}").replace("FULL", str(full)) for a in arguments]
+    done = main(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (full / "thesis.tex").read_text() == "years of work" and not (tmp_path / "W").exists()
+
+
+def test_another_config_and_too_many_devices_are_refused(tmp_path):
+    directory = f"--workdir={tmp_path / 'run'}"
+    steps = "--config.training.num_steps=2"
+    assert main(CONFIG, directory, steps).returncode == 0
+    before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "run").rglob("*") if p.is_file())
+    done = main(CONFIG, directory, steps, "--config.sde.beta_max=15")
+    assert done.returncode == 2 and "config.sde.beta_max: 20.0 -> 15.0" in done.stderr
+    done = main(CONFIG, directory, steps, "--config.training.batch_size=12",
+                XLA_FLAGS="--xla_force_host_platform_device_count=8")  # fmt: skip
+    assert done.returncode == 2 and "cannot be split over 8 devices" in done.stderr
+    assert before == sorted((p.name, p.read_bytes()) for p in (tmp_path / "run").rglob("*") if p.is_file())

@@ -1,0 +1,161 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import run_lib
+from configs.spec import ConfigError, spec
+from data_lib import Identity, from_arrays
+from io_lib.checkpoint import Checkpoints
+from io_lib.metrics import read_metrics
+from models import NCSNpp
+from sde_lib import VE, Karras, Sampler, adam
+from sde_lib.solvers import PredictorCorrector
+from tests.contracts import DoubleWell
+from tests.tiny_config import get_config
+
+
+@pytest.fixture(autouse=True)
+def usual_promotion():
+    """optax raises a Python float to an integer array's power, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def final_state(directory, config):
+    """Every array of the newest checkpoint, by name."""
+    parts, layout = run_lib.build_parts(config), run_lib.make_layout(jax.devices()[:1])
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        state = run_lib.restored(config, parts, layout, checkpoints)
+    state = state.replace(key=jax.random.key_data(state.key))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def test_a_run_leaves_what_it_promises(tmp_path):
+    config, directory = get_config(), tmp_path / "run"
+    assert run_lib.train(config, directory, devices=jax.devices()[:1])
+    found = {path.name for path in directory.iterdir()}
+    assert {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples"} <= found
+    assert {p.name for p in (directory / "checkpoints").iterdir() if p.name.isdigit()} == {"20", "30", "40"}
+    metrics = read_metrics(directory)
+    assert [line["step"] for line in metrics if "loss" in line] == list(range(5, 41, 5))
+    assert [line["step"] for line in metrics if "eval_loss" in line] == [20, 40]
+    assert (directory / "samples" / "step_0000040.png").is_file()
+
+    x = run_lib.sample(directory, num_samples=80, seed=7)
+    with np.load(directory / "samples" / "samples.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["samples"], x)
+    assert x.shape == (80, 8, 8, 1) and x.dtype == np.uint8
+    with Image.open(directory / "samples" / "samples.png") as picture:
+        assert picture.size[0] > 100
+    other = run_lib.load(directory).sample(jax.random.key(7), 3)
+    np.testing.assert_allclose(np.rint(np.clip(other / 16 * 255, 0, 255)), x[:3], atol=1)
+
+    report = run_lib.evaluate(directory, num_samples=80, seed=7)
+    assert report == json.loads((directory / "eval" / "report.json").read_text())
+    assert report["step"] == 40 and report["nfe"] == 8 and 0 < report["eval_loss"] < 100
+    assert report["frechet"]["ratio"] > 2  # forty steps: not digits yet, and the report says so
+    assert all((directory / "eval" / name).is_file() for name in ("report.md", "samples.png", "loss.png"))
+
+
+def test_sampling_choices_go_through_the_config(tmp_path):
+    config = get_config()
+    config.training.update(num_steps=2, log_every=0, eval_every=0, sample_every=0)
+    run_lib.train(config, tmp_path / "run", devices=jax.devices()[:1])
+    first = run_lib.sample(tmp_path / "run", 16, 0)
+    config.sampling.use = "ode"
+    second = run_lib.sample(tmp_path / "run", 16, 0, config)
+    assert not np.array_equal(first, second)
+    config.sampling.use = "odd"
+    with pytest.raises(ConfigError, match=r"config.sampling.use is 'odd': expected one of ode, pc"):
+        run_lib.sample(tmp_path / "run", 16, 0, config)
+
+
+@pytest.mark.parametrize(("network", "steps", "counts"), [("mlp", 50, (1, 2, 8)), ("unet", 8, (1, 8))])
+def test_any_number_of_devices_gives_the_same_curve(tmp_path, network, steps, counts):
+    """One, two and eight devices: the loss of every step to 1e-4, of the U-Net with dropout."""
+    config = get_config()
+    if network == "unet":
+        config.network = spec(NCSNpp, nf=4, ch_mult=(1,), num_res_blocks=1, attn_resolutions=(), dropout=0.1)
+    config.training.update(num_steps=steps, log_every=1, eval_every=steps, sample_every=0, checkpoint_every=0)
+    curves = []
+    for count in counts:
+        run_lib.train(config, tmp_path / str(count), devices=jax.devices()[:count])
+        curves.append([line.get("loss", line.get("eval_loss")) for line in read_metrics(tmp_path / str(count))])
+        assert len(curves[-1]) == steps + 1
+    for curve in curves[1:]:
+        np.testing.assert_allclose(curve, curves[0], rtol=1e-4)
+
+
+def test_several_steps_a_call_need_no_divisibility(tmp_path):
+    config = get_config()
+    config.training.update(num_steps=23, log_every=5, eval_every=0, sample_every=0, checkpoint_every=7)
+    run_lib.train(config, tmp_path / "one", devices=jax.devices()[:1])
+    config.training.steps_per_call = 4
+    run_lib.train(config, tmp_path / "four", devices=jax.devices()[:1])
+    one, four = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "four")
+    assert [line["step"] for line in one] == [line["step"] for line in four] == [5, 7, 10, 14, 15, 20, 21, 23]
+    np.testing.assert_allclose([line["loss"] for line in one], [line["loss"] for line in four], rtol=1e-5)
+
+
+def test_each_stream_follows_the_seed(tmp_path):
+    """Two runs of one seed agree bit for bit; another seed changes initialisation, data order and noise."""
+    config = get_config()
+    config.training.update(num_steps=3, log_every=1, eval_every=0, sample_every=0)
+    for name, seed in (("a", 42), ("b", 42), ("c", 43)):
+        config.seed = seed
+        run_lib.train(config, tmp_path / name, devices=jax.devices()[:1])
+    a, b, c = (final_state(tmp_path / name, config) for name in "abc")
+    for name, value in a.items():
+        np.testing.assert_array_equal(value, b[name])
+    assert not np.allclose(a[".params['Dense_0']['kernel']"], c[".params['Dense_0']['kernel']"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    """With the step and the window; what was good before stays, and nothing bad is saved."""
+    config = get_config()
+    config.training.update(num_steps=40, log_every=4, eval_every=0, sample_every=0, checkpoint_every=2)
+    config.optimizer = spec(adam, learning_rate=1e38, warmup_steps=30, clip_norm=1e30)
+    with pytest.raises(FloatingPointError, match=r"(loss|grad_norm) is not finite at step \d+, in the window of steps"):
+        run_lib.train(config, tmp_path / "run", devices=jax.devices()[:1])
+    state = final_state(tmp_path / "run", config)
+    assert all(np.all(np.isfinite(value)) for name, value in state.items() if value.dtype.kind == "f")
+
+
+def test_own_arrays_of_any_shape(tmp_path):
+    """1-D signals, with a user's choice of process and parameterization, and no pictures."""
+    t = np.linspace(0, 1, 32, dtype=np.float32)
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, (200, 1, 1)).astype(np.float32)
+    x = np.sin(2 * np.pi * t[None, :, None] + phases)
+    config = get_config()
+    config.shape, config.transform = (32, 1), spec(Identity)
+    config.sde, config.parameterization = spec(VE, sigma_max=20.0), spec(Karras, sigma_data=0.7)
+    del config.eval["report"]
+    run_lib.train(config, tmp_path / "run", from_arrays(x), devices=jax.devices()[:1])
+    samples = run_lib.sample(tmp_path / "run", 5)
+    assert samples.shape == (5, 32, 1) and samples.dtype == np.float32 and np.all(np.isfinite(samples))
+    report = run_lib.evaluate(tmp_path / "run", 5, dataset=from_arrays(x))
+    assert set(report) == {"step", "seed", "nfe", "eval_loss"}
+
+
+def test_what_does_not_fit_is_refused_before_compiling(tmp_path):
+    config, devices = get_config(), jax.devices()
+    config.training.batch_size = 12
+    with pytest.raises(ConfigError, match=r"config.training.batch_size=12 cannot be split over 8 devices"):
+        run_lib.train(config, tmp_path / "run", devices=devices)
+    config = get_config()
+    config.shape = (8, 8, 3)
+    with pytest.raises(ConfigError, match=r"config.shape is \(8, 8, 3\), but the data are \(8, 8, 1\)"):
+        run_lib.train(config, tmp_path / "run", devices=devices)
+    config = get_config()
+    config.training.conditional = True
+    with pytest.raises(ConfigError, match=r"conditional is set, but the data have no labels"):
+        run_lib.train(config, tmp_path / "run", from_arrays(np.zeros((20, 8, 8, 1), np.float32)), devices)
+    config = get_config()
+    config.sde = spec(DoubleWell)
+    config.sampling.pc = spec(Sampler, solver=PredictorCorrector())
+    with pytest.raises(ConfigError, match=r"config.sampling.pc: PredictorCorrector needs alpha and sigma of the SDE"):
+        run_lib.train(config, tmp_path / "run", devices=devices)
+    assert not (tmp_path / "run").exists()
