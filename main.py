@@ -5,7 +5,7 @@ Flags to run_lib, and nothing else. Sampling and evaluation read the config from
 
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from configs.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import load_config
@@ -32,6 +32,7 @@ def saved_config():
 def main(config):
     if FLAGS.workdir is None:
         raise ConfigError("--workdir=DIR is needed")
+    logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     import run_lib  # here, since JAX takes seconds to import and --help and wrong flags should not
 
     try:

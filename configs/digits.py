@@ -41,12 +41,12 @@ def get_config():
     config.loss = bind(dsm_loss, weight=KarrasWeight(sigma_data=DATA_STD), sample_time=noise_levels, reduce=mean)
 
     config.training.batch_size = 64
-    config.training.num_steps = 2500
+    config.training.num_steps = 1800
     config.training.ema = 0.995
     config.training.sample_every = 0
     config.training.checkpoint_every = 500
     config.training.keep_every = None
-    config.optimizer = spec(adam, learning_rate=2e-3, warmup_steps=100, decay_steps=2500, b2=0.99)
+    config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=100, decay_steps=1800, b2=0.99)
 
     predictor_corrector = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16))
     config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=40)

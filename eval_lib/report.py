@@ -30,14 +30,14 @@ def small_image_report(
 ) -> Report:
     """Samples, train and held-out images [N, ...] in model space, labels [N] → numbers that JSON can hold.
 
-    counts     how many of each, and the size of the groups below frechet    Fréchet distance to the train
-    split, in pixels: the mean over disjoint groups of samples, as many in each as held-out images (all
-    samples, and as many held-out images, if samples are fewer; a rest is left out), and its standard
-    deviation over groups, because the distance falls with the number of images confident  the share to which
-    a classifier gives one class a probability above `threshold` classes    samples in each predicted class,
-    beside the share of held-out images there nearest    median Euclidean distance to the nearest train image:
-    near 0 for copies of the train split accuracy   of the classifier, a small network trained on the train
-    split, on held-out images
+    counts      how many of each, and the size of the groups below
+    frechet     Fréchet distance to the train split, in pixels. It falls with the number of images, so samples are
+                compared in groups of as many as there are held-out images: their mean, and its spread over groups.
+                "resplit" is what held-out images give over other splits of the real ones, mean and spread
+    confident   the share to which a classifier gives one class a probability above `threshold`
+    classes     samples in each predicted class, beside the share of held-out images there
+    nearest     median Euclidean distance to the nearest train image: near 0 for copies of the train split
+    accuracy    of the classifier, a small network trained on the train split, on held-out images
 
     "ratio" is samples / held-out. ValueError for shapes or lengths that do not fit, and for values that are
     not finite.
@@ -68,6 +68,8 @@ def markdown(report: Report) -> str:
         f"| images | {counts['samples']} | {counts['heldout']} | |",
         f"| Fréchet distance to train, pixels, {counts['group']} each | {frechet['samples']:.3f} "
         f"± {frechet['spread']:.3f} | {frechet['heldout']:.3f} | {frechet['ratio']:.2f} (1; more is worse) |",
+        f"| the same, 40 other splits of the real images | | {frechet['resplit']['mean']:.3f} "
+        f"± {frechet['resplit']['spread']:.3f} | {frechet['samples'] / frechet['resplit']['mean']:.2f} (1) |",
         f"| classifier above {confident['threshold']:g} | {confident['samples']:.1%} "
         f"| {confident['heldout']:.1%} | {confident['ratio']:.2f} (1; less is worse) |",
         f"| distance to the nearest train image, median | {nearest['samples']:.3f} "
@@ -111,7 +113,15 @@ def _frechet(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray, size: 
     groups = generator.permutation(samples)[: len(samples) // size * size].reshape(-1, size, samples.shape[1])
     distances = [frechet_distance(*moments(group), *reference) for group in groups]
     floor = frechet_distance(*moments(generator.permutation(heldout)[:size]), *reference)
-    return {**_beside(np.mean(distances), floor), "spread": float(np.std(distances))}
+    again = _resplit_floors(np.concatenate([train, heldout]), size, len(train), generator)
+    expected = {"mean": float(np.mean(again)), "spread": float(np.std(again))}
+    return {**_beside(np.mean(distances), floor), "spread": float(np.std(distances)), "resplit": expected}
+
+
+def _resplit_floors(real: np.ndarray, size: int, rest: int, generator, repeats: int = 40) -> list[float]:
+    """The floor for other splits of the real images, of the same sizes: how much of it is the luck of the split."""
+    splits = (generator.permutation(real) for _ in range(repeats))
+    return [frechet_distance(*moments(x[:size]), *moments(x[size : size + rest])) for x in splits]
 
 
 def _accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
