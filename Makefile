@@ -35,6 +35,6 @@ lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache
+clean:  # other runs stay
+	rm -rf $(VENV) $(DIGITS) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ It is all that sampling from it needs. `train` resumes by itself from the newest
 noise are functions of (seed, step).
 """
 
+import contextlib
 import io
 import json
 from collections.abc import Iterator
@@ -22,9 +23,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from configs.spec import ConfigError, build, to_json
+from configs.spec import ConfigError, build, diff, to_json
 from data_lib import Batches, Dataset, eval_batches, gather, prefetch
-from eval_lib.report import markdown
 from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog, Progress, read_metrics
@@ -36,6 +36,9 @@ from sde_lib.training import repeat
 
 # Streams of the one seed: a number for each use, folded into jax.random.key(seed).
 INIT, TRAIN, EVAL, SNAPSHOT = range(4)
+
+# What may differ from the work directory's config when a trained model is used.
+CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.")
 
 
 class Parts(NamedTuple):
@@ -80,12 +83,14 @@ class Layout(NamedTuple):
     copied: NamedSharding
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's part of a batch, split over its devices."""
-        return {key: jax.make_array_from_process_local_data(self.split, value) for key, value in batch.items()}
+        """A batch, split over the devices."""
+        return jax.device_put(batch, self.split)
 
 
 def make_layout(devices: list | None = None) -> Layout:
-    """All devices on one axis named "data", or those given."""
+    """All devices of this process on one axis named "data", or those given."""
+    if jax.process_count() > 1:
+        raise ConfigError(f"this is one of {jax.process_count()} processes: a run takes the devices of one process")
     devices = jax.devices() if devices is None else devices
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return Layout(len(devices), NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
@@ -99,8 +104,7 @@ def stream(config: ConfigDict, use: int) -> jax.Array:
 def new_state(config: ConfigDict, parts: Parts):
     """The training state at step 0, a function of the config."""
     x = jnp.zeros((1, *config.shape), jnp.float32)
-    cond = jnp.zeros(1, jnp.int32) if config.training.conditional else None
-    params = parts.network.init(stream(config, INIT), x, jnp.zeros(1, jnp.float32), cond)
+    params = parts.network.init(stream(config, INIT), x, jnp.zeros(1, jnp.float32))
     return init_state(stream(config, TRAIN), params, parts.tx)
 
 
@@ -122,33 +126,28 @@ def train(
     checkpoint and returns False. FloatingPointError at a loss that is not finite: the last good checkpoint stays.
     ConfigError, before anything is compiled, for all that is wrong with config, data, devices or directory.
     """
-    parts, layout = build_parts(config), make_layout(devices)
-    dataset = build(config.data, "config.data") if dataset is None else dataset
-    check_data(config, dataset, layout)
+    parts, layout, training = build_parts(config), make_layout(devices), config.training
+    dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
+    try:
+        batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip)
+        checkpoints = Checkpoints(Path(directory) / "checkpoints", training.keep_newest, training.keep_every or None)
+    except ValueError as error:
+        raise ConfigError(f"config.training: {error}") from error
     directory = workdir.claim(directory, to_json(config))
-
-    training, steps = config.training, config.training.num_steps
-    with (
-        Checkpoints(directory / "checkpoints", training.keep_newest, training.keep_every) as checkpoints,
-        MetricsLog(directory) as log,
-        StopRequest() as stop,
-    ):
+    with StopRequest() as stop, checkpoints, MetricsLog(directory) as log:
         start = checkpoints.latest_step() or 0
         log.rewind(start)
-        if start >= steps:
+        if start >= training.num_steps:
             print(f"{directory} is trained: {start} steps")
             return True
         state = restored(config, parts, layout, checkpoints) if start else placed(config, parts, layout)
         run = Run(config, parts, layout, dataset, directory, log, checkpoints)
-        batches = Batches(
-            dataset.train, parts.transform, training.batch_size, config.seed, training.flip,
-            jax.process_index(), jax.process_count(),
-        )  # fmt: skip
-        feed = prefetch(batches, start, steps, lambda batch: layout.put(select(config, batch)))
-        run.loop(state, start, feed, stop)
-    if stop.requested:
-        print(f"stopped: the same command resumes {directory} from its checkpoint")
-    return not stop.requested
+        feed = prefetch(batches, start, training.num_steps, lambda batch: layout.put(unlabelled(batch)))
+        with contextlib.closing(feed):
+            step = run.loop(state, start, feed, stop)
+    if step < training.num_steps:
+        print(f"stopped at step {step}: the same command resumes {directory} there")
+    return step == training.num_steps
 
 
 def placed(config: ConfigDict, parts: Parts, layout: Layout):
@@ -164,22 +163,29 @@ def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Chec
         raise ConfigError(f"{error}: train first") from error
 
 
-def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> None:
-    """Raises ConfigError where data, config and devices do not go together."""
-    example = gather(dataset.train, [0])
-    shape = tuple(example["x"].shape[1:])
+def load_data(config: ConfigDict, layout: Layout) -> Dataset:
+    """The data of config.data, checked. ConfigError where they are not there."""
+    try:
+        dataset = build(config.data, "config.data")
+    except FileNotFoundError as error:
+        raise ConfigError(f"config.data: {error}") from error
+    return check_data(config, dataset, layout)
+
+
+def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:
+    """The data again, or ConfigError where data, config and devices do not go together."""
+    shape = tuple(gather(dataset.train, [0])["x"].shape[1:])
     if shape != tuple(config.shape):
         raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {shape}")
-    if config.training.conditional and "label" not in example:
-        raise ConfigError("config.training.conditional is set, but the data have no labels")
     for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
         if size < 1 or size % layout.count:
             raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
+    return dataset
 
 
-def select(config: ConfigDict, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch, without labels where the network is not conditional."""
-    return batch if config.training.conditional else {key: value for key, value in batch.items() if key != "label"}
+def unlabelled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch as an unconditional network takes it."""
+    return {key: value for key, value in batch.items() if key != "label"}
 
 
 class Run:
@@ -198,8 +204,8 @@ class Run:
         self.steps_per_call = config.training.steps_per_call or (1 if on_cpu else 10)
         self.window: list[dict] = []
 
-    def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> None:
-        """Steps from `start` to the end; after each call, whatever is due."""
+    def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
+        """Steps from `start` to the end, or to a request to stop; after each call, whatever is due. The last step."""
         with Progress(self.training.num_steps, start) as progress:
             step = start
             while step < self.training.num_steps and not stop.requested:
@@ -209,9 +215,9 @@ class Run:
                 self.window.append(metrics)
                 progress.update(step, jnp.ravel(metrics["loss"])[-1])
                 self.do_what_is_due(step, state)
-            if stop.requested and step > (self.checkpoints.latest_step() or 0):
+            if step > (self.checkpoints.latest_step() or 0):
                 self.save(step, state)
-        feed.close()
+        return step
 
     def steps_to_take(self, step: int) -> int:
         """steps_per_call, or 1 where something is due before so many: then nothing need divide anything."""
@@ -225,16 +231,18 @@ class Run:
         return self.many_steps(state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
 
     def do_what_is_due(self, step: int, state) -> None:
+        """A checkpoint comes last: what is logged by then is never missing after a kill."""
         last = step == self.training.num_steps
         due = lambda every: bool(every) and (step % every == 0 or last)  # noqa: E731
-        if due(self.training.log_every):
+        save = due(self.training.checkpoint_every) or last
+        if due(self.training.log_every) or save:
             self.log_window(step)
-        if due(self.training.checkpoint_every) or last:
-            self.save(step, state)
         if due(self.training.eval_every):
             self.log.write(step, eval_loss=self.eval_loss(state.ema_params))
         if due(self.training.sample_every):
             self.snapshot(step, state.ema_params)
+        if save:
+            self.save(step, state)
 
     def log_window(self, step: int) -> None:
         """A line with the means over the steps since the last one, if there were any.
@@ -261,16 +269,16 @@ class Run:
         batches = eval_batches(self.dataset.heldout, parts.transform, self.config.eval.batch_size)
         for i, batch in enumerate(batches):
             key = jax.random.fold_in(stream(self.config, EVAL), i)
-            value, n = self.eval_step(params, key, self.layout.put(select(self.config, batch)))
+            value, n = self.eval_step(params, key, self.layout.put(unlabelled(batch)))
             total, count = total + float(value) * float(n), count + float(n)
         return total / count
 
     def save(self, step: int, state) -> None:
-        """A checkpoint, once the losses that led to it are known to be finite.
-
-        The log's window ends here too, so that a run resumed from it writes the same lines.
-        """
+        """A checkpoint, once the losses that led to it, and the parameters themselves, are known to be finite."""
         self.log_window(step)
+        if not all_finite((state.params, state.ema_params)):
+            good = self.checkpoints.latest_step() or 0
+            raise FloatingPointError(f"parameters are not finite at step {step}; the last good checkpoint is of {good}")
         self.checkpoints.save(step, state)
 
     def snapshot(self, step: int, params) -> None:
@@ -284,6 +292,11 @@ class Run:
             pictures.save_png(folder / f"step_{step:07d}.png", grid)
 
 
+@jax.jit
+def all_finite(tree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def is_image(config: ConfigDict, parts: Parts) -> bool:
     """Events [H, W, C] whose transform knows how to make a picture of them."""
     return len(config.shape) == 3 and hasattr(parts.transform, "to_uint8")
@@ -295,6 +308,16 @@ def picture_scale(config: ConfigDict) -> int:
 
 
 # Sampling
+
+
+class Trained(NamedTuple):
+    """A work directory, opened: its model with the EMA parameters of the newest checkpoint, and that step."""
+
+    directory: Path
+    config: ConfigDict
+    parts: Parts
+    model: ScoreModel
+    step: int
 
 
 def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
@@ -312,25 +335,28 @@ def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
 def load(directory: str | Path, config: ConfigDict | None = None) -> ScoreModel:
     """The model of a work directory, with the EMA parameters of its newest checkpoint.
 
-    `config`, where given, stands in for the directory's own: for another sampler, say. ConfigError if there is no
-    checkpoint, FileNotFoundError if it is no work directory.
+    `config`, where given, stands in for the directory's own; it may differ in sampling, eval and data alone.
+    ConfigError if it differs otherwise or there is no checkpoint, FileNotFoundError if it is no work directory.
     """
-    return _load(directory, config)[0]
+    return open_trained(directory, config).model
 
 
-def _load(directory: str | Path, config: ConfigDict | None) -> tuple[ScoreModel, int]:
-    """(the model, the step of its checkpoint)."""
-    config = workdir.load_config(directory) if config is None else config
+def open_trained(directory: str | Path, config: ConfigDict | None = None) -> Trained:
+    directory, saved = Path(directory), workdir.load_config(directory)
+    config = saved if config is None else config
+    changed = [line for line in diff(saved, config) if not line.startswith(CHANGEABLE)]
+    if changed:
+        raise ConfigError(f"{directory} was trained with another config: {'; '.join(changed[:3])}")
     parts, layout = build_parts(config), make_layout()
-    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+    with Checkpoints(directory / "checkpoints") as checkpoints:
         state = restored(config, parts, layout, checkpoints)
-    return score_model(config, parts, state.ema_params), int(state.step)
+    return Trained(directory, config, parts, score_model(config, parts, state.ema_params), int(state.step))
 
 
 def draw(model: ScoreModel, seed: int, count: int, batch_size: int) -> np.ndarray:
     """Samples 0 to count − 1 of the seed [count, *shape] in model space, batch by batch, with a bar.
 
-    The result does not depend on the batch size or on the devices.
+    Neither the batch size nor the devices change them (except under Langevin's batch norm, whose steps are shared).
     """
     layout, key = make_layout(), jax.random.key(seed)
     batch_size = -(-batch_size // layout.count) * layout.count
@@ -350,29 +376,32 @@ def sample(
     """Draws samples into samples/samples.npz (key `samples`) and, for images, a grid into samples/samples.png.
 
     Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data. The file also says with
-    which step, seed and sampler they were made; samples that are there already, made with the same, are kept.
+    which step, seed and sampling section it was made; samples made with the same are kept.
     """
-    directory = Path(directory)
-    config = workdir.load_config(directory) if config is None else config
-    model, step = _load(directory, config)
-    file = directory / "samples" / "samples.npz"
-    sampling = to_json(config.sampling[config.sampling.use])
-    made_with = {"step": step, "seed": seed, "count": num_samples, "sampler": sampling}
+    return sample_trained(open_trained(directory, config), num_samples, seed)
+
+
+def sample_trained(trained: Trained, num_samples: int, seed: int) -> np.ndarray:
+    config, transform = trained.config, trained.parts.transform
+    file = trained.directory / "samples" / "samples.npz"
+    made_with = json.dumps(
+        {"step": trained.step, "seed": seed, "count": num_samples, "sampling": to_json(config.sampling)}
+    )
     if file.is_file():
         with np.load(file, allow_pickle=False) as found:
-            if "made_with" in found and json.loads(str(found["made_with"])) == made_with:
+            if "made_with" in found and str(found["made_with"]) == made_with:
                 print(f"{file} is there already")
                 return found["samples"]
-    x = draw(model, seed, num_samples, config.sampling.batch_size)
-    image = is_image(config, build_parts(config))
-    x = model.transform.to_uint8(x) if image else model.transform.inverse(x)
+    x = draw(trained.model, seed, num_samples, config.sampling.batch_size)
+    image = is_image(config, trained.parts)
+    x = transform.to_uint8(x) if image else transform.inverse(x)
     file.parent.mkdir(exist_ok=True)
-    with io.BytesIO() as buffer:
-        np.savez(buffer, samples=x, made_with=json.dumps(made_with))
-        workdir.write_atomic(file, buffer.getvalue())
     if image:
         pictures.save_png(file.with_suffix(".png"), pictures.image_grid(x[:256], scale=picture_scale(config)))
-    print(f"{len(x)} samples of step {step} (EMA), seed {seed}: {file}")
+    with io.BytesIO() as buffer:
+        np.savez(buffer, samples=x, made_with=made_with)
+        workdir.write_atomic(file, buffer.getvalue())
+    print(f"{len(x)} samples of step {trained.step} (EMA), seed {seed}: {file}")
     return x
 
 
@@ -390,36 +419,35 @@ def evaluate(
 
     Writes eval/report.json, eval/report.md and the pictures eval/samples.png and eval/loss.png; returns the report.
     """
-    directory = Path(directory)
-    config = workdir.load_config(directory) if config is None else config
-    parts, layout = build_parts(config), make_layout()
-    dataset = build(config.data, "config.data") if dataset is None else dataset
-    check_data(config, dataset, layout)
-    model, step = _load(directory, config)
-    run = Run(config, parts, layout, dataset, directory, None, None)
-    report = {"step": step, "seed": seed, "nfe": parts.sampler.nfe, "eval_loss": run.eval_loss(model.params)}
-    folder = directory / "eval"
+    trained, layout = open_trained(directory, config), make_layout()
+    config, parts = trained.config, trained.parts
+    dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
+    run = Run(config, parts, layout, dataset, trained.directory, None, None)
+    report = {"step": trained.step, "seed": seed, "nfe": parts.sampler.nfe}
+    report["eval_loss"] = run.eval_loss(trained.model.params)
+    text = f"Step {trained.step} (EMA), held-out loss {report['eval_loss']:.4f}, {report['nfe']} evaluations a sample\n"
+    folder = trained.directory / "eval"
     folder.mkdir(exist_ok=True)
-    text = f"Step {step} (EMA), held-out loss {report['eval_loss']:.4f}, {parts.sampler.nfe} evaluations a sample\n\n"
     if "report" in config.eval:
-        x = sample(directory, num_samples, seed, config)
-        real, heldout = (everything(source) for source in dataset)
-        to_model = parts.transform.forward
-        x_model = x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else to_model(x)
-        report |= build(config.eval.report, "config.eval.report")(
-            x_model, to_model(real["x"]), to_model(heldout["x"]), real["label"], heldout["label"]
-        )
-        text += markdown(report)
-        if is_image(config, parts):
-            grids = (pictures.image_grid(images[:100]) for images in (x, parts.transform.to_uint8(to_model(real["x"]))))
-            pictures.save_grids_side_by_side(folder / "samples.png", *grids, titles=("samples", "real"))
+        x = sample_trained(trained, num_samples, seed)
+        found = compare(config, parts, x, dataset, folder)
+        text += "\n" + found.pop("text", "")
+        report |= found
     workdir.write_atomic(folder / "report.json", json.dumps(report, indent=1))
     workdir.write_atomic(folder / "report.md", text)
-    pictures.plot_loss(folder / "loss.png", read_metrics(directory))
+    pictures.plot_loss(folder / "loss.png", read_metrics(trained.directory))
     print(text)
     return report
 
 
-def everything(source) -> dict[str, np.ndarray]:
-    """All examples of a source, stacked."""
-    return gather(source, np.arange(len(source)))
+def compare(config: ConfigDict, parts: Parts, x: np.ndarray, dataset: Dataset, folder: Path) -> dict:
+    """config.eval.report of samples and real data, in model space; for images, also a picture of both."""
+    train, heldout = (gather(source, np.arange(len(source))) for source in dataset)
+    forward, image = parts.transform.forward, is_image(config, parts)
+    if image:
+        real = parts.transform.to_uint8(forward(train["x"][:100]))
+        grids = [pictures.image_grid(images) for images in (x[:100], real)]
+        pictures.save_grids_side_by_side(folder / "samples.png", *grids, titles=("samples", "real"))
+    samples = parts.transform.from_uint8(x) if image else forward(x)
+    report = build(config.eval.report, "config.eval.report")
+    return report(samples, forward(train["x"]), forward(heldout["x"]), train.get("label"), heldout.get("label"))

@@ -24,7 +24,6 @@ def base() -> ConfigDict:
     config.training.num_steps = 1_300_000
     config.training.ema = 0.9999
     config.training.flip = False
-    config.training.conditional = False  # labels, where the data have them, go to the network
     config.training.steps_per_call = 0  # 0: one on a CPU, ten on an accelerator
     config.training.log_every = 50
     config.training.eval_every = 500
@@ -32,7 +31,7 @@ def base() -> ConfigDict:
     config.training.snapshot_size = 64
     config.training.checkpoint_every = 10_000
     config.training.keep_newest = 2
-    config.training.keep_every = 50_000
+    config.training.keep_every = 50_000  # 0, here and above: never
 
     config.sampling = ConfigDict()
     config.sampling.use = "pc"  # or "ode": any name below

@@ -16,7 +16,7 @@ from configs.base import base
 from configs.spec import bind, spec
 from data_lib import tfds_dataset
 from models import NCSNpp
-from sde_lib import VE, PredictScore, Sampler, UniformTime, dsm_loss
+from sde_lib import VE, LogSigma, PredictScore, Sampler, UniformTime, dsm_loss
 from sde_lib.solvers import Langevin, PredictorCorrector, ReverseDiffusion
 
 
@@ -28,7 +28,7 @@ def get_config():
     config.training.ema = 0.999
 
     config.sde = spec(VE, sigma_min=0.02, sigma_max=100.0)
-    config.parameterization = spec(PredictScore)
+    config.parameterization = spec(PredictScore, c_noise=LogSigma(unit=2.0))
     config.loss = bind(dsm_loss, sample_time=UniformTime())
     config.network = spec(NCSNpp, embedding="fourier", fir_taps=(1.0, 3.0, 3.0, 1.0), progressive_input="residual")
 

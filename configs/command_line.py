@@ -44,13 +44,13 @@ def run(
 ) -> None:
     """Parse the flags, call main(config). Without --config, the config is default(), called once the flags are known.
 
-    A ConfigError or FileNotFoundError, in main or in default, is one line and exit code 2.
+    A ConfigError in main, or a FileNotFoundError in default, is one line and exit code 2.
     """
 
     def guarded(config):
         try:
             return main(config)
-        except (ConfigError, FileNotFoundError) as error:
+        except ConfigError as error:
             _fail(str(error))
 
     app.run(guarded, argv=argv, flags_parser=lambda argv: _parse(argv, default))

@@ -45,11 +45,12 @@ def get_config():
     config.training.ema = 0.995
     config.training.sample_every = 0
     config.training.checkpoint_every = 500
-    config.training.keep_every = None
-    config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=100, decay_steps=1800, b2=0.99)
+    config.training.keep_every = 0
+    config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=100, decay_steps=0, b2=0.99)
+    config.optimizer.decay_steps = config.training.get_ref("num_steps")
 
     predictor_corrector = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16))
-    config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=40)
+    config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=60)
     config.sampling.ode = spec(Sampler, solver=Heun(), grid=KarrasGrid(t_end=1e-3), num_steps=18, denoise=as_is)
     config.eval.report = bind(small_image_report)
     return config

@@ -7,10 +7,12 @@ Hardware, time and result: see the README.
 
 from configs.digits import get_config as digits_config
 from configs.spec import spec
-from sde_lib import VE
+from sde_lib import VE, KarrasGrid
 
 
 def get_config():
     config = digits_config()
     config.sde = spec(VE, sigma_min=0.01, sigma_max=20.0)  # data of standard deviation 0.75: σ_max is 27 of them
+    config.sampling.pc.grid = spec(KarrasGrid)
+    config.sampling.ode.grid = spec(KarrasGrid)
     return config

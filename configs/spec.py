@@ -41,7 +41,7 @@ def spec(target: Callable, **kwargs) -> ConfigDict:
 def bind(target: Callable, **kwargs) -> ConfigDict:
     """As `spec`, but `build` gives functools.partial(target, **kwargs): further arguments come later.
 
-    A function among the kwargs of a spec is the same as `bind` of it.
+    A function among the kwargs of a spec stands there by its name alone, and is built as it is.
     """
     return _section("bind", target, kwargs)
 
@@ -121,7 +121,7 @@ def _as_section(value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return spec(type(value), **_fields_to_write(value))
     if inspect.isfunction(value):
-        return bind(value)
+        return ConfigDict({"bind": name_of(value)})
     return as_config_value(value, where)
 
 

@@ -52,6 +52,10 @@ class Scale:
             raise ValueError(f"to_uint8: {np.count_nonzero(~np.isfinite(x))} of {x.size} values are not finite")
         return np.rint(np.clip((x + 1) * 127.5, 0, 255)).astype(np.uint8)
 
+    def from_uint8(self, x: np.ndarray) -> np.ndarray:
+        """Picture → model space: x/127.5 − 1."""
+        return _affine(x, 1 / 127.5, -1.0)
+
 
 @dataclass(frozen=True)
 class Standardize:

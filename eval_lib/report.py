@@ -38,6 +38,7 @@ def small_image_report(
     classes     samples in each predicted class, beside the share of held-out images there
     nearest     median Euclidean distance to the nearest train image: near 0 for copies of the train split
     accuracy    of the classifier, a small network trained on the train split, on held-out images
+    text        all that as a table, by `markdown`
 
     "ratio" is samples / held-out. ValueError for shapes or lengths that do not fit, and for values that are
     not finite.
@@ -49,7 +50,7 @@ def small_image_report(
     classify = _Classifier(train, np.asarray(train_label), seed)
     probability = {"samples": classify(samples), "heldout": classify(heldout)}
     size = min(len(samples), len(heldout))
-    return {
+    report = {
         "counts": {**{name: len(x) for name, x in images.items()}, "group": size},
         "frechet": _frechet(samples, train, heldout, size, seed),
         "confident": _confident(probability, threshold),
@@ -57,6 +58,7 @@ def small_image_report(
         "nearest": _beside(_nearest(samples, train), _nearest(heldout, train)),
         "accuracy": _accuracy(classify.classes[probability["heldout"].argmax(1)], heldout_label),
     }
+    return {**report, "text": markdown(report)}
 
 
 def markdown(report: Report) -> str:

@@ -54,15 +54,17 @@ class ScaledTime(Node):
 
 
 class LogSigma(Node):
-    """c_noise = scale · log(σ/α), the logarithm of the noise level seen by x/α.
+    """c_noise = scale · log(σ/(α unit)), the logarithm of the noise level seen by x/α.
 
-    Scale 1 for the published VE networks, ¼ for Karras et al. (2022, table 1).
+    Scale 1 for the published VE networks, ¼ for Karras et al. (2022, table 1). With data in [−1, 1], unit 2 gives
+    what networks were told whose data were in [0, 1].
     """
 
     scale: Scalar = 1.0
+    unit: Scalar = 1.0
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
-        return -0.5 * self.scale * sde.log_snr(t)
+        return self.scale * (-0.5 * sde.log_snr(t) - jnp.log(self.unit))
 
 
 class Parameterization(Node, abc.ABC):

@@ -50,7 +50,8 @@ class PowerGrid(Grid):
 
     def __call__(self, sde: SDE, num_steps: int) -> Times:
         ends = jnp.asarray([sde.t_max, self.end(sde)], float) ** (1 / self.power)
-        return jnp.linspace(ends[0], ends[1], num_steps + 1) ** self.power
+        times = jnp.linspace(ends[0], ends[1], num_steps + 1) ** self.power
+        return with_ends(times, sde.t_max, self.end(sde))
 
 
 class LogSNRGrid(Grid):
@@ -82,7 +83,7 @@ def with_ends(times: Times, first, last) -> Times:
 
 @runtime_checkable
 class Denoise(Protocol):
-    """What is returned at the end: (state, t, sde, score_fn) → samples."""
+    """What is returned at the end: (state, t, sde, score_fn) → samples. Evaluations it makes stand in `nfe`, if any."""
 
     def __call__(self, state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]: ...
 
@@ -95,6 +96,9 @@ def last_mean(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array
 def tweedie(state: SolverState, t, sde: GaussianSDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
     """E[x_0 | x_t], by one more evaluation."""
     return x0_hat(sde, state.x, t, score_fn(state.x, t))
+
+
+tweedie.nfe = 1
 
 
 def as_is(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
@@ -144,8 +148,8 @@ def sample(
 ) -> Float[Array, "B ..."]:
     """Samples at times[-1], from x_T at times[0].
 
-    Row i is a function of x_T[i] and keys[i] alone, except with Langevin's batch norm. The compiled program does not
-    depend on the number of steps. Raises TypeError where the SDE cannot serve the solver.
+    Row i is a function of x_T[i] and keys[i] alone, except with Langevin's batch norm. The size of
+    the compiled program does not depend on the number of steps. Raises TypeError where the SDE cannot serve the solver.
     """
     state, _ = _solve(keys, solver, sde, score_fn, x_T, times, lambda state: None)
     return denoise(state, times[-1], sde, score_fn)
@@ -182,7 +186,7 @@ class Sampler(Node):
     @property
     def nfe(self) -> int:
         """Score evaluations a sample, the final denoising included."""
-        return self.num_steps * self.solver.nfe + (self.denoise is tweedie)
+        return self.num_steps * self.solver.nfe + getattr(self.denoise, "nfe", 0)
 
     def __call__(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]

@@ -72,7 +72,7 @@ def adam(
     With `decay_steps` it then falls along a half cosine to 0 at that step; without, it stays. The published
     experiments use the defaults (Song et al. 2021, appendix H).
     """
-    schedule = optax.schedules.linear_schedule(0.0, learning_rate, warmup_steps)
+    schedule = optax.schedules.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
     if decay_steps is not None:
         schedule = optax.schedules.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps)
     return optax.chain(

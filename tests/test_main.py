@@ -54,28 +54,44 @@ def test_help_is_quick():
     assert all(flag in done.stdout for flag in ("--config", "--workdir", "--mode", "--num_samples", "--seed"))
 
 
+def checkpoints(directory):
+    """The steps whose checkpoints are whole."""
+    folder = directory / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+LONG = {"num_steps": 1000, "log_every": 7, "checkpoint_every": 100, "eval_every": 250, "sample_every": 500}
+
+
 def test_kill_and_resume_is_exact(tmp_path):
-    """40 steps = some, kill −9, the rest: parameters, EMA, optimiser and metrics, bit for bit."""
+    """1,000 steps = some, kill −9, the rest: parameters, EMA, optimiser and metrics, bit for bit."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    slow = "--config.training.log_every=1"
-    assert main(CONFIG, f"--workdir={whole}", slow).returncode == 0
-    process = start(CONFIG, f"--workdir={killed}", slow)
-    wait_for_step(killed, 20, process)
+    flags = [f"--config.training.{key}={value}" for key, value in LONG.items()]
+    assert main(CONFIG, f"--workdir={whole}", *flags).returncode == 0
+    process = start(CONFIG, f"--workdir={killed}", *flags)
+    while not checkpoints(killed) or checkpoints(killed)[-1] < 300:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert main(CONFIG, f"--workdir={killed}", slow).returncode == 0
+    kept = checkpoints(killed)[-1]
+    assert 300 <= kept < 1000
+    resumed = main(CONFIG, f"--workdir={killed}", *flags)
+    assert resumed.returncode == 0
+    first_shown = int(resumed.stderr.split("step ")[1].split("/")[0])
+    assert first_shown > kept  # it did not start again
     config = get_config()
-    config.training.log_every = 1
+    config.training.update(LONG)
     expected, found = final_state(whole, config), final_state(killed, config)
-    assert expected.keys() == found.keys() and expected[".step"] == 40
+    assert expected.keys() == found.keys() and expected[".step"] == 1000
     for name, value in expected.items():
         np.testing.assert_array_equal(value, found[name], err_msg=name)
     assert read_metrics(whole) == read_metrics(killed)
 
-    again = main(CONFIG, f"--workdir={killed}", slow)
-    assert again.returncode == 0 and "is trained: 40 steps" in again.stdout
+    again = main(CONFIG, f"--workdir={killed}", *flags)
+    assert again.returncode == 0 and "is trained: 1000 steps" in again.stdout
     drawn = main(f"--workdir={killed}", "--mode=sample", "--num_samples=5", "--seed=7", "--config.sampling.use=ode")
-    assert drawn.returncode == 0 and "5 samples of step 40 (EMA), seed 7" in drawn.stdout
+    assert drawn.returncode == 0 and "5 samples of step 1000 (EMA), seed 7" in drawn.stdout
     with np.load(killed / "samples" / "samples.npz", allow_pickle=False) as file:
         assert file["samples"].shape == (5, 8, 8, 1) and file["samples"].dtype == np.uint8
 
@@ -89,9 +105,9 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "the same command resumes" in out
-    steps = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
-    assert len(steps) == 1 and steps[0] == read_metrics(tmp_path / "run")[-1]["step"]
+    (step,) = checkpoints(tmp_path / "run")
+    assert f"stopped at step {step}: the same command resumes" in out
+    assert step == read_metrics(tmp_path / "run")[-1]["step"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +120,8 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
         (["--workdir=W"], "--config=FILE is needed to train"),
         ([CONFIG, "--workdir=W", "--mode=dream"], "--mode"),
         (["--workdir=W", "--mode=sample"], "W is not a work directory"),
-        ([CONFIG, "--workdir=W", "--mode=sample"], "train first"),
+        ([CONFIG, "--workdir=W", "--config.seed=-1"], "seed must not be negative"),
+        ([CONFIG, "--workdir=W", "--config.training.keep_newest=0"], "keep_newest"),
         ([CONFIG, "--workdir=FULL"], "is not a work directory: it has no config.json and holds thesis.tex"),
         ([CONFIG, "--workdir=W", "--config.training.batch_size=0"], "config.training.batch_size=0"),
         (["--config=configs/cifar10.py", "--workdir=W", "--config.data.data_dir=FULL"], "cifar10"),

