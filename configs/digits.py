@@ -41,9 +41,9 @@ def get_config():
     config.loss = bind(dsm_loss, weight=KarrasWeight(sigma_data=DATA_STD), sample_time=noise_levels, reduce=mean)
 
     config.training.batch_size = 64
-    config.training.num_steps = 1800
+    config.training.num_steps = 2000
     config.training.ema = 0.995
-    config.training.sample_every = 0
+    config.training.sample_every = 1000
     config.training.checkpoint_every = 500
     config.training.keep_every = 0
     config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=100, decay_steps=0, b2=0.99)
