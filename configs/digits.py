@@ -4,7 +4,8 @@
     python main.py --mode=sample --workdir=runs/digits
     python main.py --mode=eval --workdir=runs/digits
 
-Hardware, time and result: see the README, which states what was measured.
+On two CPU cores (jax 0.10.2) 4 minutes of training and 1 of sampling. Measured, one run: Fréchet distance in pixels
+1.10 times that of held-out digits (0.333 against 0.303), share that a classifier is sure of 0.96 times theirs.
 """
 
 from configs.base import base
