@@ -124,6 +124,12 @@ def test_learning_rate_and_clipping():
         sizes.append(-float(updates["w"][0]))  # b1 = b2 = 0: the update is the learning rate times the sign
     np.testing.assert_allclose(sizes[:10], np.arange(10) / 10, atol=1e-6)
     np.testing.assert_allclose(sizes[10:], 0.5 + 0.5 * np.cos(np.pi * np.arange(100) / 100), atol=1e-5)
+    short = adam(learning_rate=1.0, warmup_steps=100, decay_steps=4, b1=0.0, b2=0.0)
+    state, sizes = short.init(params), []
+    for _ in range(4):
+        updates, state = short.update({"w": jnp.full(4, 7.0)}, state, params)
+        sizes.append(-float(updates["w"][0]))
+    np.testing.assert_allclose(sizes, [0.0, 0.5, 1.0, 0.5], atol=1e-6)
     constant = adam(learning_rate=0.5, warmup_steps=0, b1=0.0, b2=0.0)
     updates, _ = constant.update({"w": jnp.full(4, 7.0)}, constant.init(params), params)
     np.testing.assert_allclose(updates["w"], -0.5 * np.ones(4), rtol=1e-6)
