@@ -2,7 +2,8 @@
 
     python main.py --config=configs/digits_ve.py --workdir=runs/digits_ve
 
-Hardware, time and result: see the README.
+Hardware and time as in digits.py. Measured, one run: Fréchet distance in pixels 1.16 times that of held-out digits,
+share that a classifier is sure of 0.96 times theirs.
 """
 
 from configs.digits import get_config as digits_config
