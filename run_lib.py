@@ -336,13 +336,16 @@ def load(directory: str | Path, config: ConfigDict | None = None) -> ScoreModel:
     """The model of a work directory, with the EMA parameters of its newest checkpoint.
 
     `config`, where given, stands in for the directory's own; it may differ in sampling, eval and data alone.
-    ConfigError if it differs otherwise or there is no checkpoint, FileNotFoundError if it is no work directory.
+    ConfigError if it differs otherwise, if there is no checkpoint, or if it is no work directory.
     """
     return open_trained(directory, config).model
 
 
 def open_trained(directory: str | Path, config: ConfigDict | None = None) -> Trained:
-    directory, saved = Path(directory), workdir.load_config(directory)
+    try:
+        directory, saved = Path(directory), workdir.load_config(directory)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
     config = saved if config is None else config
     changed = [line for line in diff(saved, config) if not line.startswith(CHANGEABLE)]
     if changed:

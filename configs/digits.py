@@ -4,7 +4,7 @@
     python main.py --mode=sample --workdir=runs/digits
     python main.py --mode=eval --workdir=runs/digits
 
-On two CPU cores (jax 0.10.2) 4 minutes of training and 1 of sampling. Measured, one run: Fréchet distance in pixels
+On two CPU cores (jax 0.10.2) 4 min 20 s of training and 46 s of sampling. Measured, one run: Fréchet distance in pixels
 1.10 times that of held-out digits (0.333 against 0.303), share that a classifier is sure of 0.96 times theirs.
 """
 

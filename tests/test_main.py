@@ -120,6 +120,7 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
         (["--workdir=W"], "--config=FILE is needed to train"),
         ([CONFIG, "--workdir=W", "--mode=dream"], "--mode"),
         (["--workdir=W", "--mode=sample"], "W is not a work directory"),
+        ([CONFIG, "--workdir=W", "--mode=sample"], "W is not a work directory"),
         ([CONFIG, "--workdir=W", "--config.seed=-1"], "seed must not be negative"),
         ([CONFIG, "--workdir=W", "--config.training.keep_newest=0"], "keep_newest"),
         ([CONFIG, "--workdir=FULL"], "is not a work directory: it has no config.json and holds thesis.tex"),
