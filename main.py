@@ -1,6 +1,7 @@
-"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train|sample|eval
+"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train|sample|eval|check|suggest
 
-Flags to run_lib, and nothing else. Sampling and evaluation read the config from the work directory.
+Flags to run_lib, and nothing else. Sampling and evaluation read the config from the work directory; check and suggest
+need a config alone.
 """
 
 import sys
@@ -10,11 +11,17 @@ from absl import flags, logging
 from configs.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import load_config
 
-MODES = ("train", "sample", "eval")
+MODES = ("train", "sample", "eval", "check", "suggest")
+WITHOUT_WORKDIR = ("check", "suggest")
 
 define_config_flag()
 flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
-flags.DEFINE_enum("mode", "train", MODES, "train (and resume), sample from the newest checkpoint, or eval it.")
+flags.DEFINE_enum(
+    "mode",
+    "train",
+    MODES,
+    "train (resumes by itself), sample or eval a run; check the config's SDE, suggest its parameters.",
+)
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
 FLAGS = flags.FLAGS
@@ -30,19 +37,24 @@ def saved_config():
 
 
 def main(config):
-    if FLAGS.workdir is None:
+    if FLAGS.workdir is None and FLAGS.mode not in WITHOUT_WORKDIR:
         raise ConfigError("--workdir=DIR is needed")
     logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     import run_lib  # here, since JAX takes seconds to import and --help and wrong flags should not
+    from sde_lib import SDECheckError
 
     try:
         if FLAGS.mode == "train":
             run_lib.train(config, FLAGS.workdir)
         elif FLAGS.mode == "sample":
             run_lib.sample(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)
+        elif FLAGS.mode == "check":
+            run_lib.check(config)
+        elif FLAGS.mode == "suggest":
+            print(run_lib.suggest(config))
         else:
             run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)
-    except FloatingPointError as error:
+    except (FloatingPointError, SDECheckError) as error:
         sys.exit(f"main.py: {error}")
 
 

@@ -30,8 +30,11 @@ from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog, Progress, read_metrics
 from io_lib.signals import StopRequest
 from models.network import as_network
-from sde_lib import Sampler, ScoreModel, init_state, make_eval_step, make_train_step
+from sde_lib import Sampler, ScoreModel, check_sde, init_state, make_eval_step, make_train_step
+from sde_lib import suggest as suggest_parameters
+from sde_lib.check import Report
 from sde_lib.sampling import check_pair
+from sde_lib.suggest import Suggestion
 from sde_lib.training import repeat
 
 # Streams of the one seed: a number for each use, folded into jax.random.key(seed).
@@ -72,7 +75,18 @@ def build_parts(config: ConfigDict) -> Parts:
         check_pair(parts.sampler.solver, parts.sde)
     except TypeError as error:
         raise ConfigError(f"config.sampling.{choice}: {error}") from error
+    missing = [name for name in requires(parts.loss) if not hasattr(parts.sde, name)]
+    if missing:
+        raise ConfigError(
+            f"config.loss needs {' and '.join(missing)} of the SDE, which {type(parts.sde).__name__} lacks: without a "
+            f"kernel take transition_loss or sliced_loss, with PredictPathScore for config.parameterization"
+        )
     return parts
+
+
+def requires(loss) -> tuple[str, ...]:
+    """What a loss, whose options a config may have bound, says that an SDE must have."""
+    return getattr(getattr(loss, "func", loss), "requires", ())
 
 
 class Layout(NamedTuple):
@@ -112,6 +126,27 @@ def abstract_state(config: ConfigDict, parts: Parts, layout: Layout):
     """Shapes, dtypes and placement of the training state, without computing it."""
     shapes = jax.eval_shape(partial(new_state, config, parts))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.copied), shapes)
+
+
+# Before training
+
+
+def check(config: ConfigDict) -> Report:
+    """Prints whether the config's SDE agrees with itself, for events of the config's shape and data of unit variance.
+
+    SDECheckError, naming the method to look at, where it does not.
+    """
+    return check_sde(build(config.sde, "config.sde"), shape=tuple(config.shape))
+
+
+def suggest(config: ConfigDict, dataset: Dataset | None = None, count: int = 10_000) -> Suggestion:
+    """What the first `count` training examples, in model space, suggest for the parameters of a process."""
+    dataset = load_data(config, make_layout()) if dataset is None else dataset
+    x = gather(dataset.train, np.arange(min(count, len(dataset.train))))["x"]
+    sde = build(config.sde, "config.sde")
+    return suggest_parameters(
+        build(config.transform, "config.transform").forward(x), sde=sde if hasattr(sde, "alpha") else None
+    )
 
 
 # Training

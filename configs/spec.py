@@ -111,7 +111,10 @@ def _default(parameter: inspect.Parameter) -> Any:
 
 
 def _as_section(value: Any, where: str) -> Any:
-    """A dataclass instance or a function as the section that rebuilds it; containers item by item; others checked."""
+    """A dataclass instance or a function as the section that rebuilds it; arrays as nested tuples of numbers;
+    containers item by item; others checked."""
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return tuple(_as_section(item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(value, ConfigDict):

@@ -69,6 +69,43 @@ def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evalua
     figure.savefig(path, dpi=150)
 
 
+def plot_process(path: str | Path, forward: tuple, reverse: tuple) -> None:
+    """A process there and back: `forward` and `reverse` are (times [N], states [N, B, *event]) each.
+
+    One coordinate: the density of the states over time, with thirty paths. More: the states at five equidistant
+    times, by their first two coordinates. Times may rise or fall; both pictures run from the first time to the last.
+    """
+    both = [(np.asarray(t, float), np.asarray(x, float).reshape(len(x), x.shape[1], -1)) for t, x in (forward, reverse)]
+    for times, states in both:
+        if len(times) != len(states) or len(times) < 2:
+            raise ValueError(f"expected as many times as states, two or more; got {len(times)} and {len(states)}")
+    line = both[0][1].shape[-1] == 1
+    figure = _figure(9 if line else 11, 3.2 if line else 4.6)
+    if line:
+        for axes, name, (times, states) in zip(figure.subplots(1, 2), ("forward", "reverse"), both, strict=True):
+            _density(axes, times, states[..., 0])
+            axes.set(title=name, xlabel="t", ylabel="x", xlim=(times[0], times[-1]))
+    else:
+        rows = figure.subplots(2, 5, sharex=True, sharey=True)
+        for row, name, (times, states) in zip(rows, ("forward", "reverse"), both, strict=True):
+            for axes, t in zip(row, np.linspace(times[0], times[-1], 5), strict=True):
+                k = np.argmin(np.abs(times - t))
+                axes.scatter(states[k, :, 0], states[k, :, 1], s=2, lw=0, alpha=0.5, color="C0")
+                axes.set(title=f"{name}, t = {times[k]:.3g}", aspect="equal", xticks=[], yticks=[])
+    figure.savefig(path, dpi=150)
+
+
+def _density(axes, times: np.ndarray, x: np.ndarray) -> None:
+    """Histograms of x [N, B] at each time as grey columns, each scaled to its own peak, under thirty paths."""
+    low, high = np.quantile(x, [0.001, 0.999])
+    edges = np.linspace(low, high, 81)
+    columns = np.stack([np.histogram(states, edges)[0] for states in x], axis=1)
+    columns = columns / np.maximum(columns.max(axis=0), 1)
+    axes.pcolormesh(times, 0.5 * (edges[1:] + edges[:-1]), columns, cmap="Greys", vmax=1.3, shading="nearest")
+    axes.plot(times, x[:, :30], color="C0", lw=0.5, alpha=0.7)
+    axes.set_ylim(low, high)
+
+
 def smooth(values: np.ndarray, width: float) -> np.ndarray:
     """An exponential mean over about `width` values, y_i = Σ_j a^j x_{i−j} / Σ_j a^j with a = 1 − 1/width.
 

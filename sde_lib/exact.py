@@ -21,17 +21,29 @@ from sde_lib.sde import GaussianSDE, Time, expand
 
 
 class GaussianMixture(Node):
-    """Σ_k w_k N(μ_k, diag s_k²): means and stds [K, *event], weights [K] that sum to 1."""
+    """Σ_k w_k N(μ_k, diag s_k²): means and stds [K, *event], weights [K] that sum to 1; arrays, or nested tuples."""
 
     means: Leaf
     stds: Leaf
     weights: Leaf
+
+    def __post_init__(self):
+        for name in ("means", "stds", "weights"):
+            if isinstance(getattr(self, name), tuple | list):  # as a config holds them
+                object.__setattr__(self, name, jnp.asarray(getattr(self, name), float))
 
     def sample(self, keys: Key[Array, " B"]) -> Float[Array, "B ..."]:
         """Exact draws of x_0; row i is a function of keys[i]."""
         k_keys, z_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
         k = jax.vmap(jax.random.categorical, (0, None))(k_keys, jnp.log(self.weights))
         return self.means[k] + self.stds[k] * normal_like(z_keys, self.means[k])
+
+    def log_prob(self, x: Float[Array, "B ..."]) -> Float[Array, " B"]:
+        """log p_0(x), in nats."""
+        difference = self.means[None] - x[:, None]
+        return jax.nn.logsumexp(
+            self._log_joint(difference, jnp.broadcast_to(self.stds[None] ** 2, difference.shape)), axis=-1
+        )
 
     def marginal_log_prob(self, sde: GaussianSDE, x: Float[Array, "B ..."], t: Time) -> Float[Array, " B"]:
         """log p_t(x) (1), in nats."""
@@ -57,7 +69,9 @@ class GaussianMixture(Node):
 
     def _joint(self, sde, x, t) -> Float[Array, "B K"]:
         """log w_k + log N(x; α μ_k, α² s_k² + σ²)."""
-        difference, variance = self._components(sde, x, t)
+        return self._log_joint(*self._components(sde, x, t))
+
+    def _log_joint(self, difference, variance) -> Float[Array, "B K"]:
         logp = -0.5 * (difference**2 / variance + jnp.log(variance) + math.log(2 * math.pi))
         return jnp.sum(logp, axis=tuple(range(2, logp.ndim))) + jnp.log(self.weights)[None]
 

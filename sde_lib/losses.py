@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import Node, Scalar
+from sde_lib.node import Node, Scalar, static
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import ScoreFn
-from sde_lib.sde import Coefficient, GaussianSDE, Time, expand
+from sde_lib.sde import SDE, Coefficient, GaussianSDE, Time, expand
 
 
 @runtime_checkable
@@ -36,7 +36,11 @@ class Weight(Protocol):
 class TimeLaw(Protocol):
     """(key, sde, n) → n times in [t_min, t_max]."""
 
-    def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]: ...
+    def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]: ...
+
+
+KERNEL = ("alpha", "sigma")
+"""What an SDE must have for a loss that uses p(x_t | x_0)."""
 
 
 class SigmaSquared(Node):
@@ -69,7 +73,7 @@ class KarrasWeight(Node):
 class UniformTime(Node):
     """t uniform on [t_min, t_max], each sample by itself (Song et al. 2021, eq. 7)."""
 
-    def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]:
+    def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]:
         u = jax.vmap(jax.random.uniform)(sample_keys(key, jnp.arange(n)))
         return sde.t_min + (sde.t_max - sde.t_min) * u
 
@@ -81,9 +85,20 @@ class StratifiedTime(Node):
     (Kingma et al. 2021, appendix I.1).
     """
 
-    def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]:
+    def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]:
         u = (jax.random.uniform(key) + jnp.arange(n) / n) % 1.0
         return sde.t_min + (sde.t_max - sde.t_min) * u
+
+
+class PowerTime(Node):
+    """t = (t_min^{1/p} + u (t_max^{1/p} − t_min^{1/p}))^p with u as in StratifiedTime: dense at the data for p > 1."""
+
+    power: Scalar = 3.0
+
+    def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]:
+        u = (jax.random.uniform(key) + jnp.arange(n) / n) % 1.0
+        first, last = (jnp.asarray(t, u.dtype) ** (1 / self.power) for t in (sde.t_min, sde.t_max))
+        return jnp.clip((first + u * (last - first)) ** self.power, sde.t_min, sde.t_max)
 
 
 class LogNormalTime(Node):
@@ -99,6 +114,18 @@ class LogNormalTime(Node):
         u = (jax.random.uniform(key) + (jnp.arange(n, dtype=float) + 0.5) / n) % 1.0
         log_noise_level = self.mean + self.std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
         return sde.time_of_log_snr(-2 * log_noise_level)
+
+
+class GridTime(Node):
+    """t uniform on num_steps equidistant times from t_min to t_max: the discrete-time objectives of DDPM and NCSN, on
+    `discrete_vp` and `discrete_ve` with as many steps (Ho et al. 2020, algorithm 1; Song & Ermon 2019, eq. 6)."""
+
+    num_steps: int = static(1000)
+
+    def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]:
+        keys = sample_keys(key, jnp.arange(n))
+        k = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.num_steps))(keys)
+        return jnp.linspace(sde.t_min, sde.t_max, self.num_steps)[k]
 
 
 def half_sum(squares: Float[Array, "B ..."]) -> Float[Array, " B"]:
@@ -131,3 +158,6 @@ def dsm_loss(
     x, eps = sde.perturb(sample_keys(noise_key, jnp.arange(x0.shape[0])), x0, t)
     error = expand(sde.sigma(t), x) * score_fn(x, t) + eps
     return reduce(expand(weight(sde, t) / sde.sigma(t) ** 2, x) * error**2)
+
+
+dsm_loss.requires = KERNEL

@@ -1,7 +1,9 @@
 """The base of everything in the library that holds values: a frozen, keyword-only dataclass that is a JAX pytree."""
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 from flax import struct
 
 # What a transformation of JAX may put in the place of a leaf (a tracer, a shape, None) no narrower type admits.
@@ -27,7 +29,13 @@ class Node(struct.PyTreeNode):
     """
 
     def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(kw_only=True, **kwargs)
+        super().__init_subclass__(kw_only=True, repr=False, **kwargs)
+
+    def __repr__(self):
+        """A dataclass's, with long arrays cut short."""
+        with np.printoptions(threshold=8, edgeitems=2, precision=4):
+            fields = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self))
+        return f"{type(self).__qualname__}({fields})"
 
 
 def static(default):

@@ -22,56 +22,70 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sde_lib.node import Node, Scalar
-from sde_lib.sde import Coefficient, GaussianSDE, Time, expand
+from sde_lib.quadrature import gathered_noise
+from sde_lib.sde import SDE, Coefficient, GaussianSDE, Time, expand, per_time
 
 ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
 """(x [B, ...], t [] or [B]) → ∇log p_t(x) [B, ...]."""
 
 
 class Coefficients(NamedTuple):
-    """The four coefficients of (1), each of t's shape."""
+    """The four coefficients of (1), each of t's shape; and, where not None, that of the drift f(x, t), which is then
+    added to the score."""
 
     c_skip: Coefficient
     c_out: Coefficient
     c_in: Coefficient
     c_noise: Coefficient
+    c_drift: Coefficient | None = None
 
 
 @runtime_checkable
 class NoiseLabel(Protocol):
     """How the network is told the noise level: (sde, t) → c_noise, of t's shape."""
 
-    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient: ...
+    def __call__(self, sde: SDE, t: Time) -> Coefficient: ...
 
 
 class ScaledTime(Node):
-    """c_noise = scale · t. The published VP networks were trained with scale 999 (Song et al. 2021, their code)."""
+    """c_noise = scale · t + offset. The published VP networks were trained with scale 999 (Song et al. 2021, their
+    code); DDPM's label k − 1 at t_k = k/N is N t − 1, NCSN's, which counts from the noise, (N − 1) (1 − t)."""
 
     scale: Scalar = 1.0
+    offset: Scalar = 0.0
 
-    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
-        return self.scale * jnp.asarray(t)
+    def __call__(self, sde: SDE, t: Time) -> Coefficient:
+        return self.scale * jnp.asarray(t) + self.offset
 
 
 class LogSigma(Node):
     """c_noise = scale · log(σ/(α unit)), the logarithm of the noise level seen by x/α.
 
     Scale 1 for the published VE networks, ¼ for Karras et al. (2022, table 1). With data in [−1, 1], unit 2 gives
-    what networks were told whose data were in [0, 1].
+    what networks were told whose data were in [0, 1]. Where the coordinates' levels differ it is their mean.
     """
 
     scale: Scalar = 1.0
     unit: Scalar = 1.0
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
-        return self.scale * (-0.5 * sde.log_snr(t) - jnp.log(self.unit))
+        return self.scale * (-0.5 * per_time(sde.log_snr(t), t) - jnp.log(self.unit))
+
+
+class LogPathNoise(Node):
+    """c_noise = scale · log √(∫₀ᵗ g²): LogSigma's counterpart for processes without a kernel."""
+
+    scale: Scalar = 1.0
+
+    def __call__(self, sde: SDE, t: Time) -> Coefficient:
+        return self.scale * jnp.log(per_time(gathered_noise(sde, t), t))
 
 
 class Parameterization(Node, abc.ABC):
-    """(sde, t) → the coefficients of (1)."""
+    """(sde, t) → the coefficients of (1). All but `PredictPathScore` need a GaussianSDE."""
 
     @abc.abstractmethod
-    def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients: ...
+    def __call__(self, sde: SDE, t: Time) -> Coefficients: ...
 
 
 class PredictNoise(Parameterization):
@@ -113,6 +127,21 @@ class PredictV(Parameterization):
         return Coefficients(-1 / total, -alpha / (sigma * total), 1.0, self.c_noise(sde, t))
 
 
+class PredictPathScore(Parameterization):
+    """score = 2 f(x, t)/g² + F/√(∫₀ᵗ g²), for processes without a kernel.
+
+    The first term is the score of the stationary density where f is a gradient (p ∝ exp(2 ∫f/g²)), so that F → 0 as the
+    process settles. Everywhere else it is a stable start: by it alone the reverse drift is −f, and a sample in the
+    tails, where the network has seen nothing, is drawn back as strongly as in the forward process. Where σ is not known
+    the noise that came in by t stands for it, which is right while t is small and the score is large.
+    """
+
+    c_noise: NoiseLabel = LogPathNoise()
+
+    def __call__(self, sde: SDE, t: Time) -> Coefficients:
+        return Coefficients(0.0, 1 / gathered_noise(sde, t), 1.0, self.c_noise(sde, t), 2 / sde.diffusion(t) ** 2)
+
+
 class Karras(Parameterization):
     """Unit variance into and out of the network, for data of standard deviation sigma_data.
 
@@ -133,7 +162,7 @@ class Karras(Parameterization):
 
 def make_score_fn(
     network: Callable[[Float[Array, "B ..."], Float[Array, " B"]], Float[Array, "B ..."]],
-    sde: GaussianSDE,
+    sde: SDE,
     parameterization: Parameterization,
 ) -> ScoreFn:
     """The score of (1). `network` is (c_in x [B, ...], c_noise [B]) → F [B, ...], its parameters already bound."""
@@ -142,7 +171,8 @@ def make_score_fn(
         c = parameterization(sde, t)
         c_noise = jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1])
         output = network(expand(c.c_in, x) * x, c_noise)
-        return expand(c.c_skip, x) * x + expand(c.c_out, x) * output
+        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * output
+        return score if c.c_drift is None else score + expand(c.c_drift, x) * sde.drift(x, t)
 
     return score_fn
 

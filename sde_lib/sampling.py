@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 from sde_lib.node import Node, Scalar, static
 from sde_lib.noise import fold
 from sde_lib.parameterization import ScoreFn, x0_hat
-from sde_lib.sde import SDE, GaussianSDE
+from sde_lib.sde import SDE, GaussianSDE, per_time
 from sde_lib.solvers.base import Solver, SolverState
 from sde_lib.solvers.predictor_corrector import PredictorCorrector
 
@@ -58,7 +58,8 @@ class LogSNRGrid(Grid):
     """t_k equidistant in λ = log α²/σ² (Lu et al. 2022, arXiv:2206.00927, section 3.4)."""
 
     def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
-        times = sde.time_of_log_snr(jnp.linspace(sde.log_snr(sde.t_max), sde.log_snr(self.end(sde)), num_steps + 1))
+        first, last = (per_time(sde.log_snr(t), t) for t in (sde.t_max, self.end(sde)))
+        times = sde.time_of_log_snr(jnp.linspace(first, last, num_steps + 1))
         return with_ends(times, sde.t_max, self.end(sde))
 
 
@@ -71,7 +72,7 @@ class KarrasGrid(Grid):
     rho: Scalar = 7.0
 
     def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
-        ends = jnp.stack([jnp.exp(-0.5 * jnp.asarray(sde.log_snr(t))) for t in (sde.t_max, self.end(sde))])
+        ends = jnp.stack([jnp.exp(-0.5 * per_time(sde.log_snr(t), t)) for t in (sde.t_max, self.end(sde))])
         levels = jnp.linspace(*ends ** (1 / self.rho), num_steps + 1) ** self.rho
         return with_ends(sde.time_of_log_snr(-2 * jnp.log(levels)), sde.t_max, self.end(sde))
 

@@ -24,7 +24,13 @@ signal-to-noise ratio λ = log α²/σ², the variance in (7) is σ_ts² = σ(t)
 computed: it never turns negative.
 
 Time t is a scalar or one value a sample, [B]. A coefficient has t's shape, or, where the coordinates of x differ, as
-many axes as x with the batch first. `expand` is the one place where a coefficient meets x.
+many axes as x with the batch first. `expand` is the one place where a coefficient meets x, and `per_time` the one
+where a coefficient of many coordinates becomes one number a time.
+
+Towards an end of time α or σ may vanish: σ at the data, α at the noise of a straight line or a cosine. There the score
+−ε/σ, the rate d log α/dt and λ are infinite, and only there: so a process is used on [t_min, t_max] alone, and its ends
+are set where the noise that is left in the data (σ/α at t_min), or the data that are left in the noise (α/σ at t_max),
+no longer matter. On that interval every function here is finite, in float32.
 
 Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
 """
@@ -61,6 +67,12 @@ def expand(coefficient: Coefficient, x: Float[Array, "B ..."]) -> Float[Array, "
         f"a coefficient of shape {a.shape} does not fit x of shape {x.shape}: "
         f"expected (), ({x.shape[0]},), or {x.ndim} axes that broadcast against {x.shape}"
     )
+
+
+def per_time(coefficient: Coefficient, t: Time) -> Float[Array, "..."]:
+    """The coefficient as one number a time, of t's shape: its mean over coordinates where they differ."""
+    c, shape = jnp.asarray(coefficient), jnp.shape(t)
+    return jnp.broadcast_to(c, shape) if c.ndim <= len(shape) else jnp.mean(c.reshape(*shape, -1), axis=-1)
 
 
 def time_derivative(function, t: Time) -> tuple[Array, Array]:
@@ -154,10 +166,11 @@ class GaussianSDE(SDE):
         """λ(t) = log(α²/σ²), decreasing in t."""
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
+    @jax.jit
     def time_of_log_snr(self, log_snr: Time) -> Float[Array, "..."]:
         """The t in [t_min, t_max] with λ(t) = log_snr, by bisection; the nearer end where there is none.
 
-        For processes whose λ has t's shape, one value a time.
+        λ is meant over the coordinates where they differ (`per_time`).
         """
         target = jnp.asarray(log_snr)
         low = jnp.full_like(target, self.t_min)
@@ -166,7 +179,7 @@ class GaussianSDE(SDE):
         def halve(_, bracket):
             low, high = bracket
             middle = 0.5 * (low + high)
-            later = self.log_snr(middle) > target
+            later = per_time(self.log_snr(middle), middle) > target
             return jnp.where(later, middle, low), jnp.where(later, high, middle)
 
         low, high = jax.lax.fori_loop(0, 64, halve, (low, high))
@@ -202,69 +215,3 @@ class GaussianSDE(SDE):
         std = jnp.broadcast_to(expand(self.prior_std(), x), x.shape)
         logp = -0.5 * (x / std) ** 2 - jnp.log(std) - 0.5 * math.log(2 * math.pi)
         return jnp.sum(logp, axis=tuple(range(1, x.ndim)))
-
-
-class VP(GaussianSDE):
-    """Variance preserving: dx = −½ β(t) x dt + √β(t) dw, β linear from beta_min to beta_max over t in [0, 1].
-
-        α(t) = exp(−½ ∫β),   σ²(t) = 1 − exp(−∫β),   ∫β = β_min t + ½ (β_max − β_min) t²
-
-    The continuous limit of DDPM. Song et al. 2021, eq. 11, 32 and 33; the prior is N(0, I).
-    """
-
-    beta_min: Scalar = 0.1
-    beta_max: Scalar = 20.0
-
-    def alpha(self, t: Time) -> Coefficient:
-        return jnp.exp(-0.5 * _linear_beta_integral(self, t))
-
-    def sigma(self, t: Time) -> Coefficient:
-        return jnp.sqrt(-jnp.expm1(-_linear_beta_integral(self, t)))
-
-    def prior_std(self) -> Coefficient:
-        return 1.0
-
-
-class SubVP(GaussianSDE):
-    """Sub-VP: dx = −½ β(t) x dt + √(β(t) (1 − exp(−2∫β))) dw, with less variance than VP at every t.
-
-        α(t) = exp(−½ ∫β),   σ(t) = 1 − exp(−∫β)
-
-    Song et al. 2021, eq. 27 to 29; the prior is N(0, I).
-    """
-
-    beta_min: Scalar = 0.1
-    beta_max: Scalar = 20.0
-
-    def alpha(self, t: Time) -> Coefficient:
-        return jnp.exp(-0.5 * _linear_beta_integral(self, t))
-
-    def sigma(self, t: Time) -> Coefficient:
-        return -jnp.expm1(-_linear_beta_integral(self, t))
-
-    def prior_std(self) -> Coefficient:
-        return 1.0
-
-
-class VE(GaussianSDE):
-    """Variance exploding: dx = √(dσ²/dt) dw with σ growing geometrically over t in [0, 1].
-
-        α(t) = 1,   σ(t) = σ_min (σ_max/σ_min)^t
-
-    The continuous limit of NCSN. Song et al. 2021, eq. 30 and 31. As published, σ(0) is σ_min and not 0: the data are
-    taken to carry that much noise from the start. The prior is N(0, σ_max² I).
-    """
-
-    sigma_min: Scalar = 0.01
-    sigma_max: Scalar = 50.0
-
-    def alpha(self, t: Time) -> Coefficient:
-        return jnp.ones_like(t)
-
-    def sigma(self, t: Time) -> Coefficient:
-        return self.sigma_min * (self.sigma_max / self.sigma_min) ** jnp.asarray(t)
-
-
-def _linear_beta_integral(sde: VP | SubVP, t: Time) -> Coefficient:
-    """∫₀ᵗ β(s) ds = β_min t + ½ (β_max − β_min) t²."""
-    return sde.beta_min * t + 0.5 * (sde.beta_max - sde.beta_min) * t**2

@@ -1,31 +1,41 @@
 """The table of everything that the contracts run over: a newcomer's class gets its tests by a line here."""
 
-import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
 from sde_lib import (
-    SDE,
+    EDM,
     VE,
     VP,
+    CoefficientSDE,
+    CosineVP,
+    DiagonalVP,
     GaussianSDE,
     Karras,
     KarrasGrid,
     KarrasWeight,
+    LearnedLogSNR,
     LikelihoodWeight,
     LogNormalTime,
     LogSNRGrid,
+    OrnsteinUhlenbeck,
+    PathSDE,
     PowerGrid,
     PredictNoise,
     PredictScore,
     PredictV,
     PredictX0,
     SigmaSquared,
+    StraightLine,
     StratifiedTime,
     SubVP,
+    TabulatedLogSNR,
     UniformGrid,
     UniformTime,
+    discrete_ve,
+    discrete_vp,
 )
-from sde_lib.node import static
 from sde_lib.solvers import (
     DDIM,
     Ancestral,
@@ -52,24 +62,19 @@ class Cosine(GaussianSDE):
         return jnp.sin(0.5 * jnp.pi * t)
 
 
-class Diagonal(GaussianSDE):
-    """A user's process with a coefficient for each of two halves of the coordinates: VP at two speeds."""
+class Coefficients(CoefficientSDE):
+    """A user's process known by its coefficients: the cosine's, f = −(π/2) tan(πt/2) and g² = π tan(πt/2)."""
 
-    size: int = static(64)
+    t_max: float = 0.99
 
-    def _integral(self, t):
-        speed = jnp.where(jnp.arange(self.size) < self.size // 2, 0.5, 1.0)
-        t = jnp.reshape(jnp.asarray(t), (-1, 1))
-        return (0.1 * t + 9.95 * t**2) * speed[None].astype(t.dtype)
+    def drift_rate(self, t):
+        return -0.5 * jnp.pi * jnp.tan(0.5 * jnp.pi * t)
 
-    def alpha(self, t):
-        return jnp.exp(-0.5 * self._integral(t))
-
-    def sigma(self, t):
-        return jnp.sqrt(-jnp.expm1(-self._integral(t)))
+    def diffusion(self, t):
+        return jnp.sqrt(jnp.pi * jnp.tan(0.5 * jnp.pi * t))
 
 
-class DoubleWell(SDE):
+class DoubleWell(PathSDE):
     """A user's process with a non-linear drift, which has no kernel."""
 
     def drift(self, x, t):
@@ -78,12 +83,6 @@ class DoubleWell(SDE):
     def diffusion(self, t):
         return 1.0
 
-    def prior_sample(self, keys, shape):
-        return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-    def prior_logp(self, x):
-        return -0.5 * jnp.sum(x**2, axis=1)
-
 
 SDES = {
     "vp": VP(),
@@ -91,6 +90,27 @@ SDES = {
     "subvp": SubVP(),
     "ve": VE(sigma_max=20.0),
     "cosine": Cosine(),
+    "coefficients": Coefficients(),
+    "cosine_vp": CosineVP(),
+    "edm": EDM(),
+    "straight_line": StraightLine(),
+    "ornstein_uhlenbeck": OrnsteinUhlenbeck(rate=0.9, noise=1.3),
+    "tabulated": TabulatedLogSNR(
+        knots=np.linspace(0.0, 1.0, 9), values=np.asarray([13.0, 7.5, 4.6, 2.4, 0.4, -1.7, -4.3, -7.3, -10.5])
+    ),
+    "learned": LearnedLogSNR(logits=np.asarray([0.5, 0.0, -0.3, -0.2, 0.4]), log_snr_min=-10.0),
+    "discrete_vp": discrete_vp(),
+    "discrete_ve": discrete_ve(num_scales=200, sigma_max=20.0),
+}
+
+# What a contract over solvers or losses runs in `make test`; with all of them it is `make test-all`.
+CORE = ("vp", "subvp", "ve", "cosine", "edm")
+each_sde = pytest.mark.parametrize(
+    "sde", [pytest.param(sde, id=name, marks=[] if name in CORE else pytest.mark.slow) for name, sde in SDES.items()]
+)
+
+DIAGONAL = {
+    "diagonal_vp": DiagonalVP(scales=np.geomspace(0.3, 3.0, 64), speeds=np.linspace(0.7, 1.3, 64)),
 }
 
 PARAMETERIZATIONS = {

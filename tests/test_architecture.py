@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {
-    "sde_lib": {"jax", "flax", "jaxtyping", "optax", "numpy", "diffrax"},
+    "sde_lib": {"jax", "flax", "jaxtyping", "optax", "numpy", "diffrax", "sklearn"},
     "models": {"jax", "flax", "jaxtyping"},
 }
 OURS = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib", "run_lib", "main"}

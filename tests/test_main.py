@@ -151,3 +151,19 @@ def test_another_config_and_too_many_devices_are_refused(tmp_path):
                 XLA_FLAGS="--xla_force_host_platform_device_count=8")  # fmt: skip
     assert done.returncode == 2 and "cannot be split over 8 devices" in done.stderr
     assert before == sorted((p.name, p.read_bytes()) for p in (tmp_path / "run").rglob("*") if p.is_file())
+
+
+def test_check_and_suggest_need_a_config_alone(tmp_path):
+    """A right process passes with a table; a wrong one fails with status 1 and the method's name; suggest prints."""
+    done = main(CONFIG, "--mode=check")
+    assert done.returncode == 0 and "drift_rate = d log α/dt" in done.stdout, done.stderr
+    done = main(CONFIG, "--mode=suggest")
+    assert done.returncode == 0 and "sigma_data" in done.stdout and "beta_max" in done.stdout, done.stderr
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "from configs.spec import spec\nfrom sde_lib import VP\nfrom tests.tiny_config import get_config as tiny\n\n\n"
+        "class Wrong(VP):\n    def diffusion(self, t):\n        return 0.1 + 19.9 * t\n\n\n"
+        "def get_config():\n    config = tiny()\n    config.sde = spec(Wrong)\n    return config\n"
+    )
+    done = main(f"--config={wrong}", "--mode=check", PYTHONPATH=str(ROOT))
+    assert done.returncode == 1 and "look at diffusion" in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, one block after another, with fewer steps."""
+"""The Python of README and docs runs as it stands, one block after another, with fewer steps."""
 
 import re
 from pathlib import Path
@@ -9,11 +9,14 @@ import pytest
 
 from configs import points
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
-def test_every_block_runs(tmp_path, monkeypatch):
+def run_blocks(file, tmp_path, monkeypatch):
+    """The names that are left when all blocks of the file have run."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 2
     real = points.get_config
 
     def short():
@@ -23,13 +26,26 @@ def test_every_block_runs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(points, "get_config", short)
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) >= 2
-    names = {"__name__": "readme"}
-    with jax.numpy_dtype_promotion("standard"):
-        for block in BLOCKS:
-            exec(compile(block, "README.md", "exec"), names)
+    names = {"__name__": file}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        for block in blocks:
+            exec(compile(block, file, "exec"), names)
+    return names
+
+
+def test_readme_runs(tmp_path, monkeypatch):
+    names = run_blocks("README.md", tmp_path, monkeypatch)
     assert names["samples"].shape == (1000, 2) and np.all(np.isfinite(names["samples"]))
     assert (tmp_path / "runs" / "moons_cosine" / "checkpoints" / "20").is_dir()
+
+
+def test_lesson_on_own_processes_runs(tmp_path, monkeypatch):
+    names = run_blocks("docs/own_sde.md", tmp_path, monkeypatch)
+    assert "diffusion" in names["complaint"]
+    assert names["fitted"].misfit.distance < 0.1
+    assert names["samples"].shape == (1000, 1) and names["points"].shape == (1000, 2)
+    assert np.mean(names["history"][-10:]) < 0.9 * np.mean(names["history"][:10])
+    assert (tmp_path / "moons.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("line", re.findall(r"^python main.py (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE))
@@ -38,7 +54,7 @@ def test_every_command_has_flags_that_exist(line):
     from configs.command_line import apply_overrides, load_config
 
     flags = dict(part.lstrip("-").split("=", 1) for part in line.split())
-    config = load_config(str(Path(__file__).parents[1] / flags.pop("config", "configs/digits.py")))
+    config = load_config(str(ROOT / flags.pop("config", "configs/digits.py")))
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
     assert set(flags) <= {"workdir", "mode", "num_samples", "seed"}

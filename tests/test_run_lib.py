@@ -12,7 +12,7 @@ from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
 from models import NCSNpp
 from sde_lib import VE, Karras, Sampler, adam
-from sde_lib.solvers import PredictorCorrector
+from sde_lib.solvers import EulerMaruyama, PredictorCorrector
 from tests.contracts import DoubleWell
 from tests.tiny_config import get_config
 
@@ -158,3 +158,11 @@ def test_what_does_not_fit_is_refused_before_compiling(tmp_path):
     with pytest.raises(ConfigError, match=r"config.sampling.pc: PredictorCorrector needs alpha and sigma of the SDE"):
         run_lib.train(config, tmp_path / "run", devices=devices)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_without_a_kernel_needs_another_loss():
+    config = get_config()
+    config.sde = spec(DoubleWell)
+    config.sampling[config.sampling.use].solver = spec(EulerMaruyama)
+    with pytest.raises(ConfigError, match=r"config.loss needs alpha and sigma of the SDE, which DoubleWell lacks"):
+        run_lib.build_parts(config)

@@ -74,3 +74,16 @@ def test_smooth_is_the_weighted_mean_it_says():
     np.testing.assert_allclose(pictures.smooth(x, 2), [4.0, 2.0 / 1.5, (2.0 + 0.0 + 1.0) / 1.75])
     np.testing.assert_allclose(pictures.smooth(np.full(9, 3.0), 5), 3.0)
     np.testing.assert_array_equal(pictures.smooth(x, 1), x)
+
+
+def test_plot_process(tmp_path):
+    """One coordinate and two, there and back: pictures, of different content; a wrong count is named."""
+    rng, times = np.random.default_rng(0), np.linspace(0, 1, 9)
+    walk = np.cumsum(rng.normal(size=(9, 200, 1)), axis=0)
+    sheet = rng.normal(size=(9, 200, 2))
+    for name, states in (("line", walk), ("plane", sheet)):
+        pictures.plot_process(tmp_path / f"{name}.png", (times, states), (times[::-1], states[::-1]))
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert np.std(np.asarray(picture.convert("L"))) > 5
+    with pytest.raises(ValueError, match="expected as many times as states, two or more; got 8 and 9"):
+        pictures.plot_process(tmp_path / "wrong.png", (times[:8], walk), (times, walk))

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from sde_lib import SigmaSquared, UniformTime, dsm_loss, gaussian, half_sum, mean
-from tests.contracts import SDES, TIME_LAWS, WEIGHTS
+from tests.contracts import SDES, TIME_LAWS, WEIGHTS, each_sde
 
 DIM, STD, COUNT = 4, 0.7, 20_000
 DATA = gaussian(jnp.full(DIM, 0.3), jnp.full(DIM, STD))
-each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 
 
 X0 = 0.3 + STD * np.random.default_rng(0).normal(size=(COUNT, DIM))
