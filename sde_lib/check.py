@@ -12,21 +12,21 @@ same is asked of the whole of [t_min, t_max], since a table that is read by inde
     ∫ f dt = log α(t_max)/α(t_min),   ∫ g²/σ² dt = λ(t_min) − λ(t_max).                                 (3)
 
 The prior stands for p at t_max. For normal data that marginal q = N(α m, α² s² + σ²) is exact, and KL(q ‖ prior) is a
-mean over draws of q. Whether the prior's draws and density are of one law p, whatever its normaliser, is told by Stein's
-identity, which holds where p is smooth and vanishes at infinity; the normaliser is an importance-weighted mean:
+mean over draws of q. Whether the prior's draws and density are of one law p, whatever its normaliser, is told by
+Stein's identity, which holds where p is smooth and vanishes at infinity; the normaliser is an importance-weighted mean:
 
     E_p[∂_i log p] = 0,   E_p[(x_i − c) ∂_i log p] = −1,                                                (4)
     ∫ p dx = E_r[p(x)/r(x)],   r normal, with the moments of the prior's draws.                         (5)
 
-The reverse drifts are compared with their formulas, and with what they are for. With the exact score of normal data they
-are linear, a(t) x + b(t), read off at two x; they take a cloud N(μ, v) from t_max to t_min by
+The reverse drifts are compared with their formulas, and with what they are for. With the exact score of normal data
+they are linear, a(t) x + b(t), read off at two x; they take a cloud N(μ, v) from t_max to t_min by
 
     dμ/dt = a μ + b,   dv/dt = 2 a v − g²  (the reverse SDE),   dv/dt = 2 a v  (the probability flow),  (6)
 
 and it has to arrive at the marginal there.
 
-A drift that is not linear has no kernel. Then paths from the data are simulated, and their ends compared with the prior's
-draws by the energy distance (Székely & Rizzo 2013, J. Stat. Plan. Inference 143, 1249), as a share of its first term:
+A drift that is not linear has no kernel. Then paths from the data are simulated, and their ends compared with the
+prior's draws by the energy distance (Székely & Rizzo 2013, J. Stat. Plan. Inference 143, 1249), as a share of its first term:
 
     1 − (E|X − X'| + E|Y − Y'|)/(2 E|X − Y|),   0 for equal laws; 0.05 for normals whose deviations differ by 2.  (7)
 """
@@ -105,8 +105,8 @@ def check_sde(
     [N, *shape], draws of x_0, give shape and both moments instead, and are where simulated paths start.
 
     Any SDE will do; one with `alpha` and `sigma` is checked as one with a linear drift. With float64 enabled or not, in
-    seconds on a CPU. Prints the report unless told not to. Raises SDECheckError, which names the methods to look at; the
-    groups of comparisons build on each other, so the first group in which something fails is the last one made.
+    seconds on a CPU. Prints the report unless told not to. Raises SDECheckError, which names the methods to look at.
+    The groups of comparisons build on each other, so the first group in which something fails is the last one made.
     """
     case = _Case.of(sde, shape, data, data_mean, data_std, seed)
     rows, cause, groups = [], None, dict(_GAUSSIAN if case.gaussian else _ANY)
@@ -135,7 +135,7 @@ class _BrokenError(Exception):
         super().__init__(message)
 
 
-# What is run of a process: programs of which it is an argument, so that its parameters can change without a compilation.
+# What is run of a process: programs with it for an argument, so that its parameters change without a compilation.
 
 
 # They run a few times only: what XLA's optimisation costs is not earned back.

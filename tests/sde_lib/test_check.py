@@ -112,7 +112,11 @@ MUTATIONS = {
         {RATE: r"drift_rate\(t\) is -1.00 times d log α/dt at every t: look at drift_rate"},
         NO_DRIFT,
     ),
-    "drift_rate doubled": ({"rate_factor": 2.0}, {RATE: "is 2.00 times d log α/dt at every t: look at drift_rate"}, NO_DRIFT),
+    "drift_rate doubled": (
+        {"rate_factor": 2.0},
+        {RATE: "is 2.00 times d log α/dt at every t: look at drift_rate"},
+        NO_DRIFT,
+    ),
     "g² for g": ({"g_power": 2.0}, {NOISE: r"diffusion\(t\) is g², and should be its root: look at diffusion$"}, ()),
     "g doubled": ({"g_factor": 2.0}, {NOISE: r"is 4.00 times dσ²/dt − 2 f σ² at every t: look at diffusion"}, ()),
     "g times √2": ({"g_factor": 2**0.5}, {NOISE: "is 2.00 times .* at every t: look at diffusion"}, ()),

@@ -15,17 +15,21 @@ from sde_lib import (
     CoefficientSDE,
     CosineVP,
     DiagonalVP,
+    GaussianMixture,
     GaussianSDE,
     GridTime,
     LearnedLogSNR,
     LikelihoodWeight,
     LogSigma,
     OrnsteinUhlenbeck,
+    PowerGrid,
+    Sampler,
     ScaledTime,
     StraightLine,
     SubVP,
     TabulatedLogSNR,
     UniformTime,
+    as_is,
     discrete_ve,
     discrete_vp,
     dsm_loss,
@@ -34,7 +38,9 @@ from sde_lib import (
 )
 from sde_lib.interpolation import monotone_cubic
 from sde_lib.node import static
+from sde_lib.solvers import Heun
 from tests.contracts import SDES
+from tests.sde_lib.test_pathwise import Linear
 
 
 @partial(jax.jit, static_argnums=1)
@@ -290,3 +296,27 @@ def test_a_schedule_is_learnt_by_gradient(usual_promotion):
     before, after = (np.asarray(jax.jit(losses, static_argnums=2)(s, jax.random.key(10**6), n)) for s in (start, sde))
     assert after.var() < 0.67 * before.var()
     assert abs(after.mean() - before.mean()) < 4 * np.hypot(before.std(), after.std()) / np.sqrt(n)
+
+
+@pytest.mark.parametrize("name", ["cosine", "coefficients", "linear"])
+def test_guidance_is_a_score_from_a_score(name):
+    """∇log p_t(x | label) = ∇log p_t(x) + ∇log p_t(label | x), for a process told in each of the three ways: the guided
+    flow gives the labelled component of a mixture, whose moments are known."""
+    sde = Linear(prior=gaussian(jnp.zeros(1), jnp.ones(1))) if name == "linear" else SDES[name]
+    kernel = VP(beta_min=0.1, beta_max=10.0) if name == "linear" else sde
+    means, stds = jnp.asarray([[-1.0], [0.8]]), jnp.asarray([[0.3], [0.4]])
+    mixture = GaussianMixture(means=means, stds=stds, weights=jnp.asarray([0.5, 0.5]))
+    component = gaussian(means[1], stds[1])
+
+    def log_label(x, t):
+        joint = jnp.log(0.5) + component.marginal_log_prob(kernel, x, t)
+        return jnp.sum(joint - mixture.marginal_log_prob(kernel, x, t))
+
+    guided = lambda x, t: mixture.score_fn(kernel)(x, t) + jax.grad(log_label)(x, t)  # noqa: E731
+    sampler = Sampler(solver=Heun(), grid=PowerGrid(t_end=1e-3), num_steps=60, denoise=as_is)
+    n = 4000
+    x = np.asarray(
+        jax.jit(lambda keys: sampler(keys, sde, guided, (1,)))(sample_keys(jax.random.key(0), jnp.arange(n)))
+    )
+    assert abs(x.mean() - 0.8) < 4 * 0.4 / np.sqrt(n) + 0.01
+    assert abs(x.std() - 0.4) < 4 * 0.4 / np.sqrt(2 * n) + 0.01
