@@ -2,6 +2,12 @@
 
 from sde_lib.solvers.base import Solver as Solver
 from sde_lib.solvers.base import SolverState as SolverState
+from sde_lib.solvers.churn import EDMHeun as EDMHeun
+from sde_lib.solvers.exponential import SEEDS2 as SEEDS2
+from sde_lib.solvers.exponential import DPMSolver as DPMSolver
+from sde_lib.solvers.multistep import DEIS as DEIS
+from sde_lib.solvers.multistep import DPMSolverPlusPlus as DPMSolverPlusPlus
+from sde_lib.solvers.multistep import UniPC as UniPC
 from sde_lib.solvers.ode import Euler as Euler
 from sde_lib.solvers.ode import Heun as Heun
 from sde_lib.solvers.predictor_corrector import AnnealedLangevin as AnnealedLangevin
