@@ -136,11 +136,11 @@ class _BrokenError(Exception):
         super().__init__(message)
 
 
-# Programs of which the process is an argument, so that its parameters can change without a compilation. Pytree
-# definitions of two dataclasses with as many fields compare equal (jax 0.10), and only their hashes keep their programs
-# apart, most of the time: so the class is an argument too. A program runs a few times only, and XLA's optimisation does
-# not pay.
-_program = partial(jax.jit, static_argnames=("cls", "event"), compiler_options={"xla_backend_optimization_level": 0})
+# What is run of a process: programs with it for an argument, so that its parameters change without a compilation.
+
+
+# They run a few times only: what XLA's optimisation costs is not earned back.
+_program = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _value(sde: SDE, name: str, *args):
@@ -173,8 +173,8 @@ def _names(sde: SDE) -> list[str]:
     return [name for name in ("alpha", "sigma", "drift_rate", "diffusion", "log_snr") if hasattr(sde, name)]
 
 
-@_program
-def _coefficients(cls, sde: SDE, t, event: tuple[int, ...]) -> dict:
+@partial(_program, static_argnums=2)
+def _coefficients(sde: SDE, t, event: tuple[int, ...]) -> dict:
     """Each coefficient at times [N], [N, *event] with axes of 1 where coordinates are alike."""
     shape = (len(t), *event)
     values = {name: _fitted(name, _value(sde, name, t), shape) for name in _names(sde)}
@@ -184,7 +184,7 @@ def _coefficients(cls, sde: SDE, t, event: tuple[int, ...]) -> dict:
 
 
 @_program
-def _rows(cls, sde: SDE, x, t) -> tuple[dict, dict]:
+def _rows(sde: SDE, x, t) -> tuple[dict, dict]:
     """Coefficients and drift of a batch with times [B], and row by row with a scalar t."""
 
     def values(x, t):
@@ -196,18 +196,18 @@ def _rows(cls, sde: SDE, x, t) -> tuple[dict, dict]:
 
 
 @_program
-def _contraction(cls, sde: SDE, t, s, x):
+def _contraction(sde: SDE, t, s, x):
     return _fitted("contraction", _value(sde, "contraction", t, s), x.shape)
 
 
 @_program
-def _drifts(cls, sde: SDE, x, t, score) -> dict:
+def _drifts(sde: SDE, x, t, score) -> dict:
     reverse = {name: _moved(sde, name, x, t, score) for name in ("reverse_drift", "flow_drift")}
     return {"drift": _moved(sde, "drift", x, t), **reverse}
 
 
-@_program
-def _draws(cls, sde: SDE, keys, event: tuple[int, ...]):
+@partial(_program, static_argnums=2)
+def _draws(sde: SDE, keys, event: tuple[int, ...]):
     x = _value(sde, "prior_sample", keys, event)
     if x.shape != (len(keys), *event):
         message = f"prior_sample has shape {x.shape} for {len(keys)} keys and the event shape {event}"
@@ -216,7 +216,7 @@ def _draws(cls, sde: SDE, keys, event: tuple[int, ...]):
 
 
 @_program
-def _density(cls, sde: SDE, x) -> tuple:
+def _density(sde: SDE, x) -> tuple:
     """log p of the prior [B], and its gradient in x."""
 
     def total(x):
@@ -230,7 +230,7 @@ def _density(cls, sde: SDE, x) -> tuple:
 
 
 @_program
-def _paths(cls, sde: SDE, x, t, keys) -> tuple:
+def _paths(sde: SDE, x, t, keys) -> tuple:
     """Ends of paths through the times t [N], and whether they were finite at each but the first."""
 
     def step(x, inputs):
@@ -279,7 +279,7 @@ class _Case(NamedTuple):
 
         with jax.enable_x64(x64):
             try:
-                value = program(type(self.sde), *jax.tree.map(cast, (self.sde, *args)))
+                value = program(*jax.tree.map(cast, (self.sde, *args)))
             except _BrokenError:
                 raise
             except Exception as error:
