@@ -1,10 +1,10 @@
 """The base of everything in the library that holds values: a frozen, keyword-only dataclass that is a JAX pytree."""
 
 import dataclasses
-from typing import Any
+from typing import Any, dataclass_transform
 
+import jax
 import numpy as np
-from flax import struct
 
 # What a transformation of JAX may put in the place of a leaf (a tracer, a shape, None) no narrower type admits.
 Scalar = Any
@@ -13,7 +13,8 @@ Leaf = Any
 """A leaf that is an array, of the shape that the class's docstring says."""
 
 
-class Node(struct.PyTreeNode):
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Node:
     """A frozen dataclass and pytree, built by keywords alone.
 
     Fields are leaves: they may be traced, differentiated and changed without a recompilation. A field that decides
@@ -29,7 +30,13 @@ class Node(struct.PyTreeNode):
     """
 
     def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(kw_only=True, repr=False, **kwargs)
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
+        _register(cls)
+
+    def replace(self, **changes):
+        """The same with other values in some fields."""
+        return dataclasses.replace(self, **changes)
 
     def __repr__(self):
         """A dataclass's, with long arrays cut short."""
@@ -40,4 +47,28 @@ class Node(struct.PyTreeNode):
 
 def static(default):
     """A field that is part of the program and not of its data: a change of it recompiles."""
-    return struct.field(pytree_node=False, default=default)
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+def _register(cls: type) -> None:
+    """Makes the class a pytree whose structure holds the class itself.
+
+    `jax.tree_util.register_dataclass`, which flax.struct uses, does not do: in jax 0.10 the structures of two classes
+    with as many leaves are equal, and `jit` may then run for one the program that it compiled for the other.
+    """
+    fields = dataclasses.fields(cls)
+    leaves = [f.name for f in fields if not f.metadata.get("static")]
+    statics = [f.name for f in fields if f.metadata.get("static")]
+
+    def flatten_with_keys(node):
+        children = [(jax.tree_util.GetAttrKey(name), getattr(node, name)) for name in leaves]
+        return children, (cls, *(getattr(node, name) for name in statics))
+
+    def flatten(node):
+        return [getattr(node, name) for name in leaves], (cls, *(getattr(node, name) for name in statics))
+
+    def unflatten(aux, children):
+        values = dict(zip(leaves, children, strict=True)) | dict(zip(statics, aux[1:], strict=True))
+        return cls(**values)
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)

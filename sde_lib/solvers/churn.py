@@ -40,7 +40,9 @@ class EDMHeun(Solver):
         x, back = state.x, self._back(t, s, sde)
         rho_t, rho_back, rho_s = (expand(jnp.exp(-0.5 * sde.log_snr(time)), x) for time in (t, back, s))
         alpha_t, alpha_back, alpha_s = (expand(sde.alpha(time), x) for time in (t, back, s))
-        start = x / alpha_t + self.s_noise * root(rho_back**2 - rho_t**2) * normal_like(keys, x)
+        # Where t̂ is t, the two levels may still differ by rounding, and its root is not small.
+        variance = expand(jnp.where(back > t, 1.0, 0.0), x) * (rho_back**2 - rho_t**2)
+        start = x / alpha_t + self.s_noise * root(variance) * normal_like(keys, x)
         slope = _slope(alpha_back * start, back, sde, score_fn)
         step = rho_s - rho_back
         end_slope = _slope(alpha_s * (start + step * slope), s, sde, score_fn)

@@ -60,14 +60,11 @@ def nothing(x: Float[Array, "B ..."], length: int) -> Past:
 
 
 def nodes(variable, times, t, x):
-    """y_j = variable(t_j) − variable(t), and which nodes to use: those filled, each farther off than the one before."""
+    """y_j = variable(t_j) − variable(t), and which nodes to use: those farther off than the one before, as no empty
+    place is."""
     t = jnp.asarray(t, float)
     y = [expand(variable(jnp.where(jnp.isfinite(past), past, t)) - variable(t), x) for past in times]
-    used, before = [], True
-    for near, far in itertools.pairwise([0.0, *map(jnp.abs, y)]):
-        before = (far > near) & before
-        used.append(before)
-    return y, used
+    return y, [far > near for near, far in itertools.pairwise([0.0, *map(jnp.abs, y)])]
 
 
 def lagrange_weights(end, y, used, density):

@@ -537,18 +537,21 @@ def test_a_time_for_each_sample(name):
     assert not np.allclose(scalar[0][1], scalar[1][1])
 
 
-@pytest.mark.parametrize("name", ["dpm++2m", "edm_heun"])
+@pytest.mark.parametrize("name", ["dpm3", "dpm++2m", "edm_heun"])
 def test_gradients(name):
-    """In a process's parameter too, through an empty past and through noise of no variance."""
+    """In a process's parameter too, through an empty past, noise of no variance and a step of no length. For DPM-Solver
+    they are finite and no more: the times between are found by bisection, which has no derivative."""
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     @jax.value_and_grad
     def end(beta_max):
-        solver, times, sde = SOLVERS[name], jnp.asarray([0.8, 0.5, 0.3]), VP(beta_max=beta_max)
+        solver, times, sde = SOLVERS[name], jnp.asarray([0.8, 0.5, 0.5, 0.3]), VP(beta_max=beta_max)
         return jnp.sum(sample(keys_of(4), solver, sde, MODES.score_fn(sde), POINTS, times, as_is) ** 2)
 
-    nearby = [end(beta_max)[0] for beta_max in (19.999, 20.001)]
-    np.testing.assert_allclose(end(20.0)[1], (nearby[1] - nearby[0]) / 0.002, rtol=1e-4)
+    nearby, gradient = [end(beta_max)[0] for beta_max in (19.999, 20.001)], end(20.0)[1]
+    assert np.isfinite(gradient)
+    if name != "dpm3":
+        np.testing.assert_allclose(gradient, (nearby[1] - nearby[0]) / 0.002, rtol=1e-4)
 
 
 @pytest.mark.parametrize("solver", [DPMSolver, DPMSolverPlusPlus, UniPC, DEIS])
