@@ -33,7 +33,6 @@ from models.network import as_network
 from sde_lib import Sampler, ScoreModel, check_sde, init_state, make_eval_step, make_train_step
 from sde_lib import suggest as suggest_parameters
 from sde_lib.check import Report
-from sde_lib.sampling import check_pair
 from sde_lib.suggest import Suggestion
 from sde_lib.training import repeat
 
@@ -72,7 +71,7 @@ def build_parts(config: ConfigDict) -> Parts:
         sampler=build(config.sampling[choice], f"config.sampling.{choice}"),
     )
     try:
-        check_pair(parts.sampler.solver, parts.sde)
+        parts.sampler.check(parts.sde)
     except TypeError as error:
         raise ConfigError(f"config.sampling.{choice}: {error}") from error
     missing = [name for name in requires(parts.loss) if not hasattr(parts.sde, name)]

@@ -1,9 +1,28 @@
 """The mathematics: forward SDEs, what a network's output means, losses, solvers, sampling, training steps."""
 
+from sde_lib.adaptive import AdaptiveSDE as AdaptiveSDE
+from sde_lib.adaptive import ProbabilityFlowODE as ProbabilityFlowODE
+from sde_lib.adaptive import brownian_path as brownian_path
+from sde_lib.adaptive import redrawn as redrawn
+from sde_lib.bits import Elbo as Elbo
+from sde_lib.bits import bits_per_dim as bits_per_dim
+from sde_lib.bits import dequantise as dequantise
+from sde_lib.bits import elbo as elbo
+from sde_lib.bits import nats_to_bits as nats_to_bits
 from sde_lib.check import SDECheckError as SDECheckError
 from sde_lib.check import check_sde as check_sde
 from sde_lib.exact import GaussianMixture as GaussianMixture
 from sde_lib.exact import gaussian as gaussian
+from sde_lib.integrate import Adaptive as Adaptive
+from sde_lib.integrate import Fixed as Fixed
+from sde_lib.likelihood import Exact as Exact
+from sde_lib.likelihood import Hutchinson as Hutchinson
+from sde_lib.likelihood import HutchPlusPlus as HutchPlusPlus
+from sde_lib.likelihood import Likelihood as Likelihood
+from sde_lib.likelihood import LogProb as LogProb
+from sde_lib.likelihood import slerp as slerp
+from sde_lib.likelihood_training import ImportanceLikelihoodWeight as ImportanceLikelihoodWeight
+from sde_lib.likelihood_training import LogSNRTime as LogSNRTime
 from sde_lib.losses import GridTime as GridTime
 from sde_lib.losses import KarrasWeight as KarrasWeight
 from sde_lib.losses import LikelihoodWeight as LikelihoodWeight

@@ -8,7 +8,7 @@ end. Number and spacing of the steps belong to the sampler: neither the SDE nor 
 
 import abc
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,12 @@ Times = Float[Array, " N"]
 
 
 class Grid(Node, abc.ABC):
-    """(sde, num_steps) → num_steps + 1 times, from t_max down to the later of t_end and t_min."""
+    """(sde, num_steps) → num_steps + 1 times, from t_max down to the later of t_end and t_min.
 
+    `requires` names what an SDE must have beyond its two ends.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
     t_end: Scalar = 0.0
 
     @abc.abstractmethod
@@ -57,6 +61,8 @@ class PowerGrid(Grid):
 class LogSNRGrid(Grid):
     """t_k equidistant in λ = log α²/σ² (Lu et al. 2022, arXiv:2206.00927, section 3.4)."""
 
+    requires = ("log_snr",)
+
     def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
         first, last = (per_time(sde.log_snr(t), t) for t in (sde.t_max, self.end(sde)))
         times = sde.time_of_log_snr(jnp.linspace(first, last, num_steps + 1))
@@ -69,6 +75,7 @@ class KarrasGrid(Grid):
     Karras et al. 2022, eq. 5, for any α and σ.
     """
 
+    requires = ("log_snr",)
     rho: Scalar = 7.0
 
     def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
@@ -84,7 +91,10 @@ def with_ends(times: Times, first, last) -> Times:
 
 @runtime_checkable
 class Denoise(Protocol):
-    """What is returned at the end: (state, t, sde, score_fn) → samples. Evaluations it makes stand in `nfe`, if any."""
+    """What is returned at the end: (state, t, sde, score_fn) → samples.
+
+    Evaluations it makes stand in `nfe`, if any, and what it needs of the SDE in `requires`.
+    """
 
     def __call__(self, state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]: ...
 
@@ -100,6 +110,7 @@ def tweedie(state: SolverState, t, sde: GaussianSDE, score_fn: ScoreFn) -> Float
 
 
 tweedie.nfe = 1
+tweedie.requires = ("alpha", "sigma")
 
 
 def as_is(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
@@ -107,21 +118,21 @@ def as_is(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B
     return state.x
 
 
-ALONE = (
-    "EulerMaruyama",
-    "Euler",
-    "Heun",
-    "PredictorCorrector of EulerMaruyama and Langevin(norm='batch') or NoCorrector",
-)
+ALONE = {
+    "solver": "Euler, Heun, EulerMaruyama, and PredictorCorrector of EulerMaruyama with Langevin(norm='batch')",
+    "grid": "UniformGrid and PowerGrid",
+    "denoise": "last_mean and as_is",
+}
 
 
-def check_pair(solver: Solver, sde: SDE) -> None:
-    """Raises TypeError where the SDE lacks what the solver steps by, naming the solvers that need nothing more."""
-    missing = [name for name in solver.requires if not hasattr(sde, name)]
+def check_pair(part, sde: SDE, kind: str = "solver") -> None:
+    """Raises TypeError where the SDE lacks what a sampler's part steps by, naming the parts that need nothing more."""
+    missing = [name for name in getattr(part, "requires", ()) if not hasattr(sde, name)]
     if missing:
+        name = getattr(part, "__name__", type(part).__name__)
         raise TypeError(
-            f"{type(solver).__name__} needs {' and '.join(missing)} of the SDE, which {type(sde).__name__} lacks; "
-            f"for any SDE there are {', '.join(ALONE)}"
+            f"{name} needs {' and '.join(missing)} of the SDE, which {type(sde).__name__} lacks; "
+            f"for any SDE there are {ALONE[kind]}"
         )
 
 
@@ -189,11 +200,17 @@ class Sampler(Node):
         """Score evaluations a sample, the final denoising included."""
         return self.num_steps * self.solver.nfe + getattr(self.denoise, "nfe", 0)
 
+    def check(self, sde: SDE) -> None:
+        """TypeError, naming the part and others in its place, where the SDE lacks what a part needs."""
+        check_pair(self.solver, sde)
+        check_pair(self.grid, sde, "grid")
+        check_pair(self.denoise, sde, "denoise")
+
     def __call__(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]
     ) -> Float[Array, "B ..."]:
         """Samples [B, *shape]."""
-        check_pair(self.solver, sde)
+        self.check(sde)
         x_T = sde.prior_sample(fold(keys, 0), shape)
         return sample(fold(keys, 1), self.solver, sde, score_fn, x_T, self.grid(sde, self.num_steps), self.denoise)
 

@@ -1,0 +1,106 @@
+"""Ordinary differential equations over the whole of a process: dy/dt = field(y, t) between t_min and t_max.
+
+`Adaptive` and `Fixed` serve likelihoods, encoding and decoding alike; the state y of one event is any pytree, and many
+events are solved under `vmap`, each with its own steps. Under `jit` a failure cannot raise: what is late is NaN.
+"""
+
+from collections.abc import Callable
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, PyTree
+
+from sde_lib.node import Node, Scalar, static
+from sde_lib.sampling import Grid, PowerGrid
+from sde_lib.sde import SDE
+
+
+class Adaptive(Node):
+    """An explicit Runge–Kutta pair of diffrax, each sample with steps of its own, within rtol |y| + atol of error each.
+
+    NaN where `max_steps` steps, rejected ones included, were not enough. Where y has several leaves, each is held to
+    the tolerance by its own root mean square. Times are of y's dtype.
+    """
+
+    rtol: Scalar = 1e-5
+    atol: Scalar = 1e-5
+    method: diffrax.AbstractERK = static(diffrax.Tsit5())
+    max_steps: int = static(4096)
+
+    def __call__(self, field: Callable, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, ""]]:
+        """(y at the other end, evaluations of the field), by dy/dt = field(y, t) from t_min or from t_max."""
+        return self.between(field, y, *((sde.t_min, sde.t_max) if to_noise else (sde.t_max, sde.t_min)))
+
+    def between(self, field: Callable, y: PyTree, t0, t1) -> tuple[PyTree, Integer[Array, ""]]:
+        """(y at t1, evaluations of the field), from y at t0; t1 may be before t0."""
+        dtype = jnp.result_type(*jax.tree.leaves(y))
+        t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+        fsal = int(self.method.tableau.fsal)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, _: field(y, t)),
+            self.method,
+            t0,
+            t1,
+            (t1 - t0) / 100,
+            y,
+            # The first stage of a step is the last of the one before. So given, it is evaluated once.
+            solver_state=(jnp.asarray(False), field(y, t0)) if fsal else None,
+            stepsize_controller=diffrax.PIDController(
+                jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype), norm=_largest_rms
+            ),
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        arrived = solution.result == diffrax.RESULTS.successful
+        y = jax.tree.map(lambda leaf: jnp.where(arrived, leaf[0], jnp.nan), solution.ys)
+        return y, fsal + solution.stats["num_steps"] * (self.method.tableau.num_stages - fsal)
+
+    def coarser(self):
+        """(This with ten times the tolerance, the share of the difference that is our error: 1/9 if proportional)."""
+        return self.replace(rtol=10 * self.rtol, atol=10 * self.atol), 1 / 9
+
+
+class Fixed(Node):
+    """The classical Runge–Kutta method of order 4 on a grid: 4 evaluations a step."""
+
+    grid: Grid = PowerGrid(power=3.0)
+    num_steps: int = static(128)
+
+    def __post_init__(self):
+        if self.num_steps < 2:
+            raise ValueError(f"a likelihood takes at least 2 steps; got num_steps={self.num_steps}")
+
+    def __call__(self, field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, ""]]:
+        """As Adaptive's."""
+        times = self.grid(sde, self.num_steps).astype(jnp.result_type(*jax.tree.leaves(y)))
+        times = times[::-1] if to_noise else times
+
+        @jax.checkpoint
+        def step(y, interval):
+            t, s = interval
+            h, middle = s - t, 0.5 * (s + t)
+            k1 = field(y, t)
+            k2 = field(_add(y, 0.5 * h, k1), middle)
+            k3 = field(_add(y, 0.5 * h, k2), middle)
+            k4 = field(_add(y, h, k3), s)
+            slope = jax.tree.map(lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, k1, k2, k3, k4)
+            return _add(y, h, slope), None
+
+        return jax.lax.scan(step, y, (times[:-1], times[1:]))[0], jnp.asarray(4 * self.num_steps)
+
+    def coarser(self):
+        """(This with half of the steps, the share of the difference that is our error: 1/15 at order 4)."""
+        half = self.num_steps // 2
+        return self.replace(num_steps=half), 1 / ((self.num_steps / half) ** 4 - 1)
+
+
+def _add(y, h, slope):
+    return jax.tree.map(lambda a, b: a + h * b, y, slope)
+
+
+def _largest_rms(errors) -> Float[Array, ""]:
+    """The largest root mean square among the leaves: one number beside an image counts as much as the image."""
+    safe_root = lambda m: jnp.where(m > 0, jnp.sqrt(jnp.where(m > 0, m, 1.0)), 0.0)  # noqa: E731
+    roots = [safe_root(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(errors)]
+    return jnp.max(jnp.stack(roots))

@@ -1,0 +1,298 @@
+"""Likelihoods, encoding and decoding by the probability-flow ODE.
+
+Along a path of the flow dx/dt = F(x, t) = f(x, t) − ½ g(t)² s(x, t) the log density changes by −∇·F. So
+
+    log p_{t_min}(x) = log π(x_T) + ∫ ∇·F(x_t, t) dt,     t from t_min to t_max, x at t_min,              (1)
+
+with π the prior and x_T the end of the path (Song et al. 2021, eq. 13 and 39). The number is exact for the density of
+the ODE that the score s defines, whether or not s is the score of the data. Three things keep it from log p_0(x):
+
+Solver. Steps are finite. The same integral with coarser steps tells how much they matter.
+
+Probes. The trace of the Jacobian A = ∂F/∂x is estimated, in forward mode, by products A v with random v, the same ones
+along the path, so that the estimate is smooth in t:
+
+    Hutchinson   tr A = E vᵀ A v,     E v vᵀ = I                                                            (2)
+    Hutch++      tr A = tr Qᵀ A Q + (d − m) E uᵀ A u,     Q = orth (A − cI) S, u ⊥ Q, ‖u‖ = 1             (3)
+
+(Hutchinson 1990; Meyer et al. 2021, arXiv:2010.09649, algorithm 1, with u uniform in place of their Gaussian, as in
+Epperly et al. 2024, arXiv:2301.07825, which is exact for multiples of the identity; S are signs, and c their mean of
+vᵀ A v/d, so that Q finds what deviates from such a multiple.) In (2) signs are exact where A is diagonal. Each is
+unbiased; the spread of the probes gives the error.
+
+Truncation. p_{t_min} is not p_0. With a kernel N(α x_0, σ² I), the density of x_0 + (σ/α) ε at x is that of x_t at α x
+times α^d, and as it solves the heat equation ∂q/∂v = ½ Δq in v = σ²/α², to first order in v at t = t_min
+
+    log p_0(x) ≈ log p_t(α x) + d log α − ½ σ² [∇·s + ‖s‖²](α x, t).                                       (4)
+
+The approximation is good where σ/α is small against the scales of the data. It says nothing of data that have no
+density, such as integers: those want bits per dimension (`sde_lib.bits`).
+
+What is not estimated is that π is not p at t_max: the density is the model's, whose prior π is.
+
+Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, Key, PyTree
+
+from sde_lib.integrate import Adaptive, Fixed
+from sde_lib.node import Node, Scalar, static
+from sde_lib.parameterization import ScoreFn
+from sde_lib.sde import SDE, GaussianSDE, expand
+
+Field = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+"""A vector field on one event: x → F(x), of x's shape."""
+
+
+class Divergence(Node, abc.ABC):
+    """How ∇·F at one x is found from products with the Jacobian of F."""
+
+    @abc.abstractmethod
+    def draw(self, key: Key[Array, ""], x: Float[Array, "..."]) -> PyTree:
+        """The probes for an event like x."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, probes: PyTree, field: Field, x: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], Float[Array, " m"]]:
+        """(F(x), unbiased estimates [m] of ∇·F at x, one for each probe)."""
+
+    @abc.abstractmethod
+    def standard_error(self, estimates: Float[Array, " m"]) -> Float[Array, ""]:
+        """The standard error of the mean of the estimates."""
+
+
+class Exact(Divergence):
+    """tr A by the product with each basis vector: d products."""
+
+    def draw(self, key, x):
+        return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+
+    def __call__(self, probes, field, x):
+        value, products = _products(field, x, probes)
+        return value, jnp.sum(probes * products)[None]
+
+    def standard_error(self, estimates):
+        return jnp.zeros_like(estimates[0])
+
+
+class Hutchinson(Divergence):
+    """(2), with signs or standard normal v. The error is NaN for a single probe."""
+
+    probes: int = static(1)
+    law: Literal["rademacher", "gaussian"] = static("rademacher")
+
+    def draw(self, key, x):
+        draw = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}[self.law]
+        return draw(key, (self.probes, *x.shape), x.dtype)
+
+    def __call__(self, probes, field, x):
+        value, products = _products(field, x, probes)
+        return value, _dots(probes, products)
+
+    def standard_error(self, estimates):
+        return _standard_error(estimates)
+
+
+class HutchPlusPlus(Divergence):
+    """(3), with `probes` products in all: a third for Q, a third for the trace on it, a third for the rest.
+
+    It beats Hutchinson's at equal cost where few directions carry most of the Jacobian's deviation from a multiple
+    of the identity. ValueError where `probes` is no multiple of 3, or a third of it no smaller than the dimension.
+    """
+
+    probes: int = static(6)
+
+    def __post_init__(self):
+        if self.probes < 3 or self.probes % 3:
+            raise ValueError(f"Hutch++ splits its probes in three; got probes={self.probes}")
+
+    def draw(self, key, x):
+        if self.probes // 3 >= x.size:
+            raise ValueError(f"{self.probes} probes are too many for {x.size} dimensions: take Exact()")
+        for_range, for_rest = jax.random.split(key)
+        shape = (self.probes // 3, *x.shape)
+        return jax.random.rademacher(for_range, shape, x.dtype), jax.random.normal(for_rest, shape, x.dtype)
+
+    def __call__(self, probes, field, x):
+        for_range, for_rest = probes
+        value, products = _products(field, x, for_range)
+        deviation = products - jnp.mean(_dots(for_range, products)) / x.size * for_range
+        q = jnp.linalg.qr(deviation.reshape(len(deviation), -1).T)[0].T
+        rest = for_rest.reshape(q.shape)
+        rest = rest - (rest @ q.T) @ q
+        rest = rest - (rest @ q.T) @ q  # once more, for what rounding left
+        rest = rest / jnp.linalg.norm(rest, axis=1, keepdims=True)
+        both = jnp.concatenate([q, rest]).reshape(-1, *x.shape)
+        on_range, on_rest = jnp.split(_dots(both, _products(field, x, both)[1]), 2)
+        return value, jnp.sum(on_range) + (x.size - len(q)) * on_rest
+
+    def standard_error(self, estimates):
+        return _standard_error(estimates)
+
+
+def _products(field, x, vectors) -> tuple[Array, Array]:
+    """(F(x), A v for each v of `vectors` [m, *event])."""
+    along = lambda v: jax.jvp(field, (x,), (v,))  # noqa: E731
+    return jax.vmap(along, out_axes=(None, 0))(vectors)
+
+
+def _dots(a, b) -> Float[Array, " m"]:
+    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
+
+
+def _standard_error(estimates):
+    m = len(estimates)
+    return jnp.std(estimates, ddof=1) / jnp.sqrt(m) if m > 1 else jnp.full_like(estimates[0], jnp.nan)
+
+
+class LogProb(NamedTuple):
+    """A log density and what is known of its error; `solver`, `probes` and `truncation` have no gradient.
+
+    value         nats
+    z             where x ends at t_max, [B, ...]
+    evaluations   of the field with its divergence: a score and the products with its Jacobian each
+    solver        the error that the difference to a coarser solution foretells: Adaptive, ten times the tolerance, if
+                  it is proportional to that; Fixed, half of the steps, if it is of order 4
+    probes        the standard error over the probes: 0 for Exact, NaN where there is one probe alone
+    truncation    the first-order estimate of log p_0(x) − value; where `to_data` has it in the value, the last term of
+                  (4), next to which what remains is of second order. NaN without a kernel.
+
+    Inside `jit`, what is not read is not computed: `solver` costs one more solution at the coarser steps (some 0.6 and
+    0.5 of the first), `truncation` one more evaluation. `evaluations` does not count them.
+    """
+
+    value: Float[Array, " B"]
+    z: Float[Array, "B ..."]
+    evaluations: Integer[Array, " B"]
+    solver: Float[Array, " B"]
+    probes: Float[Array, " B"]
+    truncation: Float[Array, " B"]
+
+
+class Likelihood(Node):
+    """A divergence and a solver, put together: log densities, and the map between data and prior.
+
+    Everything is per sample: row i is a function of keys[i], x[i] and cond[i] alone, up to rounding. The score is
+    evaluated under `vmap`, on batches of one; so what else it depends on and differs among samples goes through `cond`,
+    a pytree of leaves [B, ...], and the score is then called as score_fn(x, t, cond).
+
+    With `to_data` the value is (4), log p_0(x); without it is (1), log p_{t_min}(x).
+    """
+
+    divergence: Divergence = Hutchinson()
+    solver: Adaptive | Fixed = Adaptive()
+    to_data: bool = static(False)
+
+    def log_prob(
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, x: Float[Array, "B ..."], cond: Any = None
+    ) -> LogProb:
+        """log p(x) in nats, with its error. TypeError for `to_data` where the SDE has no kernel."""
+        if self.to_data and not hasattr(sde, "alpha"):
+            raise TypeError(f"to_data needs alpha and sigma of the SDE, which {type(sde).__name__} lacks")
+
+        def one(key, x, cond):
+            return self._log_prob(key, sde, _single(score_fn, cond), x)
+
+        return jax.vmap(one)(keys, x, cond)
+
+    def encode(self, sde: SDE, score_fn: ScoreFn, x: Float[Array, "B ..."], cond: Any = None) -> Float[Array, "B ..."]:
+        """x at t_min carried to t_max."""
+        return self._transport(sde, score_fn, x, cond, to_noise=True)
+
+    def decode(
+        self, sde: SDE, score_fn: ScoreFn, z: Float[Array, "B ..."], temperature: Scalar = 1.0, cond: Any = None
+    ) -> Float[Array, "B ..."]:
+        """temperature · z at t_max carried to t_min: below 1 draws come from the middle of a prior around 0."""
+        return self._transport(sde, score_fn, temperature * z, cond, to_noise=False)
+
+    def _transport(self, sde, score_fn, x, cond, to_noise):
+        def one(x, cond):
+            return self.solver(_flow(sde, _single(score_fn, cond)), x, sde, to_noise)[0]
+
+        return jax.vmap(one)(x, cond)
+
+    def _log_prob(self, key, sde, score, x) -> LogProb:
+        probes, flow = self.divergence.draw(key, x), _flow(sde, score)
+
+        def field(state, t):
+            drift, divergence = self.divergence(probes, lambda x: flow(x, t), state[0])
+            return drift, divergence / x.size
+
+        def solve(solver):
+            estimates = jax.eval_shape(lambda x: field((x,), jnp.zeros((), x.dtype))[1], x)
+            start = jnp.exp(_log_alpha(sde, x)) * x if self.to_data else x
+            (z, integral), evaluations = solver(field, (start, jnp.zeros(estimates.shape, x.dtype)), sde, True)
+            return z, sde.prior_logp(z[None])[0] + x.size * integral, evaluations
+
+        z, values, evaluations = solve(self.solver)
+        coarser, share = self.solver.coarser()
+        rough = solve(coarser)[1]
+        value, truncation = jnp.mean(values), jnp.full((), jnp.nan, x.dtype)
+        if hasattr(sde, "alpha"):
+            rest = lambda x: _heat(sde, score, self.divergence, probes, x)  # noqa: E731
+            log_alpha = _log_alpha(sde, x)
+            if self.to_data:
+                truncation = rest(jnp.exp(log_alpha) * x)[0]
+                value = value + jnp.sum(log_alpha) + truncation
+            else:
+                heat, slope = rest(x)
+                truncation = jnp.sum(jnp.expm1(log_alpha) * x * slope) + jnp.sum(log_alpha) + heat
+        errors = share * jnp.abs(jnp.mean(values) - jnp.mean(rough)), self.divergence.standard_error(values), truncation
+        return LogProb(value, z, evaluations, *(jax.lax.stop_gradient(error) for error in errors))
+
+
+def _single(score_fn, cond):
+    """The score of one event, (x, t) → ∇log p_t(x)."""
+    more = () if cond is None else (jax.tree.map(lambda leaf: leaf[None], cond),)
+    return lambda x, t: score_fn(x[None], t, *more)[0]
+
+
+def _flow(sde, score):
+    """F(x, t) on one event."""
+    return lambda x, t: sde.flow_drift(x[None], t, score(x, t)[None])[0]
+
+
+def _log_alpha(sde: GaussianSDE, x):
+    """log α(t_min), of x's shape."""
+    return jnp.broadcast_to(jnp.log(expand(sde.alpha(sde.t_min), x[None])), (1, *x.shape))[0]
+
+
+def _heat(sde: GaussianSDE, score, divergence, probes, x):
+    """(−½ Σ σ² (∂s + s²), s) at (x, t_min): the last term of (4), and the score."""
+    t = jnp.asarray(sde.t_min, x.dtype)
+    variance = jnp.broadcast_to(expand(sde.sigma(t), x[None]), (1, *x.shape))[0] ** 2
+    scaled, trace = divergence(probes, lambda x: variance * score(x, t), x)
+    slope = scaled / variance
+    return -0.5 * (jnp.mean(trace) + jnp.sum(scaled * slope)), slope
+
+
+def slerp(
+    sde: GaussianSDE, z0: Float[Array, "B ..."], z1: Float[Array, "B ..."], weights: Float[Array, " W"]
+) -> Float[Array, "W B ..."]:
+    """The way from z0 to z1 over the prior's spheres, at `weights` in [0, 1], for `decode`.
+
+    In units of the prior's standard deviation the direction moves along the great circle (Shoemake 1985), and the norm,
+    which is nearly √d for every draw of the prior, linearly; a straight line would go through the far smaller norms
+    that no draw has. Where z0 and z1 point the same way the line is straight; opposite ones have no great circle.
+    """
+    std = expand(sde.prior_std(), z0)
+
+    def one(u0, u1, weight):
+        n0, n1 = jnp.linalg.norm(u0), jnp.linalg.norm(u1)
+        e0, e1 = u0 / n0, u1 / n1
+        # The angle by its half, accurate for directions that are nearly alike.
+        angle = 2 * jnp.arctan2(jnp.linalg.norm(e1 - e0), jnp.linalg.norm(e1 + e0))
+        share = lambda w: w * jnp.sinc(w * angle / jnp.pi) / jnp.sinc(angle / jnp.pi)  # noqa: E731
+        return (n0 + weight * (n1 - n0)) * (share(1 - weight) * e0 + share(weight) * e1)
+
+    rows = jax.vmap(one, (0, 0, None))
+    flat = [(z / std).reshape(len(z), -1) for z in (z0, z1)]
+    path = jax.vmap(rows, (None, None, 0))(*flat, weights.astype(z0.dtype))
+    return std[None] * path.reshape(len(weights), *z0.shape) if jnp.ndim(std) else std * path.reshape(-1, *z0.shape)
