@@ -26,10 +26,10 @@ digits: setup
 	@echo "Look at $(DIGITS)/eval/samples.png, $(DIGITS)/eval/loss.png and $(DIGITS)/eval/report.md"
 
 test: setup
-	$(RUN) -m pytest -q -n 2 -m 'not slow'
+	$(RUN) -m pytest -q -n 2 --dist worksteal -m 'not slow'
 
 test-all: setup
-	$(RUN) -m pytest -q -n 2
+	$(RUN) -m pytest -q -n 2 --dist worksteal
 
 lint: setup
 	$(RUN) -m ruff check .

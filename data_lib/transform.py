@@ -4,13 +4,19 @@ All three work on numpy arrays with the event in the trailing axes, return float
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 
 class Transform(Protocol):
-    """`forward` takes data into model space, `inverse` takes samples back: inverse(forward(x)) = x."""
+    """`forward` takes data into model space, `inverse` takes samples back: inverse(forward(x)) = x.
+
+    Both are affine: `slope` is d forward/dx, a number or one for each entry of the last axis.
+    """
+
+    @property
+    def slope(self) -> float | np.ndarray: ...
 
     def forward(self, x: np.ndarray) -> np.ndarray: ...
 
@@ -20,6 +26,8 @@ class Transform(Protocol):
 @dataclass(frozen=True)
 class Identity:
     """Model space is data space."""
+
+    slope: ClassVar[float] = 1.0
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(x, np.float32)
@@ -39,8 +47,12 @@ class Scale:
         if not self.low < self.high:
             raise ValueError(f"Scale: low must be below high, got low={self.low}, high={self.high}")
 
+    @property
+    def slope(self) -> float:
+        return 2 / (self.high - self.low)
+
     def forward(self, x: np.ndarray) -> np.ndarray:
-        return _affine(x, 2 / (self.high - self.low), -(self.high + self.low) / (self.high - self.low))
+        return _affine(x, self.slope, -(self.high + self.low) / (self.high - self.low))
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         return _affine(x, (self.high - self.low) / 2, (self.high + self.low) / 2)
@@ -68,9 +80,12 @@ class Standardize:
         if not (np.all(np.isfinite(self.mean)) and np.all(np.isfinite(self.std)) and np.all(np.asarray(self.std) > 0)):
             raise ValueError(f"Standardize: mean must be finite and std positive, got {self}")
 
+    @property
+    def slope(self) -> float | np.ndarray:
+        return 1 / np.asarray(self.std, np.float64)
+
     def forward(self, x: np.ndarray) -> np.ndarray:
-        std = np.asarray(self.std, np.float64)
-        return _affine(x, 1 / std, -np.asarray(self.mean, np.float64) / std)
+        return _affine(x, self.slope, -np.asarray(self.mean, np.float64) * self.slope)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         return _affine(x, self.std, self.mean)

@@ -1,5 +1,10 @@
-"""A trained model in one value: process, parameterization, network and parameters, and what one does with them."""
+"""A trained model in one value: process, parameterization, network and parameters, and what one does with them.
 
+Data x are in their own units, as `sample` returns them; scores and latent codes are in model space, where the
+transform F takes the data: log p(x) = log p(F(x)) + Σ log |dF/dx|.
+"""
+
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
+from sde_lib.bits import Elbo, bits_per_dim, elbo
+from sde_lib.likelihood import Exact, Likelihood, LogProb
 from sde_lib.node import Node, static
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import Parameterization, make_score_fn
@@ -17,14 +24,16 @@ from sde_lib.sde import SDE, Time
 class ScoreModel(Node):
     """A score network with its parameters, for events of one shape.
 
-    `network` is a Network (params, x, c_noise); `transform` maps data to model space (forward) and back (inverse),
-    and is the identity where it is None. Scores are in model space, samples in the units of the data.
+    `network` is a Network (params, x, c_noise); `transform` maps data to model space (forward) and back (inverse), is
+    affine with the factor `slope`, and is the identity where it is None. Row i of what is drawn, or of what a
+    likelihood estimates, is a function of (key, i) and its own data alone, up to rounding.
     """
 
     sde: SDE
     parameterization: Parameterization
     params: Any
-    sampler: Sampler = Sampler()
+    sampler: Any = Sampler()
+    likelihood: Likelihood = Likelihood()
     network: Any = static(None)
     shape: tuple[int, ...] = static(())
     transform: Any = static(None)
@@ -36,14 +45,121 @@ class ScoreModel(Node):
 
     def sample(self, key: Key[Array, ""], n: int, cond: Any = None) -> np.ndarray:
         """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) alone."""
-        x = np.asarray(self.sample_indices(key, jnp.arange(n), cond))
-        return x if self.transform is None else self.transform.inverse(x)
+        return self.to_data(self.sample_indices(key, jnp.arange(n), cond))
 
     def sample_indices(self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None):
         """The samples of these numbers in the stream of `key`, [B, *shape] in model space."""
         return _sample(self, sample_keys(key, indices), cond)
 
+    def log_prob(self, key: Key[Array, ""], x: np.ndarray, cond: Any = None) -> LogProb:
+        """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`Likelihood`)."""
+        found = _log_prob(self, self._keys(key, x), self.to_model(x), cond)
+        return found._replace(value=found.value + self._log_volume())
+
+    def encode(self, x: np.ndarray, cond: Any = None) -> Float[Array, "B ..."]:
+        """The latent codes [B, *shape] of data x: where the flow takes them at t_max."""
+        return _encode(self, self.to_model(x), cond)
+
+    def decode(self, z: Float[Array, "B ..."], temperature: float = 1.0, cond: Any = None) -> np.ndarray:
+        """The data [B, *shape] of temperature · z, for latent codes z: the inverse of `encode` at temperature 1."""
+        return self.to_data(_decode(self, jnp.asarray(z), temperature, cond))
+
+    def bits_per_dim(
+        self, key: Key[Array, ""], x: np.ndarray, samples: int = 1, step: float | None = None, cond: Any = None
+    ) -> Float[Array, " B"]:
+        """Bits per dimension of discrete data x [B, *shape], by dequantisation with this many samples (`sde_lib.bits`).
+
+        `step` is the distance between neighbouring values in the units of the data: 1 for data of an integer type, and
+        to be given for others. ValueError without it, and for several samples of a likelihood that is estimated by
+        probes: their noise, averaged as exp(noise), would make the data look more likely than they are.
+        """
+        if samples > 1 and not isinstance(self.likelihood.divergence, Exact):
+            raise ValueError(
+                f"{samples} samples for bits per dimension need an exact divergence: Likelihood(divergence=Exact())"
+            )
+        return _bits(self, self._keys(key, x), self.to_model(x), self.bin_width(x, step), cond, samples)
+
+    def elbo(
+        self, key: Key[Array, ""], x: np.ndarray, num_times: int = 32, levels: Any = None, cond: Any = None
+    ) -> Elbo:
+        """The reverse SDE's lower bound on log p(x) in nats (`sde_lib.bits`).
+
+        With `levels`, all the values that x can take, it is on log P(x) of discrete data; that needs a transform which
+        treats all coordinates alike, ValueError where it does not.
+        """
+        if levels is not None:
+            if self.transform is not None and np.ndim(self.transform.slope):
+                raise ValueError("the ELBO of discrete data needs a transform that treats all coordinates alike")
+            levels = np.asarray(levels) if self.transform is None else self.transform.forward(np.asarray(levels))
+        found = _elbo(self, self._keys(key, x), self.to_model(x), levels, cond, num_times)
+        return found if levels is not None else found._replace(value=found.value + self._log_volume())
+
+    def bin_width(self, x: np.ndarray, step: float | None = None) -> np.ndarray:
+        """The distance between neighbouring values of x in model space, for each coordinate. ValueError if unknown."""
+        if step is None and not np.issubdtype(np.asarray(x).dtype, np.integer):
+            raise ValueError(
+                f"bits per dimension are of discrete data: expected an integer type, got {np.asarray(x).dtype}. For "
+                f"values on another lattice give `step`; data without one have a log density in nats, by log_prob"
+            )
+        return np.abs(self._slope()) * (1.0 if step is None else step)
+
+    def to_model(self, x: np.ndarray) -> Float[Array, "B ..."]:
+        """Data [B, *shape] in model space. ValueError for another shape."""
+        x = np.asarray(x)
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"expected data of shape [B, {', '.join(map(str, self.shape))}], got {x.shape}")
+        return jnp.asarray(x, float) if self.transform is None else jnp.asarray(self.transform.forward(x))
+
+    def to_data(self, x: Float[Array, "B ..."]) -> np.ndarray:
+        """Model space [B, *shape] in the units of the data."""
+        return np.asarray(x) if self.transform is None else self.transform.inverse(np.asarray(x))
+
+    def _slope(self) -> np.ndarray:
+        """dF/dx, for each coordinate."""
+        slope = 1.0 if self.transform is None else self.transform.slope
+        return np.broadcast_to(np.asarray(slope, np.float32), self.shape)
+
+    def _log_volume(self) -> np.float32:
+        """Σ log |dF/dx|."""
+        return np.sum(np.log(np.abs(self._slope())))
+
+    @staticmethod
+    def _keys(key, x) -> Key[Array, " B"]:
+        return sample_keys(key, jnp.arange(len(x)))
+
+    def _score_fn(self, cond):
+        """The score as samplers take it."""
+        return lambda x, t: self.score(x, t, cond)
+
 
 @jax.jit
 def _sample(model: ScoreModel, keys: Key[Array, " B"], cond: Any):
-    return model.sampler(keys, model.sde, lambda x, t: model.score(x, t, cond), model.shape)
+    return model.sampler(keys, model.sde, model._score_fn(cond), model.shape)
+
+
+@jax.jit
+def _log_prob(model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any) -> LogProb:
+    return model.likelihood.log_prob(keys, model.sde, model.score, x, cond)
+
+
+@jax.jit
+def _encode(model: ScoreModel, x: Float[Array, "B ..."], cond: Any):
+    return model.likelihood.encode(model.sde, model.score, x, cond)
+
+
+@jax.jit
+def _decode(model: ScoreModel, z: Float[Array, "B ..."], temperature, cond: Any):
+    return model.likelihood.decode(model.sde, model.score, z, temperature, cond)
+
+
+@partial(jax.jit, static_argnames="samples")
+def _bits(model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], width, cond: Any, samples: int):
+    def log_prob(keys, x):
+        return model.likelihood.log_prob(keys, model.sde, model.score, x, cond).value
+
+    return bits_per_dim(keys, log_prob, x, bin_width=width, samples=samples)
+
+
+@partial(jax.jit, static_argnames="num_times")
+def _elbo(model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], levels, cond: Any, num_times: int):
+    return elbo(keys, model.sde, model._score_fn(cond), x, num_times=num_times, levels=levels)

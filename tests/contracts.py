@@ -8,6 +8,7 @@ from sde_lib import (
     EDM,
     VE,
     VP,
+    AdaptiveSDE,
     CoefficientSDE,
     CosineVP,
     DiagonalVP,
@@ -26,6 +27,8 @@ from sde_lib import (
     PredictScore,
     PredictV,
     PredictX0,
+    ProbabilityFlowODE,
+    Sampler,
     SigmaSquared,
     StraightLine,
     StratifiedTime,
@@ -33,13 +36,19 @@ from sde_lib import (
     TabulatedLogSNR,
     UniformGrid,
     UniformTime,
+    as_is,
     discrete_ve,
     discrete_vp,
 )
 from sde_lib.solvers import (
     DDIM,
+    DEIS,
+    SEEDS2,
     Ancestral,
     AnnealedLangevin,
+    DPMSolver,
+    DPMSolverPlusPlus,
+    EDMHeun,
     Euler,
     EulerMaruyama,
     Heun,
@@ -47,6 +56,7 @@ from sde_lib.solvers import (
     NoCorrector,
     PredictorCorrector,
     ReverseDiffusion,
+    UniPC,
 )
 
 
@@ -149,3 +159,58 @@ CORRECTED = {
 }
 
 SOLVERS = {name: solver for name, (solver, _) in STEPPERS.items()} | CORRECTED
+
+# name: (solver, the order of its end point), and those of noise of their own: few evaluations, on grids even in log-SNR
+FAST_FLOW = {
+    "dpm2": (DPMSolver(order=2), 2),
+    "dpm3": (DPMSolver(order=3), 3),
+    "dpm++2s": (SEEDS2(tau=0.0), 2),
+    "dpm++2m": (DPMSolverPlusPlus(order=2), 2),
+    "dpm++3m": (DPMSolverPlusPlus(order=3), 3),
+    "unipc2": (UniPC(order=2), 3),
+    "unipc3": (UniPC(order=3), 4),
+    "deis2": (DEIS(order=2), 2),
+    "deis3": (DEIS(order=3), 3),
+    "edm_heun": (EDMHeun(), 2),
+}
+FAST_NOISY = {
+    "seeds2": SEEDS2(),
+    "sde_dpm++2m": DPMSolverPlusPlus(tau=1.0),
+    "sde_dpm++3m": DPMSolverPlusPlus(order=3, tau=1.0),
+    "edm_churn": EDMHeun(churn=0.2, s_min=0.01),
+}
+FAST = {name: solver for name, (solver, _) in FAST_FLOW.items()} | FAST_NOISY
+
+# Every sampler, with steps enough that what is left of its bias is below a few hundredths of a standard deviation.
+_STEPS = {"euler": 400, "euler_maruyama": 300, "reverse_diffusion": 300, "pc_published": 200}
+SAMPLERS = {
+    name: Sampler(solver=solver, grid=LogSNRGrid(), num_steps=_STEPS.get(name, 200), denoise=as_is)
+    for name, solver in SOLVERS.items()
+}
+SAMPLERS |= {
+    name: Sampler(solver=solver, grid=LogSNRGrid(), num_steps=60, denoise=as_is) for name, solver in FAST.items()
+}
+SAMPLERS |= {"adaptive_sde": AdaptiveSDE(rel_tol=0.02), "probability_flow_ode": ProbabilityFlowODE()}
+
+
+class OneOf(GaussianSDE):
+    """Process number `which` of `sdes`: one compiled program serves them all."""
+
+    sdes: tuple
+    which: int
+
+    def alpha(self, t):
+        return jnp.stack([jnp.asarray(sde.alpha(t)) for sde in self.sdes])[self.which]
+
+    def sigma(self, t):
+        return jnp.stack([jnp.asarray(sde.sigma(t)) for sde in self.sdes])[self.which]
+
+
+def together(sdes):
+    """The same processes by name, of one class."""
+    values = tuple(sdes.values())
+    return {n: OneOf(sdes=values, which=k, t_min=a.t_min, t_max=a.t_max) for k, (n, a) in enumerate(sdes.items())}
+
+
+CLOSED = ("vp", "vp_slow", "subvp", "ve", "cosine", "cosine_vp", "edm", "straight_line", "ornstein_uhlenbeck")
+QUICK = {"xla_backend_optimization_level": 0}  # for programs that take longer to compile than to run

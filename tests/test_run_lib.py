@@ -76,7 +76,9 @@ def test_sampling_choices_go_through_the_config(tmp_path):
         run_lib.sample(tmp_path / "run", 16, 0, config)
 
 
-@pytest.mark.parametrize(("network", "steps", "counts"), [("mlp", 50, (1, 2, 8)), ("unet", 8, (1, 8))])
+@pytest.mark.parametrize(
+    ("network", "steps", "counts"), [("mlp", 50, (1, 2, 8)), pytest.param("unet", 8, (1, 8), marks=pytest.mark.slow)]
+)
 def test_any_number_of_devices_gives_the_same_curve(tmp_path, network, steps, counts):
     """One, two and eight devices: the loss of every step to 1e-4, of the U-Net with dropout."""
     config = get_config()

@@ -83,6 +83,7 @@ class Langevin(Corrector):
         for i in range(self.steps):
             score, z = score_fn(state.x, time), normal_like(fold(keys, i), state.x)
             ratio = mean_norm(z) / mean_norm(score) if self.norm == "batch" else sde.sigma(time)
+            ratio = jnp.asarray(ratio, jnp.result_type(scale))
             state = langevin_move(state, score, scale * (self.snr * ratio) ** 2, z)
         return state
 

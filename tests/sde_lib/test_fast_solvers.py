@@ -24,34 +24,15 @@ from sde_lib import (
     sample_keys,
 )
 from sde_lib.parameterization import eps_hat, x0_hat
-from sde_lib.sde import GaussianSDE, expand, per_time
+from sde_lib.sde import expand, per_time
 from sde_lib.solvers import DDIM, Heun, churn, exponential, multistep
 from sde_lib.solvers.base import SolverState
 from sde_lib.solvers.churn import EDMHeun
 from sde_lib.solvers.exponential import SEEDS2, DPMSolver
 from sde_lib.solvers.multistep import DEIS, DPMSolverPlusPlus, UniPC
-from tests.contracts import SDES
+from tests.contracts import CLOSED, FAST, FAST_FLOW, FAST_NOISY, QUICK, SDES, together
 
-# name: (solver, order of its end point), all of them deterministic
-FLOW = {
-    "dpm2": (DPMSolver(order=2), 2),
-    "dpm3": (DPMSolver(order=3), 3),
-    "dpm++2s": (SEEDS2(tau=0.0), 2),
-    "dpm++2m": (DPMSolverPlusPlus(order=2), 2),
-    "dpm++3m": (DPMSolverPlusPlus(order=3), 3),
-    "unipc2": (UniPC(order=2), 3),
-    "unipc3": (UniPC(order=3), 4),
-    "deis2": (DEIS(order=2), 2),
-    "deis3": (DEIS(order=3), 3),
-    "edm_heun": (EDMHeun(), 2),
-}
-NOISY = {
-    "seeds2": SEEDS2(),
-    "sde_dpm++2m": DPMSolverPlusPlus(tau=1.0),
-    "sde_dpm++3m": DPMSolverPlusPlus(order=3, tau=1.0),
-    "edm_churn": EDMHeun(churn=0.2, s_min=0.01),
-}
-SOLVERS = {name: solver for name, (solver, _) in FLOW.items()} | NOISY
+FLOW, SOLVERS = FAST_FLOW, FAST
 
 MODES = GaussianMixture(
     means=jnp.asarray([[-1.0, 0.5], [0.8, -0.3]]),
@@ -59,28 +40,6 @@ MODES = GaussianMixture(
     weights=jnp.asarray([0.4, 0.6]),
 )
 POINTS = jnp.asarray([[0.3, -0.4], [-0.9, 1.1], [1.2, 0.2], [0.1, 0.0]])
-QUICK = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
-
-
-class OneOf(GaussianSDE):
-    """Process number `which` of `sdes`: one compiled program serves them all."""
-
-    sdes: tuple
-    which: int
-
-    def alpha(self, t):
-        return jnp.stack([sde.alpha(t) for sde in self.sdes])[self.which]
-
-    def sigma(self, t):
-        return jnp.stack([sde.sigma(t) for sde in self.sdes])[self.which]
-
-
-def together(sdes):
-    """The same processes by name, of one class."""
-    values = tuple(sdes.values())
-    return {n: OneOf(sdes=values, which=k, t_min=a.t_min, t_max=a.t_max) for k, (n, a) in enumerate(sdes.items())}
-
-
 ALIKE = together({"vp": VP(), "ve": VE(), "subvp": SubVP(), "straight_line": StraightLine()})
 DIAGONAL = DiagonalVP(scales=np.asarray([1.0, 1.4]), speeds=np.asarray([0.8, 1.25]))
 # name: (process, where its flow is followed from and to)
@@ -435,7 +394,6 @@ def test_order_of_the_variance(solver_of, monkeypatch):
 
 DIM = 4
 WIDE = gaussian(jnp.linspace(-1, 1, DIM), jnp.linspace(0.3, 1.5, DIM))
-CLOSED = ("vp", "vp_slow", "subvp", "ve", "cosine", "cosine_vp", "edm", "straight_line", "ornstein_uhlenbeck")
 MANY = together({name: SDES[name] for name in CLOSED})
 MANY |= {name: pytest.param(sde, marks=pytest.mark.slow) for name, sde in SDES.items() if name not in CLOSED}
 CHOSEN = {name: SOLVERS[name] for name in ("dpm3", "unipc3", "deis3", "edm_heun")}
@@ -516,7 +474,7 @@ def test_contract(name):
     np.testing.assert_allclose(others[0], x[0], rtol=1e-12)
     assert np.all(np.isfinite(run(keys, POINTS, jnp.asarray([0.8, 0.6, 0.6, 0.3]), solver, sde)))
     assert not np.allclose(run(keys, POINTS, times, solver, sde.replace(beta_max=15.0)), x)
-    assert (name in NOISY) != np.allclose(run(keys_of(4, 1), POINTS, times, solver, sde), x)
+    assert (name in FAST_NOISY) != np.allclose(run(keys_of(4, 1), POINTS, times, solver, sde), x)
     assert len(calls) == solver.nfe
 
 

@@ -1,0 +1,103 @@
+"""A model whose score is exact, in the units of its data: levels 0 … 16 carried to [−1, 1], normal in model space."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from data_lib import Scale, Standardize
+from sde_lib import VP, Adaptive, Exact, Hutchinson, Likelihood, PredictNoise, ScoreModel, expand
+
+STD, SHAPE, KEY = 0.4, (2, 3), jax.random.key(3)
+
+
+def exact_network(params, x, c_noise, *, cond=None, key=None, train=False):
+    """ε̂ of N(shift, STD²) under VP: −σ score, with the time for the noise label and `cond` for the shift."""
+    sde, shift = VP(), 0.0 if cond is None else cond
+    alpha, sigma = expand(sde.alpha(c_noise), x), expand(sde.sigma(c_noise), x)
+    shift = expand(jnp.asarray(shift, x.dtype), x)
+    return sigma * (x - alpha * shift) / ((alpha * params["std"]) ** 2 + sigma**2)
+
+
+MODEL = ScoreModel(
+    sde=VP(),
+    parameterization=PredictNoise(),
+    params={"std": jnp.asarray(STD)},
+    network=exact_network,
+    shape=SHAPE,
+    transform=Scale(low=0.0, high=16.0),
+    likelihood=Likelihood(divergence=Exact(), solver=Adaptive(rtol=1e-6, atol=1e-6), to_data=True),
+)
+LEVELS = np.random.default_rng(0).integers(3, 14, size=(64, *SHAPE))
+
+
+def test_log_prob_is_in_the_units_of_the_data():
+    """log N(F(x); 0, STD²) + d log 2/16: integrated over the data's own units the density is 1."""
+    x = np.float32([[[8.0, 4.0, 11.5]] * 2, [[0.0, 16.0, 7.0]] * 2])
+    found = MODEL.log_prob(KEY, x)
+    expected = np.sum(norm.logpdf(x, 8, 8 * STD), axis=(1, 2))
+    np.testing.assert_allclose(found.value, expected, atol=2e-3)
+    assert np.all(found.solver < 1e-2) and np.all(found.probes == 0)
+
+
+def test_log_prob_under_a_condition():
+    x, shift = np.full((2, *SHAPE), 8.0, np.float32), jnp.asarray([0.0, 0.5])
+    found = MODEL.log_prob(KEY, x, shift).value
+    expected = 6 * norm.logpdf(8.0, [8.0, 12.0], 8 * STD)
+    np.testing.assert_allclose(found, expected, atol=0.05)  # the prior's mean is 0, not α shift
+    assert expected[0] - expected[1] > 4
+
+
+def test_probes_are_of_the_key_and_the_row():
+    model = MODEL.replace(likelihood=Likelihood(divergence=Hutchinson(probes=2, law="gaussian")))
+    together = model.log_prob(KEY, LEVELS[:4]).value
+    np.testing.assert_allclose(model.log_prob(KEY, LEVELS[:1]).value, together[:1], atol=1e-3)
+    assert np.all(np.abs(model.log_prob(jax.random.key(4), LEVELS[:4]).value - together) > 1e-2)
+
+
+def test_codes():
+    """The flow of N(0, STD²) scales: z = F(x) std(t_max)/std(t_min); half the temperature, half the distance to 8."""
+    z = MODEL.encode(LEVELS)
+    sde = VP()
+    std = [float(jnp.hypot(sde.alpha(t) * STD, sde.sigma(t))) for t in (sde.t_min, sde.t_max)]
+    np.testing.assert_allclose(z, (LEVELS / 8 - 1) * std[1] / std[0], atol=1e-3)
+    np.testing.assert_allclose(MODEL.decode(z), LEVELS, atol=1e-2)
+    np.testing.assert_allclose(MODEL.decode(z, temperature=0.5), 8 + (LEVELS - 8) / 2, atol=1e-2)
+
+
+def test_bits_per_dim():
+    """Against the exact probability of each bin, which is 1 wide in the units of the data; the ELBO agrees."""
+    exact = -np.mean(np.log2(np.diff(norm.cdf([LEVELS - 0.5, LEVELS + 0.5], 8, 8 * STD), axis=0)[0]), axis=(1, 2))
+    bits = np.asarray(MODEL.bits_per_dim(KEY, LEVELS, samples=8))
+    assert abs(np.mean(bits - exact)) < 4 * np.std(bits - exact) / 8 + 2e-3
+    half = np.asarray(MODEL.bits_per_dim(KEY, LEVELS / 2, samples=1, step=0.5))
+    wide = np.asarray(MODEL.bits_per_dim(KEY, LEVELS / 2, samples=1, step=1.0))
+    # Bins twice as wide hold twice the probability, but for the curvature of the density.
+    np.testing.assert_allclose(np.mean(half - wide), 1.0, atol=0.03)
+
+
+def test_the_elbo_is_in_the_units_of_the_data():
+    found = MODEL.elbo(KEY, LEVELS.astype(np.float32), num_times=32)
+    expected = np.sum(norm.logpdf(LEVELS, 8, 8 * STD), axis=(1, 2))
+    gap = np.asarray(found.value) - expected
+    assert abs(np.mean(gap)) < 4 * np.std(gap) / 8 + 0.02
+    # The same draws for the sum, and a decoder that, at t_min, tells a level from the next, 0.13 away.
+    discrete = MODEL.elbo(KEY, LEVELS, levels=np.arange(17))
+    np.testing.assert_allclose(discrete.diffusion, found.diffusion, rtol=1e-5)
+    np.testing.assert_allclose(discrete.reconstruction, 0.0, atol=1e-3)
+    np.testing.assert_allclose(discrete.value, -discrete.diffusion - discrete.prior, rtol=1e-5)
+    # With levels of which the decoder cannot tell one from another, each is one of two.
+    doubled = MODEL.elbo(KEY, LEVELS, levels=np.repeat(np.arange(17), 2))
+    np.testing.assert_allclose(doubled.reconstruction, -6 * np.log(2), atol=1e-3)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r"expected an integer type, got float32"):
+        MODEL.bits_per_dim(KEY, LEVELS.astype(np.float32))
+    with pytest.raises(ValueError, match=r"expected data of shape \[B, 2, 3\], got \(64, 6\)"):
+        MODEL.log_prob(KEY, LEVELS.reshape(64, 6))
+    with pytest.raises(ValueError, match=r"8 samples for bits per dimension need an exact divergence"):
+        MODEL.replace(likelihood=Likelihood()).bits_per_dim(KEY, LEVELS, samples=8)
+    with pytest.raises(ValueError, match=r"treats all coordinates alike"):
+        MODEL.replace(transform=Standardize(mean=(1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0))).elbo(KEY, LEVELS, levels=[0, 1])
