@@ -41,7 +41,7 @@ from sde_lib.integrate import Adaptive
 from sde_lib.node import Leaf, Node, Scalar, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.parameterization import ScoreFn
-from sde_lib.sampling import as_is, check_pair
+from sde_lib.sampling import Start, as_is, check_pair, prior_draw
 from sde_lib.sde import SDE, expand
 from sde_lib.solvers.base import SolverState
 from sde_lib.solvers.ode import flow
@@ -124,16 +124,16 @@ class AdaptiveSDE(Node):
         check_pair(self.denoise, sde, "denoise")
 
     def __call__(
-        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> Float[Array, "B ..."]:
-        """Samples [B, *shape]."""
-        return self.with_evaluations(keys, sde, score_fn, shape)[0]
+        """Samples [B, *shape], from x_T or else a draw of the prior."""
+        return self.with_evaluations(keys, sde, score_fn, shape, x_T)[0]
 
     def with_evaluations(
-        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B]): its own, without those made while it waited."""
-        x_T = sde.prior_sample(fold(keys, 0), shape)
+        x_T = prior_draw(keys, sde, shape, x_T)
         span = tuple(jnp.asarray(u, x_T.dtype) for u in (_end(self, sde), sde.t_max))
         t, keys = jnp.full(x_T.shape[:1], span[1]), fold(keys, 1)
         h, none = self.h_init * (t - span[0]), jnp.zeros(t.shape, int)
@@ -197,16 +197,16 @@ class ProbabilityFlowODE(Node):
         check_pair(self.denoise, sde, "denoise")
 
     def __call__(
-        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> Float[Array, "B ..."]:
-        """Samples [B, *shape]."""
-        return self.with_evaluations(keys, sde, score_fn, shape)[0]
+        """Samples [B, *shape], from x_T or else a draw of the prior."""
+        return self.with_evaluations(keys, sde, score_fn, shape, x_T)[0]
 
     def with_evaluations(
-        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B]): its own, without those made while it waited."""
-        x_T = sde.prior_sample(fold(keys, 0), shape)
+        x_T = prior_draw(keys, sde, shape, x_T)
         t_end = _end(self, sde)
 
         def solve(x):

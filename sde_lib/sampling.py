@@ -7,12 +7,13 @@ end. Number and spacing of the steps belong to the sampler: neither the SDE nor 
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Integer, Key
 
 from sde_lib.node import Node, Scalar, static
 from sde_lib.noise import fold
@@ -22,6 +23,7 @@ from sde_lib.solvers.base import Solver, SolverState
 from sde_lib.solvers.predictor_corrector import PredictorCorrector
 
 Times = Float[Array, " N"]
+Start = Float[Array, "..."] | Float[np.ndarray, "..."] | None
 
 
 class Grid(Node, abc.ABC):
@@ -136,17 +138,17 @@ def check_pair(part, sde: SDE, kind: str = "solver") -> None:
         )
 
 
-def _solve(keys, solver: Solver, sde: SDE, score_fn: ScoreFn, x_T, times: Times, collect) -> tuple:
-    """The loop over a grid: (last state, what `collect` made of the state after each step)."""
+def _solve(keys, solver: Solver, sde: SDE, score_fn: ScoreFn, x_T, times: Times, keep, kept) -> tuple:
+    """The loop over a grid: (last state, `kept` after keep(k, x_k, kept) for k = 0 … N)."""
     check_pair(solver, sde)
 
-    def body(state, interval):
-        k, t, s = interval
+    def body(carry, interval):
+        (state, kept), (k, t, s) = carry, interval
         state = solver.step(fold(keys, k), state, t, s, sde, score_fn)
-        return state, collect(state)
+        return (state, keep(k + 1, state.x, kept)), None
 
-    steps = jnp.arange(times.shape[0] - 1)
-    return jax.lax.scan(body, solver.init(x_T), (steps, times[:-1], times[1:]))
+    steps, start = jnp.arange(times.shape[0] - 1), (solver.init(x_T), keep(0, x_T, kept))
+    return jax.lax.scan(body, start, (steps, times[:-1], times[1:]))[0]
 
 
 def sample(
@@ -163,7 +165,7 @@ def sample(
     Row i is a function of x_T[i] and keys[i] alone, except with Langevin's batch norm. The size of
     the compiled program does not depend on the number of steps. Raises TypeError where the SDE cannot serve the solver.
     """
-    state, _ = _solve(keys, solver, sde, score_fn, x_T, times, lambda state: None)
+    state, _ = _solve(keys, solver, sde, score_fn, x_T, times, lambda k, x, kept: None, None)
     return denoise(state, times[-1], sde, score_fn)
 
 
@@ -174,10 +176,32 @@ def sample_path(
     score_fn: ScoreFn,
     x_T: Float[Array, "B ..."],
     times: Times,
-) -> Float[Array, "N B ..."]:
-    """The samples at every time of the grid, x_T first: for pictures of the way."""
-    _, path = _solve(keys, solver, sde, score_fn, x_T, times, lambda state: state.x)
-    return jnp.concatenate([x_T[None], path])
+    keep: Sequence[int] | np.ndarray | None = None,
+) -> Float[Array, "K B ..."]:
+    """The samples at times[keep], for pictures of the way: at every time, x_T first, where `keep` is None.
+
+    `keep` holds rising numbers from 0 to N. Memory is taken for what is kept alone.
+    """
+    n = times.shape[0]
+    keep = np.arange(n) if keep is None else np.asarray(keep)
+    if keep.ndim != 1 or not len(keep) or keep[0] < 0 or keep[-1] >= n or np.any(np.diff(keep) < 1):
+        raise ValueError(f"keep: expected rising numbers from 0 to {n - 1}, of the times of the grid; got {keep}")
+    places = np.full(n, len(keep))
+    places[keep] = np.arange(len(keep))
+
+    def put(k, x, path):
+        return path.at[jnp.asarray(places)[k]].set(x, mode="drop")  # the place len(keep) is none
+
+    return _solve(keys, solver, sde, score_fn, x_T, times, put, jnp.zeros((len(keep), *x_T.shape), x_T.dtype))[1]
+
+
+def prior_draw(keys: Key[Array, " B"], sde: SDE, shape: tuple[int, ...], x_T=None) -> Float[Array, "B ..."]:
+    """Where sampling starts: a draw of the prior, or x_T where it is given. ValueError for another shape of x_T."""
+    if x_T is None:
+        return sde.prior_sample(fold(keys, 0), shape)
+    if jnp.shape(x_T) != (keys.shape[0], *shape):
+        raise ValueError(f"x_T: expected {(keys.shape[0], *shape)}, a start for each key; got {jnp.shape(x_T)}")
+    return jnp.asarray(x_T)
 
 
 class Sampler(Node):
@@ -196,6 +220,11 @@ class Sampler(Node):
             raise ValueError(f"a sampler takes at least 1 step; got num_steps={self.num_steps}")
 
     @property
+    def coupled(self) -> bool:
+        """Whether a sample also depends on its neighbours in the batch: with Langevin's batch norm."""
+        return getattr(self.solver, "coupled", False)
+
+    @property
     def nfe(self) -> int:
         """Score evaluations a sample, the final denoising included."""
         return self.num_steps * self.solver.nfe + getattr(self.denoise, "nfe", 0)
@@ -207,15 +236,27 @@ class Sampler(Node):
         check_pair(self.denoise, sde, "denoise")
 
     def __call__(
-        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> Float[Array, "B ..."]:
-        """Samples [B, *shape]."""
+        """Samples [B, *shape], from x_T or else a draw of the prior."""
         self.check(sde)
-        x_T = sde.prior_sample(fold(keys, 0), shape)
+        x_T = prior_draw(keys, sde, shape, x_T)
         return sample(fold(keys, 1), self.solver, sde, score_fn, x_T, self.grid(sde, self.num_steps), self.denoise)
 
-    def path(self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...]):
-        """(times [N + 1], samples [N + 1, B, *shape]): the way that `__call__` goes, before its final denoising."""
+    def with_evaluations(
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
+    ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
+        """(samples [B, *shape], score evaluations of each [B]): here `nfe` for all."""
+        return self(keys, sde, score_fn, shape, x_T), jnp.full(keys.shape, self.nfe)
+
+    def path(
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], keep=None, x_T: Start = None
+    ) -> tuple[Times, Float[Array, "K B ..."]]:
+        """(times [K], samples [K, B, *shape]): the way that `__call__` goes, before its final denoising.
+
+        At all N + 1 times of the grid, or at those numbered in `keep`.
+        """
         times = self.grid(sde, self.num_steps)
-        x_T = sde.prior_sample(fold(keys, 0), shape)
-        return times, sample_path(fold(keys, 1), self.solver, sde, score_fn, x_T, times)
+        x_T = prior_draw(keys, sde, shape, x_T)
+        path = sample_path(fold(keys, 1), self.solver, sde, score_fn, x_T, times, keep)
+        return times if keep is None else times[np.asarray(keep)], path

@@ -17,22 +17,23 @@ from sde_lib.likelihood import Exact, Likelihood, LogProb
 from sde_lib.node import Node, static
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import Parameterization, make_score_fn
-from sde_lib.sampling import Sampler
+from sde_lib.sampling import Sampler, Start
 from sde_lib.sde import SDE, Time
 
 
 class ScoreModel(Node):
     """A score network with its parameters, for events of one shape.
 
-    `network` is a Network (params, x, c_noise); `transform` maps data to model space (forward) and back (inverse), is
-    affine with the factor `slope`, and is the identity where it is None. Row i of what is drawn, or of what a
-    likelihood estimates, is a function of (key, i) and its own data alone, up to rounding.
+    `network` is a Network (params, x, c_noise); `sampler` a Sampler, AdaptiveSDE or ProbabilityFlowODE; `transform`
+    maps data to model space (forward) and back (inverse), is affine with the factor `slope`, and is the identity where
+    it is None. Row i of what is drawn, or of what a likelihood estimates, is a function of (key, i) and its own data
+    alone, up to rounding.
     """
 
     sde: SDE
     parameterization: Parameterization
     params: Any
-    sampler: Any = Sampler()
+    sampler: Node = Sampler()
     likelihood: Likelihood = Likelihood()
     network: Any = static(None)
     shape: tuple[int, ...] = static(())
@@ -43,13 +44,25 @@ class ScoreModel(Node):
         network = lambda x, c_noise: self.network(self.params, x, c_noise, cond=cond)  # noqa: E731
         return make_score_fn(network, self.sde, self.parameterization)(x, t)
 
-    def sample(self, key: Key[Array, ""], n: int, cond: Any = None) -> np.ndarray:
-        """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) alone."""
-        return self.to_data(self.sample_indices(key, jnp.arange(n), cond))
+    def sample(self, key: Key[Array, ""], n: int, cond: Any = None, x_T: Start = None) -> np.ndarray:
+        """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) alone.
 
-    def sample_indices(self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None):
+        They start from x_T [n, *shape] in model space where it is given (encoded data, or one point n times), else
+        from the prior.
+        """
+        return self.to_data(self.sample_indices(key, jnp.arange(n), cond, x_T))
+
+    def sample_indices(
+        self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
+    ) -> Float[Array, "B ..."]:
         """The samples of these numbers in the stream of `key`, [B, *shape] in model space."""
-        return _sample(self, sample_keys(key, indices), cond)
+        return self.with_evaluations(key, indices, cond, x_T)[0]
+
+    def with_evaluations(
+        self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
+    ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
+        """(samples of these numbers [B, *shape] in model space, score evaluations of each [B])."""
+        return _sample(self, sample_keys(key, indices), cond, x_T)
 
     def log_prob(self, key: Key[Array, ""], x: np.ndarray, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`Likelihood`)."""
@@ -65,22 +78,35 @@ class ScoreModel(Node):
         return self.to_data(_decode(self, jnp.asarray(z), temperature, cond))
 
     def bits_per_dim(
-        self, key: Key[Array, ""], x: np.ndarray, samples: int = 1, step: float | None = None, cond: Any = None
+        self,
+        key: Key[Array, ""],
+        x: np.ndarray,
+        samples: int = 1,
+        step: float | None = None,
+        cond: Any = None,
+        first: int = 0,
     ) -> Float[Array, " B"]:
         """Bits per dimension of discrete data x [B, *shape], by dequantisation with this many samples (`sde_lib.bits`).
 
         `step` is the distance between neighbouring values in the units of the data: 1 for data of an integer type, and
         to be given for others. ValueError without it, and for several samples of a likelihood that is estimated by
-        probes: their noise, averaged as exp(noise), would make the data look more likely than they are.
+        probes: their noise, averaged as exp(noise), would make the data look more likely than they are. `first` is the
+        number of x's first row in the stream of `key`, for a data set that comes in parts.
         """
         if samples > 1 and not isinstance(self.likelihood.divergence, Exact):
             raise ValueError(
                 f"{samples} samples for bits per dimension need an exact divergence: Likelihood(divergence=Exact())"
             )
-        return _bits(self, self._keys(key, x), self.to_model(x), self.bin_width(x, step), cond, samples)
+        return _bits(self, self._keys(key, x, first), self.to_model(x), self.bin_width(x, step), cond, samples)
 
     def elbo(
-        self, key: Key[Array, ""], x: np.ndarray, num_times: int = 32, levels: Any = None, cond: Any = None
+        self,
+        key: Key[Array, ""],
+        x: np.ndarray,
+        num_times: int = 32,
+        levels: Any = None,
+        cond: Any = None,
+        first: int = 0,
     ) -> Elbo:
         """The reverse SDE's lower bound on log p(x) in nats (`sde_lib.bits`).
 
@@ -91,7 +117,7 @@ class ScoreModel(Node):
             if self.transform is not None and np.ndim(self.transform.slope):
                 raise ValueError("the ELBO of discrete data needs a transform that treats all coordinates alike")
             levels = np.asarray(levels) if self.transform is None else self.transform.forward(np.asarray(levels))
-        found = _elbo(self, self._keys(key, x), self.to_model(x), levels, cond, num_times)
+        found = _elbo(self, self._keys(key, x, first), self.to_model(x), levels, cond, num_times)
         return found if levels is not None else found._replace(value=found.value + self._log_volume())
 
     def bin_width(self, x: np.ndarray, step: float | None = None) -> np.ndarray:
@@ -124,8 +150,8 @@ class ScoreModel(Node):
         return np.sum(np.log(np.abs(self._slope())))
 
     @staticmethod
-    def _keys(key, x) -> Key[Array, " B"]:
-        return sample_keys(key, jnp.arange(len(x)))
+    def _keys(key, x, first: int = 0) -> Key[Array, " B"]:
+        return sample_keys(key, first + jnp.arange(len(x)))
 
     def _score_fn(self, cond):
         """The score as samplers take it."""
@@ -133,8 +159,8 @@ class ScoreModel(Node):
 
 
 @jax.jit
-def _sample(model: ScoreModel, keys: Key[Array, " B"], cond: Any):
-    return model.sampler(keys, model.sde, model._score_fn(cond), model.shape)
+def _sample(model: ScoreModel, keys: Key[Array, " B"], cond: Any, x_T: Start):
+    return model.sampler.with_evaluations(keys, model.sde, model._score_fn(cond), model.shape, x_T)
 
 
 @jax.jit

@@ -75,6 +75,10 @@ class Langevin(Corrector):
         return () if self.norm == "batch" else ("sigma",)
 
     @property
+    def coupled(self):
+        return self.norm == "batch"
+
+    @property
     def nfe(self):
         return self.steps
 
@@ -127,6 +131,10 @@ class PredictorCorrector(Solver):
     @property
     def requires(self):
         return tuple(dict.fromkeys((*self.predictor.requires, *self.corrector.requires)))
+
+    @property
+    def coupled(self):
+        return getattr(self.corrector, "coupled", False)
 
     @property
     def nfe(self):

@@ -6,14 +6,17 @@ import pytest
 from sde_lib import (
     VE,
     VP,
+    AdaptiveSDE,
     KarrasGrid,
     LogSNRGrid,
     PowerGrid,
     PredictNoise,
+    ProbabilityFlowODE,
     Sampler,
     ScoreModel,
     UniformGrid,
     as_is,
+    fold,
     gaussian,
     sample,
     sample_keys,
@@ -114,3 +117,40 @@ def test_the_path_of_a_sampler():
     assert times.shape == (7,) and path.shape == (7, 3, 4, 3)
     end = MODEL.replace(sampler=MODEL.sampler.replace(denoise=as_is)).sample(jax.random.key(7), 3)
     np.testing.assert_allclose(path[-1], end, atol=1e-5)
+
+
+def test_a_path_keeps_the_times_that_are_asked_for():
+    keys, model = sample_keys(jax.random.key(7), jnp.arange(3)), MODEL
+    path = jax.jit(lambda keep: model.sampler.path(keys, model.sde, model.score, (4, 3), keep), static_argnums=0)
+    times, states = path(None)
+    for keep in ((6,), (0, 2, 3)):
+        some_times, some = path(keep)
+        np.testing.assert_array_equal(some_times, times[np.asarray(keep)])
+        np.testing.assert_allclose(some, states[np.asarray(keep)], atol=1e-6)
+    for wrong in ((), (2, 1), (1, 1), (-1, 2), (0, 7)):
+        with pytest.raises(ValueError, match="keep: expected rising numbers from 0 to 6"):
+            path(wrong)
+
+
+@pytest.mark.parametrize("sampler", [MODEL.sampler, ProbabilityFlowODE(), AdaptiveSDE(rel_tol=0.1, t_end=1e-2)])
+def test_where_a_sample_starts_can_be_given(sampler):
+    """The prior's own draw gives the sample that it gives unasked; another start, another one; each its own."""
+    model, key = MODEL.replace(sampler=sampler), jax.random.key(3)
+    drawn, evaluations = model.with_evaluations(key, jnp.arange(4))
+    x_T = MODEL.sde.prior_sample(fold(sample_keys(key, jnp.arange(4)), 0), (4, 3))
+    np.testing.assert_allclose(model.sample(key, 4, x_T=x_T), drawn, atol=1e-5)
+    moved = model.sample(key, 4, x_T=x_T.at[2].add(0.5))
+    assert np.abs(moved[2] - drawn[2]).max() > 0.01
+    np.testing.assert_allclose(moved[[0, 1, 3]], np.asarray(drawn)[[0, 1, 3]], atol=1e-5)
+    assert sampler.nfe is None or np.all(np.asarray(evaluations) == sampler.nfe)
+    with pytest.raises(ValueError, match=r"x_T: expected \(4, 4, 3\), a start for each key; got \(3, 4, 3\)"):
+        model.sample(key, 4, x_T=x_T[:3])
+
+
+def test_a_sampler_says_whether_neighbours_matter():
+    for sampler, coupled in (
+        (Sampler(solver=PredictorCorrector(corrector=Langevin(norm="batch"))), True),
+        (Sampler(solver=PredictorCorrector(corrector=Langevin())), False),
+        (Sampler(solver=Heun()), False),
+    ):
+        assert sampler.coupled is coupled
