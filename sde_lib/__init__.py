@@ -6,7 +6,6 @@ from sde_lib.adaptive import brownian_path as brownian_path
 from sde_lib.adaptive import redrawn as redrawn
 from sde_lib.bits import Elbo as Elbo
 from sde_lib.bits import bits_per_dim as bits_per_dim
-from sde_lib.bits import dequantise as dequantise
 from sde_lib.bits import elbo as elbo
 from sde_lib.bits import nats_to_bits as nats_to_bits
 from sde_lib.check import SDECheckError as SDECheckError
@@ -31,6 +30,7 @@ from sde_lib.losses import PowerTime as PowerTime
 from sde_lib.losses import SigmaSquared as SigmaSquared
 from sde_lib.losses import StratifiedTime as StratifiedTime
 from sde_lib.losses import UniformTime as UniformTime
+from sde_lib.losses import dequantise as dequantise
 from sde_lib.losses import dsm_loss as dsm_loss
 from sde_lib.losses import half_sum as half_sum
 from sde_lib.losses import mean as mean

@@ -46,15 +46,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sde_lib.likelihood_training import log_snr_quantile, log_snr_range
+from sde_lib.losses import dequantise
 from sde_lib.noise import fold
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import SDE, expand, per_time
-
-
-def dequantise(keys: Key[Array, " B"], x: Float[Array, "B ..."], bin_width) -> Float[Array, "B ..."]:
-    """x + Δ u with u uniform on [−½, ½]: a point of each value's bin. Δ is a number, or one a coordinate."""
-    draw = lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -0.5, 0.5)  # noqa: E731
-    return x + _width(bin_width, x) * jax.vmap(draw)(keys)
 
 
 def bits_per_dim(

@@ -128,6 +128,13 @@ class GridTime(Node):
         return jnp.linspace(sde.t_min, sde.t_max, self.num_steps)[k]
 
 
+def dequantise(keys: Key[Array, " B"], x: Float[Array, "B ..."], bin_width) -> Float[Array, "B ..."]:
+    """x + Δ u with u uniform on [−½, ½]: a point of each value's bin. The width Δ is a number, or one a coordinate."""
+    width = jnp.asarray(bin_width, x.dtype)
+    draw = lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -0.5, 0.5)  # noqa: E731
+    return x + (width if width.ndim == 0 else width[None]) * jax.vmap(draw)(keys)
+
+
 def half_sum(squares: Float[Array, "B ..."]) -> Float[Array, " B"]:
     """½ Σ over a sample's coordinates: the papers' ½‖·‖²."""
     return 0.5 * jnp.sum(squares, axis=tuple(range(1, squares.ndim)))
@@ -147,13 +154,18 @@ def dsm_loss(
     weight: Weight = SigmaSquared(),
     sample_time: TimeLaw = StratifiedTime(),
     reduce: Callable[[Float[Array, "B ..."]], Float[Array, " B"]] = half_sum,
+    bin_width: float = 0.0,
 ) -> Float[Array, " B"]:
     """Denoising score matching (1), one value a sample.
 
+    Discrete data have no density. Where the likelihood of one is wanted, `bin_width`, the distance between their
+    neighbouring values in model space, spreads them evenly over their bins (`dequantise`).
     The noise of sample i depends on (key, i) alone. The error is formed as σ s + ε and weighted by w/σ², which keeps
     float32 accurate at small σ, where the two scores of (1) are large and alike.
     """
     time_key, noise_key = jax.random.split(key)
+    if bin_width:
+        x0 = dequantise(sample_keys(jax.random.fold_in(key, 2), jnp.arange(x0.shape[0])), x0, bin_width)
     t = sample_time(time_key, sde, x0.shape[0])
     x, eps = sde.perturb(sample_keys(noise_key, jnp.arange(x0.shape[0])), x0, t)
     error = expand(sde.sigma(t), x) * score_fn(x, t) + eps

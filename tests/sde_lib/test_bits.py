@@ -16,11 +16,12 @@ from sde_lib import (
     StraightLine,
     SubVP,
     UniformTime,
+    dequantise,
     dsm_loss,
     gaussian,
     sample_keys,
 )
-from sde_lib.bits import bits_per_dim, dequantise, elbo, nats_to_bits
+from sde_lib.bits import bits_per_dim, elbo, nats_to_bits
 from sde_lib.likelihood import Exact, Likelihood
 from sde_lib.likelihood_training import ImportanceLikelihoodWeight, LogSNRTime, log_snr_quantile, log_snr_range
 from tests.contracts import DIAGONAL, SDES, DoubleWell

@@ -97,6 +97,22 @@ def test_reductions_and_randomness():
     assert not np.allclose(run(jax.random.key(0), 8), run(jax.random.key(1), 8))
 
 
+def test_dequantised_data():
+    """With s = x/σ the error is α x' + (σ + 1) ε, where x' fills the bin of x_0 = 0 evenly: its square tells Δ²/12."""
+    sde, n, at_half = SDES["vp"], 20_000, lambda key, sde, n: jnp.full(n, 0.2)
+    alpha, sigma = (float(c) for c in (sde.alpha(0.2), sde.sigma(0.2)))
+    options = {"sample_time": at_half, "reduce": mean, "weight": lambda sde, t: sde.sigma(t) ** 2}
+    for width in (0.0, 3.0):
+        run = jax.jit(
+            lambda key, width=width: dsm_loss(
+                key, lambda x, t: x / sigma, sde, jnp.zeros((n, 1)), bin_width=width, **options
+            )
+        )
+        squares = np.asarray(run(jax.random.key(0)))
+        expected = alpha**2 * width**2 / 12 + (sigma + 1) ** 2
+        assert abs(np.mean(squares) - expected) < 4.5 * np.std(squares) / np.sqrt(n)
+
+
 @each_sde
 @pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("end", ["t_min", "t_max"])
