@@ -24,6 +24,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
+flags.DEFINE_boolean("animate", False, "Sampling also draws the way from noise to data: samples/animation.gif.")
 FLAGS = flags.FLAGS
 
 
@@ -47,7 +48,7 @@ def main(config):
         if FLAGS.mode == "train":
             run_lib.train(config, FLAGS.workdir)
         elif FLAGS.mode == "sample":
-            run_lib.sample(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)
+            run_lib.sample(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config, FLAGS.animate)
         elif FLAGS.mode == "check":
             run_lib.check(config)
         elif FLAGS.mode == "suggest":

@@ -5,127 +5,40 @@ A work directory holds one run:
     config.json   checkpoints/   metrics.jsonl   tensorboard/   samples/   eval/
 
 It is all that sampling from it needs. `train` resumes by itself from the newest checkpoint, exactly: a batch and its
-noise are functions of (seed, step).
+noise are functions of (seed, step). So does `sample`: a sample is a function of (seed, its number).
 """
 
 import contextlib
-import io
 import json
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from configs.spec import ConfigError, build, diff, to_json
-from data_lib import Batches, Dataset, eval_batches, gather, prefetch
+import run_sampling
+from configs.spec import ConfigError, build, to_json
+from data_lib import Batches, Dataset, gather, prefetch
 from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
-from io_lib.metrics import MetricsLog, Progress, read_metrics
+from io_lib.metrics import MetricsLog, read_metrics
 from io_lib.signals import StopRequest
-from models.network import as_network
-from sde_lib import Sampler, ScoreModel, check_sde, init_state, make_eval_step, make_train_step
+from run_parts import (
+    Parts,
+    build_parts,
+    check_data,
+    is_image,
+    load_data,
+    make_layout,
+    placed,
+    restored,
+    unlabelled,
+)
+from run_sampling import open_trained, require_animation, samples_of
+from run_training import Run
+from sde_lib import ScoreModel, check_sde
 from sde_lib import suggest as suggest_parameters
 from sde_lib.check import Report
 from sde_lib.suggest import Suggestion
-from sde_lib.training import repeat
-
-# Streams of the one seed: a number for each use, folded into jax.random.key(seed).
-INIT, TRAIN, EVAL, SNAPSHOT = range(4)
-
-# What may differ from the work directory's config when a trained model is used.
-CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.")
-
-
-class Parts(NamedTuple):
-    """What a config describes, built."""
-
-    sde: Any
-    parameterization: Any
-    network: Any
-    loss: Any
-    tx: Any
-    transform: Any
-    sampler: Sampler
-
-
-def build_parts(config: ConfigDict) -> Parts:
-    """The objects of a config. ConfigError naming the place where it is wrong; nothing is compiled."""
-    choice = config.sampling.use
-    if choice not in config.sampling or choice in ("use", "batch_size"):
-        choices = sorted(key for key in config.sampling if key not in ("use", "batch_size"))
-        raise ConfigError(f"config.sampling.use is {choice!r}: expected one of {', '.join(choices)}")
-    parts = Parts(
-        sde=build(config.sde, "config.sde"),
-        parameterization=build(config.parameterization, "config.parameterization"),
-        network=as_network(build(config.network, "config.network")),
-        loss=build(config.loss, "config.loss"),
-        tx=build(config.optimizer, "config.optimizer"),
-        transform=build(config.transform, "config.transform"),
-        sampler=build(config.sampling[choice], f"config.sampling.{choice}"),
-    )
-    try:
-        parts.sampler.check(parts.sde)
-    except TypeError as error:
-        raise ConfigError(f"config.sampling.{choice}: {error}") from error
-    missing = [name for name in requires(parts.loss) if not hasattr(parts.sde, name)]
-    if missing:
-        raise ConfigError(
-            f"config.loss needs {' and '.join(missing)} of the SDE, which {type(parts.sde).__name__} lacks: without a "
-            f"kernel take transition_loss or sliced_loss, with PredictPathScore for config.parameterization"
-        )
-    return parts
-
-
-def requires(loss) -> tuple[str, ...]:
-    """What a loss, whose options a config may have bound, says that an SDE must have."""
-    return getattr(getattr(loss, "func", loss), "requires", ())
-
-
-class Layout(NamedTuple):
-    """Where arrays live: one axis of devices over which a batch is split, and parameters copied."""
-
-    count: int
-    split: NamedSharding
-    copied: NamedSharding
-
-    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A batch, split over the devices."""
-        return jax.device_put(batch, self.split)
-
-
-def make_layout(devices: list | None = None) -> Layout:
-    """All devices of this process on one axis named "data", or those given."""
-    if jax.process_count() > 1:
-        raise ConfigError(f"this is one of {jax.process_count()} processes: a run takes the devices of one process")
-    devices = jax.devices() if devices is None else devices
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return Layout(len(devices), NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
-
-
-def stream(config: ConfigDict, use: int) -> jax.Array:
-    """The key of one use of the config's seed."""
-    return jax.random.fold_in(jax.random.key(config.seed), use)
-
-
-def new_state(config: ConfigDict, parts: Parts):
-    """The training state at step 0, a function of the config."""
-    x = jnp.zeros((1, *config.shape), jnp.float32)
-    params = parts.network.init(stream(config, INIT), x, jnp.zeros(1, jnp.float32))
-    return init_state(stream(config, TRAIN), params, parts.tx)
-
-
-def abstract_state(config: ConfigDict, parts: Parts, layout: Layout):
-    """Shapes, dtypes and placement of the training state, without computing it."""
-    shapes = jax.eval_shape(partial(new_state, config, parts))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.copied), shapes)
-
 
 # Before training
 
@@ -184,186 +97,7 @@ def train(
     return step == training.num_steps
 
 
-def placed(config: ConfigDict, parts: Parts, layout: Layout):
-    """A new state on all devices."""
-    return jax.jit(partial(new_state, config, parts), out_shardings=layout.copied)()
-
-
-def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Checkpoints):
-    """The newest checkpoint, on all devices."""
-    try:
-        return checkpoints.restore(abstract_state(config, parts, layout))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{error}: train first") from error
-
-
-def load_data(config: ConfigDict, layout: Layout) -> Dataset:
-    """The data of config.data, checked. ConfigError where they are not there."""
-    try:
-        dataset = build(config.data, "config.data")
-    except FileNotFoundError as error:
-        raise ConfigError(f"config.data: {error}") from error
-    return check_data(config, dataset, layout)
-
-
-def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:
-    """The data again, or ConfigError where data, config and devices do not go together."""
-    shape = tuple(gather(dataset.train, [0])["x"].shape[1:])
-    if shape != tuple(config.shape):
-        raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {shape}")
-    for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
-        if size < 1 or size % layout.count:
-            raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
-    return dataset
-
-
-def unlabelled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch as an unconditional network takes it."""
-    return {key: value for key, value in batch.items() if key != "label"}
-
-
-class Run:
-    """A training run under way: the compiled steps, and what is due at which step."""
-
-    def __init__(self, config, parts: Parts, layout: Layout, dataset: Dataset, directory: Path, log, checkpoints):
-        self.config, self.training, self.parts, self.layout = config, config.training, parts, layout
-        self.dataset, self.directory, self.log, self.checkpoints = dataset, directory, log, checkpoints
-        step = make_train_step(
-            parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, config.training.ema
-        )
-        compiled = partial(jax.jit, donate_argnums=0, out_shardings=layout.copied)
-        self.one_step, self.many_steps = compiled(step), compiled(repeat(step))
-        self.eval_step = jax.jit(make_eval_step(parts.network, parts.sde, parts.parameterization, parts.loss))
-        on_cpu = jax.default_backend() == "cpu"
-        self.steps_per_call = config.training.steps_per_call or (1 if on_cpu else 10)
-        self.window: list[dict] = []
-
-    def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
-        """Steps from `start` to the end, or to a request to stop; after each call, whatever is due. The last step."""
-        with Progress(self.training.num_steps, start) as progress:
-            step = start
-            while step < self.training.num_steps and not stop.requested:
-                count = self.steps_to_take(step)
-                state, metrics = self.call(state, [next(feed) for _ in range(count)])
-                step += count
-                self.window.append(metrics)
-                progress.update(step, jnp.ravel(metrics["loss"])[-1])
-                self.do_what_is_due(step, state)
-            if step > (self.checkpoints.latest_step() or 0):
-                self.save(step, state)
-        return step
-
-    def steps_to_take(self, step: int) -> int:
-        """steps_per_call, or 1 where something is due before so many: then nothing need divide anything."""
-        due = (self.training[name] for name in ("log_every", "eval_every", "sample_every", "checkpoint_every"))
-        left = min([self.training.num_steps - step, *(every - step % every for every in due if every)])
-        return self.steps_per_call if left >= self.steps_per_call else 1
-
-    def call(self, state, batches: list):
-        if len(batches) == 1:
-            return self.one_step(state, batches[0])
-        return self.many_steps(state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
-
-    def do_what_is_due(self, step: int, state) -> None:
-        """A checkpoint comes last: what is logged by then is never missing after a kill."""
-        last = step == self.training.num_steps
-        due = lambda every: bool(every) and (step % every == 0 or last)  # noqa: E731
-        save = due(self.training.checkpoint_every) or last
-        if due(self.training.log_every) or save:
-            self.log_window(step)
-        if due(self.training.eval_every):
-            self.log.write(step, eval_loss=self.eval_loss(state.ema_params))
-        if due(self.training.sample_every):
-            self.snapshot(step, state.ema_params)
-        if save:
-            self.save(step, state)
-
-    def log_window(self, step: int) -> None:
-        """A line with the means over the steps since the last one, if there were any.
-
-        FloatingPointError where one of them is not finite, with the step.
-        """
-        if not self.window:
-            return
-        values = jax.device_get(self.window)
-        self.window = []
-        columns = {key: np.concatenate([np.ravel(metrics[key]) for metrics in values]) for key in values[0]}
-        for key, column in columns.items():
-            if not np.all(np.isfinite(column)):
-                first, good = step - len(column) + 1, self.checkpoints.latest_step() or 0
-                raise FloatingPointError(
-                    f"{key} is not finite at step {first + int(np.argmin(np.isfinite(column)))}, in the window of "
-                    f"steps {first} to {step}; the last good checkpoint is of step {good}"
-                )
-        self.log.write(step, **{key: np.mean(column, dtype=np.float64) for key, column in columns.items()})
-
-    def eval_loss(self, params) -> float:
-        """The loss of the EMA parameters over the held-out examples, with the same noise at every call."""
-        parts, total, count = self.parts, 0.0, 0.0
-        batches = eval_batches(self.dataset.heldout, parts.transform, self.config.eval.batch_size)
-        for i, batch in enumerate(batches):
-            key = jax.random.fold_in(stream(self.config, EVAL), i)
-            value, n = self.eval_step(params, key, self.layout.put(unlabelled(batch)))
-            total, count = total + float(value) * float(n), count + float(n)
-        return total / count
-
-    def save(self, step: int, state) -> None:
-        """A checkpoint, once the losses that led to it, and the parameters themselves, are known to be finite."""
-        self.log_window(step)
-        if not all_finite((state.params, state.ema_params)):
-            good = self.checkpoints.latest_step() or 0
-            raise FloatingPointError(f"parameters are not finite at step {step}; the last good checkpoint is of {good}")
-        self.checkpoints.save(step, state)
-
-    def snapshot(self, step: int, params) -> None:
-        """A grid of samples under way, of the same noise at every step."""
-        folder = self.directory / "samples"
-        folder.mkdir(exist_ok=True)
-        if is_image(self.config, self.parts):
-            model = score_model(self.config, self.parts, params)
-            x = model.sample_indices(stream(self.config, SNAPSHOT), jnp.arange(self.training.snapshot_size))
-            grid = pictures.image_grid(self.parts.transform.to_uint8(np.asarray(x)), scale=picture_scale(self.config))
-            pictures.save_png(folder / f"step_{step:07d}.png", grid)
-
-
-@jax.jit
-def all_finite(tree) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def is_image(config: ConfigDict, parts: Parts) -> bool:
-    """Events [H, W, C] whose transform knows how to make a picture of them."""
-    return len(config.shape) == 3 and hasattr(parts.transform, "to_uint8")
-
-
-def picture_scale(config: ConfigDict) -> int:
-    """Small images are enlarged to about 32 pixels, so that they can be seen."""
-    return max(1, 32 // config.shape[0])
-
-
 # Sampling
-
-
-class Trained(NamedTuple):
-    """A work directory, opened: its model with the EMA parameters of the newest checkpoint, and that step."""
-
-    directory: Path
-    config: ConfigDict
-    parts: Parts
-    model: ScoreModel
-    step: int
-
-
-def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
-    return ScoreModel(
-        sde=parts.sde,
-        parameterization=parts.parameterization,
-        network=parts.network,
-        params=params,
-        sampler=parts.sampler,
-        shape=tuple(config.shape),
-        transform=parts.transform,
-    )
 
 
 def load(directory: str | Path, config: ConfigDict | None = None) -> ScoreModel:
@@ -375,71 +109,34 @@ def load(directory: str | Path, config: ConfigDict | None = None) -> ScoreModel:
     return open_trained(directory, config).model
 
 
-def open_trained(directory: str | Path, config: ConfigDict | None = None) -> Trained:
-    try:
-        directory, saved = Path(directory), workdir.load_config(directory)
-    except FileNotFoundError as error:
-        raise ConfigError(str(error)) from error
-    config = saved if config is None else config
-    changed = [line for line in diff(saved, config) if not line.startswith(CHANGEABLE)]
-    if changed:
-        raise ConfigError(f"{directory} was trained with another config: {'; '.join(changed[:3])}")
-    parts, layout = build_parts(config), make_layout()
-    with Checkpoints(directory / "checkpoints") as checkpoints:
-        state = restored(config, parts, layout, checkpoints)
-    return Trained(directory, config, parts, score_model(config, parts, state.ema_params), int(state.step))
-
-
-def draw(model: ScoreModel, seed: int, count: int, batch_size: int) -> np.ndarray:
-    """Samples 0 to count − 1 of the seed [count, *shape] in model space, batch by batch, with a bar.
-
-    Neither the batch size nor the devices change them (except under Langevin's batch norm, whose steps are shared).
-    """
-    layout, key = make_layout(), jax.random.key(seed)
-    batch_size = -(-batch_size // layout.count) * layout.count
-    model = jax.device_put(model, layout.copied)
-    out = []
-    with tqdm(total=count, unit=" samples", desc=f"{model.sampler.nfe} evaluations each") as bar:
-        for first in range(0, count, batch_size):
-            indices = jax.device_put(jnp.arange(first, first + batch_size), layout.split)
-            out.append(np.asarray(model.sample_indices(key, indices))[: count - first])
-            bar.update(len(out[-1]))
-    return np.concatenate(out)
-
-
 def sample(
-    directory: str | Path, num_samples: int = 1000, seed: int = 0, config: ConfigDict | None = None
-) -> np.ndarray:
+    directory: str | Path,
+    num_samples: int = 1000,
+    seed: int = 0,
+    config: ConfigDict | None = None,
+    animate: bool = False,
+    devices: list | None = None,
+) -> np.ndarray | None:
     """Draws samples into samples/samples.npz (key `samples`) and, for images, a grid into samples/samples.png.
 
-    Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data. The file also says with
-    which step, seed and sampling section it was made; samples made with the same are kept.
+    Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data; the array that comes back is
+    a read-only map of the file. Sample i is a function of (seed, i): neither config.sampling.batch_size nor the
+    devices change it (except under Langevin's batch norm). Batches are kept under samples/shards/ as they are drawn, so
+    the same call, killed or asked for more, goes on where it was; what another step, seed or sampler made stays apart.
+    `animate` adds samples/animation.gif, the way from noise to data.
+
+    SIGTERM or Ctrl-C: ends after the batch under way and returns None. FloatingPointError for a sample that is not
+    finite. ConfigError as `load`, and for an animation of what there is none of.
     """
-    return sample_trained(open_trained(directory, config), num_samples, seed)
-
-
-def sample_trained(trained: Trained, num_samples: int, seed: int) -> np.ndarray:
-    config, transform = trained.config, trained.parts.transform
-    file = trained.directory / "samples" / "samples.npz"
-    made_with = json.dumps(
-        {"step": trained.step, "seed": seed, "count": num_samples, "sampling": to_json(config.sampling)}
-    )
-    if file.is_file():
-        with np.load(file, allow_pickle=False) as found:
-            if "made_with" in found and str(found["made_with"]) == made_with:
-                print(f"{file} is there already")
-                return found["samples"]
-    x = draw(trained.model, seed, num_samples, config.sampling.batch_size)
-    image = is_image(config, trained.parts)
-    x = transform.to_uint8(x) if image else transform.inverse(x)
-    file.parent.mkdir(exist_ok=True)
-    if image:
-        pictures.save_png(file.with_suffix(".png"), pictures.image_grid(x[:256], scale=picture_scale(config)))
-    with io.BytesIO() as buffer:
-        np.savez(buffer, samples=x, made_with=made_with)
-        workdir.write_atomic(file, buffer.getvalue())
-    print(f"{len(x)} samples of step {trained.step} (EMA), seed {seed}: {file}")
-    return x
+    trained = open_trained(directory, config, devices)
+    if animate:
+        require_animation(trained)
+    drawn = samples_of(trained, num_samples, seed)
+    if drawn is None:
+        return None
+    if animate:
+        run_sampling.animate(trained, drawn[0], seed)
+    return drawn[0]
 
 
 # Evaluation
@@ -451,25 +148,31 @@ def evaluate(
     seed: int = 0,
     config: ConfigDict | None = None,
     dataset: Dataset | None = None,
-) -> dict:
+    devices: list | None = None,
+) -> dict | None:
     """The loss on held-out data, and what config.eval.report says of samples beside real data.
 
     Writes eval/report.json, eval/report.md and the pictures eval/samples.png and eval/loss.png; returns the report.
+    The samples are drawn, kept and resumed as `sample` does; None where a signal stopped that.
     """
-    trained, layout = open_trained(directory, config), make_layout()
-    config, parts = trained.config, trained.parts
+    trained = open_trained(directory, config, devices)
+    config, parts, layout = trained.config, trained.parts, trained.layout
     dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
     run = Run(config, parts, layout, dataset, trained.directory, None, None)
     report = {"step": trained.step, "seed": seed, "nfe": parts.sampler.nfe}
     report["eval_loss"] = run.eval_loss(trained.model.params)
-    text = f"Step {trained.step} (EMA), held-out loss {report['eval_loss']:.4f}, {report['nfe']} evaluations a sample\n"
-    folder = trained.directory / "eval"
+    folder, text = trained.directory / "eval", ""
     folder.mkdir(exist_ok=True)
     if "report" in config.eval:
-        x = sample_trained(trained, num_samples, seed)
-        found = compare(config, parts, x, dataset, folder)
-        text += "\n" + found.pop("text", "")
+        drawn = samples_of(trained, num_samples, seed)
+        if drawn is None:
+            return None
+        report["nfe"] = report["nfe"] or float(np.mean(drawn[1]))
+        found = compare(config, parts, drawn[0], dataset, folder)
+        text = "\n" + found.pop("text", "")
         report |= found
+    cost = f", {report['nfe']:.4g} evaluations a sample" if report["nfe"] else ""
+    text = f"Step {trained.step} (EMA), held-out loss {report['eval_loss']:.4f}{cost}\n{text}"
     workdir.write_atomic(folder / "report.json", json.dumps(report, indent=1))
     workdir.write_atomic(folder / "report.md", text)
     pictures.plot_loss(folder / "loss.png", read_metrics(trained.directory))

@@ -37,7 +37,7 @@ def base() -> ConfigDict:
     config.sampling.use = "pc"  # or "ode": any name below
     config.sampling.pc = spec(Sampler, solver=PredictorCorrector(), num_steps=1000)
     config.sampling.ode = spec(Sampler, solver=Heun(), num_steps=100)
-    config.sampling.batch_size = 500
+    config.sampling.batch_size = 500  # samples drawn together, and a file of them each
 
     config.eval = ConfigDict()
     config.eval.batch_size = 128

@@ -75,40 +75,41 @@ def read_metrics(workdir: str | Path) -> list[dict]:
 
 
 class Progress:
-    """Loss, steps a second and time left: a bar on a terminal, elsewhere a line about every ten seconds.
-
-    `update(step, loss)` reads the loss, and so waits for the device, only when it shows it.
-    """
+    """What is done, how fast, and time left: a bar on a terminal, elsewhere a line about every ten seconds."""
 
     def __init__(
         self,
         total: int,
         start: int = 0,
+        unit: str = "step",
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._stream = sys.stderr if stream is None else stream
-        self._clock, self._total = clock, total
+        self._clock, self._total, self._unit = clock, total, unit
         self._bar = None
         if self._stream.isatty():
-            self._bar = tqdm(total=total, initial=start, unit=" steps", file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=start, unit=f" {unit}s", file=self._stream, dynamic_ncols=True)
         self._every = 10.0 if self._bar is None else 0.2
-        self._shown_step, self._shown_at = start, clock()
+        self._shown, self._shown_at = start, clock()
 
-    def update(self, step: int, loss: Any) -> None:
-        """To be called after every step, with the number of steps done so far."""
+    def update(self, done: int, note: Callable[[], str]) -> None:
+        """To be called after every step, with the number done so far.
+
+        The note to show is asked for only when it is shown: what reads a loss waits for the device.
+        """
         now = self._clock()
-        if step <= self._shown_step or (now - self._shown_at < self._every and step < self._total):
+        if done <= self._shown or (now - self._shown_at < self._every and done < self._total):
             return
-        rate = (step - self._shown_step) / max(now - self._shown_at, 1e-9)
+        rate = (done - self._shown) / max(now - self._shown_at, 1e-9)
         if self._bar is None:
-            left = tqdm.format_interval((self._total - step) / rate)
-            line = f"step {step}/{self._total}  loss {float(loss):.4f}  {rate:.4g} steps/s  {left} left"
+            left = tqdm.format_interval((self._total - done) / rate)
+            line = f"{self._unit} {done}/{self._total}  {note()}  {rate:.4g} {self._unit}s/s  {left} left"
             print(line, file=self._stream, flush=True)
         else:
-            self._bar.set_postfix_str(f"loss {float(loss):.4f}", refresh=False)
-            self._bar.update(step - self._shown_step)
-        self._shown_step, self._shown_at = step, now
+            self._bar.set_postfix_str(note(), refresh=False)
+            self._bar.update(done - self._shown)
+        self._shown, self._shown_at = done, now
 
     def __enter__(self) -> "Progress":
         return self

@@ -1,9 +1,12 @@
 """Pictures of samples and losses. matplotlib takes a second to import, so only what draws with it imports it."""
 
 import math
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+
+from io_lib.workdir import write_atomic
 
 _WHITE = 255
 
@@ -34,6 +37,42 @@ def save_png(path: str | Path, array: np.ndarray) -> None:
     from PIL import Image
 
     Image.fromarray(_drawable(array)).save(path, format="PNG")
+
+
+def save_gif(path: str | Path, frames: list[np.ndarray], seconds: float = 5.0, hold: float = 2.0) -> None:
+    """uint8 pictures [H, W, 3 or 1] one after another in so many seconds, the last one held; again and again.
+
+    Grey ones are kept exactly; of colours a GIF frame holds 256.
+    """
+    from PIL import Image
+
+    first, *rest = (Image.fromarray(_drawable(frame)) for frame in frames)
+    each = round(1000 * seconds / len(frames))
+    durations = [each] * len(rest) + [round(1000 * hold)]
+    with BytesIO() as buffer:
+        first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, optimize=False)
+        write_atomic(path, buffer.getvalue())
+
+
+def point_frames(times: np.ndarray, states: np.ndarray) -> list[np.ndarray]:
+    """A picture [H, W, 3] of each of the states [K, B, 1 or 2]: a histogram of one coordinate, points of two."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(_figure(4, 4))
+    low, high = np.quantile(states, [0.001, 0.999], axis=(0, 1))
+    edges, frames = np.linspace(low[0], high[0], 61), []
+    for t, x in zip(times, states, strict=True):
+        canvas.figure.clear()
+        axes = canvas.figure.subplots()
+        axes.set(title=f"t = {t:.3f}", xlim=(low[0], high[0]), yticks=[])
+        if x.shape[-1] == 1:
+            axes.hist(x[:, 0], edges, color="C0")
+        else:
+            axes.scatter(x[:, 0], x[:, 1], s=2, lw=0, color="C0")
+            axes.set(ylim=(low[1], high[1]), xticks=[])
+        canvas.draw()
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return frames
 
 
 def save_grids_side_by_side(

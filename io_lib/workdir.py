@@ -1,7 +1,10 @@
 """The work directory of a run: it holds one config, and belongs to the run of that config."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ml_collections import ConfigDict
 
@@ -12,15 +15,23 @@ CONFIG = "config.json"
 _SHOWN = 3  # of the differences or files that an error lists
 
 
-def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Write a whole file or nothing: a reader, or a run killed half-way, sees the old content or the new."""
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` when all is written: a reader, or a run killed half-way, sees the old
+    content or the new."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Write a whole file or nothing."""
+    with atomic(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def claim(workdir: str | Path, config_json: str) -> Path:

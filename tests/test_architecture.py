@@ -12,7 +12,8 @@ LAYERS = {
     "sde_lib": {"jax", "flax", "jaxtyping", "optax", "numpy", "diffrax", "sklearn"},
     "models": {"jax", "flax", "jaxtyping"},
 }
-OURS = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib", "run_lib", "main"}
+PACKAGES = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib"}
+OURS = PACKAGES | {"run_lib", "run_parts", "run_sampling", "run_training", "main"}
 ALLOWED = {
     "sde_lib": set(),
     "models": set(),

@@ -1,6 +1,7 @@
 """The command line, as processes: what a user types, what it says, and what a kill leaves."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,48 @@ def test_kill_and_resume_is_exact(tmp_path):
     assert drawn.returncode == 0 and "5 samples of step 1000 (EMA), seed 7" in drawn.stdout
     with np.load(killed / "samples" / "samples.npz", allow_pickle=False) as file:
         assert file["samples"].shape == (5, 8, 8, 1) and file["samples"].dtype == np.uint8
+
+
+def shards(directory):
+    """The files of samples that are whole, and where the last one ends."""
+    names = sorted(p.stem for p in (directory / "samples" / "shards").glob("*/*.npz"))
+    return names, int(names[-1].split("-")[1]) if names else 0
+
+
+def signal_after(process, directory, samples, number):
+    """Sends it when so many samples are on disk; (how many there were in the end, exit status, stdout)."""
+    while shards(directory)[1] < samples:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    return shards(directory)[1], process.returncode, out
+
+
+def test_sampling_stopped_and_killed_goes_on_to_the_same_samples(tmp_path):
+    """SIGTERM, then kill −9, then the rest: bit for bit what an uninterrupted run draws, no batch drawn twice."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main(CONFIG, f"--workdir={whole}", "--config.training.num_steps=2").returncode == 0
+    shutil.copytree(whole, cut)
+    flags = ("--mode=sample", "--num_samples=1600", "--config.sampling.batch_size=8", "--seed=3")
+    assert main(f"--workdir={whole}", *flags).returncode == 0
+
+    stopped, status, out = signal_after(start(f"--workdir={cut}", *flags), cut, 40, signal.SIGTERM)
+    assert status == 0 and 40 <= stopped < 1600 and not (cut / "samples" / "samples.npz").exists()
+    assert f"stopped after {stopped} of 1600 samples: the same command goes on from there" in out
+    killed, status, _ = signal_after(start(f"--workdir={cut}", *flags), cut, stopped + 40, signal.SIGKILL)
+    assert status == -signal.SIGKILL and stopped < killed < 1600
+    kept = {p: p.stat().st_mtime_ns for p in (cut / "samples" / "shards").glob("*/*.npz")}
+    assert len(kept) == killed / 8
+    done = main(f"--workdir={cut}", *flags, "--animate")
+    assert done.returncode == 0 and f"{killed} of 1600 samples are there already" in done.stdout, done.stderr
+    assert "sample 1600/1600  8 evaluations each" in done.stderr and "00:00 left" in done.stderr
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in kept.items()) and len(shards(cut)[0]) == 200
+    with np.load(cut / "samples" / "samples.npz") as found, np.load(whole / "samples" / "samples.npz") as expected:
+        assert found["samples"].shape == (1600, 8, 8, 1) and len(np.unique(found["samples"], axis=0)) > 1580
+        for name in ("samples", "evaluations", "made_with"):
+            np.testing.assert_array_equal(found[name], expected[name])
+    assert "5 frames of the way of 64 samples" in done.stdout and (cut / "samples" / "animation.gif").is_file()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -53,8 +53,8 @@ def test_every_command_has_flags_that_exist(line):
     """What is run in full elsewhere is at least spelt right here."""
     from configs.command_line import apply_overrides, load_config
 
-    flags = dict(part.lstrip("-").split("=", 1) for part in line.split())
+    flags = dict(part.lstrip("-").partition("=")[::2] for part in line.split())
     config = load_config(str(ROOT / flags.pop("config", "configs/digits.py")))
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
-    assert set(flags) <= {"workdir", "mode", "num_samples", "seed"}
+    assert set(flags) <= {"workdir", "mode", "num_samples", "seed", "animate"}

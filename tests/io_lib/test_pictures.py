@@ -87,3 +87,27 @@ def test_plot_process(tmp_path):
             assert np.std(np.asarray(picture.convert("L"))) > 5
     with pytest.raises(ValueError, match="expected as many times as states, two or more; got 8 and 9"):
         pictures.plot_process(tmp_path / "wrong.png", (times[:8], walk), (times, walk))
+
+
+def test_gif_is_exact_and_holds_its_last_frame(tmp_path):
+    rng = np.random.default_rng(0)  # 240 to 256 of the grey levels in each frame
+    grids = [rng.choice(256 - 4 * i, (64, 64, 1)).astype(np.uint8) for i in range(5)]
+    pictures.save_gif(tmp_path / "a.gif", grids, seconds=1.0, hold=3.0)
+    with Image.open(tmp_path / "a.gif") as picture:
+        assert picture.n_frames == 5 and picture.info["loop"] == 0
+        for i, grid in enumerate(grids):
+            picture.seek(i)
+            np.testing.assert_array_equal(np.asarray(picture.convert("L")), grid[..., 0])
+            assert picture.info["duration"] == (3000 if i == 4 else 200)
+
+
+@pytest.mark.parametrize("coordinates", [1, 2])
+def test_point_frames_follow_the_points(coordinates):
+    """A cloud that goes from left to right does so in the picture, and a second coordinate from top to bottom."""
+    cloud = np.random.default_rng(0).normal(scale=0.1, size=(200, coordinates))
+    states = np.stack([cloud - [3, -3][:coordinates], cloud, cloud + [3, -3][:coordinates]])
+    seen = [frame.astype(float) for frame in pictures.point_frames([1.0, 0.5, 0.0], states)]
+    blue = [frame[..., 2] - frame[..., 0] for frame in seen]  # the axes are grey
+    places = [np.array([np.average(np.indices(b.shape)[i], weights=b) for i in (1, 0)]) for b in blue]
+    first, middle, last = (place[:coordinates] for place in places)
+    assert np.all(middle - first > 60) and np.all(last - middle > 60)

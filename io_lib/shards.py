@@ -1,0 +1,120 @@
+"""Samples on disk while they are drawn: files of a batch each in a folder of their own, and their union in one file.
+
+    FOLDER/made_with.json           what all samples in it were made with
+    FOLDER/0000500-0001000.npz      samples 500 to 999 [500, *shape], their score evaluations [500], made_with
+
+A file is whole or not there, so a kill loses the batch under way. Samples made with anything else have another folder,
+whose name ends in a digest of it. The union is written file by file, and read through a memory map: neither holds all
+samples in memory.
+"""
+
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.names import ConfigError
+from io_lib.workdir import atomic, write_atomic
+
+BROKEN = (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError)  # what NumPy raises for a file that is none
+
+
+class Shards:
+    """The samples 0, 1, 2 … that were drawn so far with one set of things, `made_with`, in parent/NAME_DIGEST."""
+
+    def __init__(self, parent: Path, name: str, made_with: dict[str, Any]):
+        self.made_with = json.dumps(made_with, sort_keys=True)
+        self.folder = Path(parent) / f"{name}_{hashlib.sha256(self.made_with.encode()).hexdigest()[:8]}"
+
+    def count(self) -> int:
+        """How many samples there are, from 0 without a gap."""
+        return max((last for _, last, _ in self._chain()), default=0)
+
+    def write(self, first: int, samples: np.ndarray, evaluations: np.ndarray) -> None:
+        """Samples `first`, first + 1, … as one file."""
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            write_atomic(self.folder / "made_with.json", json.dumps(json.loads(self.made_with), indent=1))
+        with BytesIO() as buffer:
+            np.savez(buffer, samples=samples, evaluations=evaluations, made_with=self.made_with)
+            write_atomic(self.folder / f"{first:07d}-{first + len(samples):07d}.npz", buffer.getvalue())
+
+    def union(self, path: Path, count: int) -> None:
+        """Samples 0 to count − 1 in one npz file: samples [count, *shape], evaluations [count], made_with."""
+        files = [(path, min(last, count) - first) for first, last, path in self._chain() if first < count]
+        head = _read(files[0][0], "samples")
+        evaluations = np.concatenate([_read(path, "evaluations")[:n] for path, n in files])
+        with atomic(path) as file, zipfile.ZipFile(file, "w") as archive:
+            with archive.open("samples.npy", "w", force_zip64=True) as member:
+                shape = (count, *head.shape[1:])
+                header = {"descr": np.lib.format.dtype_to_descr(head.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for path, n in files:
+                    member.write(_read(path, "samples")[:n].tobytes())
+            for name, value in (("evaluations", evaluations), ("made_with", np.asarray(self.union_made_with(count)))):
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, value, allow_pickle=False)
+
+    def union_made_with(self, count: int) -> str:
+        """What stands in the union of so many."""
+        return json.dumps({**json.loads(self.made_with), "count": count}, sort_keys=True)
+
+    def is_union(self, path: Path, count: int) -> bool:
+        """Whether that file is the union of so many of these samples."""
+        try:
+            return str(_read(path, "made_with")) == self.union_made_with(count)
+        except ConfigError:
+            return False
+
+    def _chain(self) -> Iterator[tuple[int, int, Path]]:
+        """(first, last + 1, file) of files that follow each other from sample 0. A damaged one counts as not there."""
+        found: dict[int, list] = {}
+        for path in sorted(self.folder.glob("*-*.npz")):
+            first, last = map(int, path.stem.split("-"))
+            found.setdefault(first, []).append((last, path))
+        done = 0
+        while done in found:
+            whole = [(last, path) for last, path in found[done] if self._is_ours(path)]
+            if not whole:
+                return
+            last, path = max(whole)
+            yield done, last, path
+            done = last
+
+    def _is_ours(self, path: Path) -> bool:
+        """ConfigError for a file from elsewhere."""
+        try:
+            made_with = str(_read(path, "made_with"))
+        except ConfigError as error:
+            print(f"{error}: it is drawn again")
+            return False
+        if made_with != self.made_with:
+            raise ConfigError(f"{path} was made with another step, seed or sampler than the files beside it: remove it")
+        return True
+
+
+def mapped(path: str | Path, name: str = "samples") -> np.ndarray:
+    """An array of an uncompressed npz file as a read-only memory map: what is not looked at takes no memory."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        np.lib.format.read_magic(member)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        in_member, start = member.tell(), archive.getinfo(f"{name}.npy").header_offset
+    with open(path, "rb") as file:
+        file.seek(start + 26)  # of a zip file's local header, 30 bytes: the lengths of name and extra field after it
+        lengths = struct.unpack("<HH", file.read(4))
+    return np.memmap(path, dtype, "r", start + 30 + sum(lengths) + in_member, shape)
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    """One array of an npz file. ConfigError where the file is damaged or not there."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays[name]
+    except BROKEN as error:
+        raise ConfigError(f"{path} is damaged or not there ({error})") from error

@@ -1,0 +1,163 @@
+"""What training, sampling and evaluation share: the objects of a config, devices, data, a state, a model."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from configs.spec import ConfigError, build
+from data_lib import Dataset, gather
+from io_lib.checkpoint import Checkpoints
+from models.network import as_network
+from sde_lib import ScoreModel, init_state
+
+# Streams of the one seed: a number for each use, folded into jax.random.key(seed).
+INIT, TRAIN, EVAL, SNAPSHOT = range(4)
+
+
+class Parts(NamedTuple):
+    """What a config describes, built."""
+
+    sde: Any
+    parameterization: Any
+    network: Any
+    loss: Any
+    tx: Any
+    transform: Any
+    sampler: Any
+
+
+def build_parts(config: ConfigDict) -> Parts:
+    """The objects of a config. ConfigError naming the place where it is wrong; nothing is compiled."""
+    choice = config.sampling.use
+    if choice not in config.sampling or choice in ("use", "batch_size"):
+        choices = sorted(key for key in config.sampling if key not in ("use", "batch_size"))
+        raise ConfigError(f"config.sampling.use is {choice!r}: expected one of {', '.join(choices)}")
+    parts = Parts(
+        sde=build(config.sde, "config.sde"),
+        parameterization=build(config.parameterization, "config.parameterization"),
+        network=as_network(build(config.network, "config.network")),
+        loss=build(config.loss, "config.loss"),
+        tx=build(config.optimizer, "config.optimizer"),
+        transform=build(config.transform, "config.transform"),
+        sampler=build(config.sampling[choice], f"config.sampling.{choice}"),
+    )
+    try:
+        parts.sampler.check(parts.sde)
+    except TypeError as error:
+        raise ConfigError(f"config.sampling.{choice}: {error}") from error
+    missing = [name for name in requires(parts.loss) if not hasattr(parts.sde, name)]
+    if missing:
+        raise ConfigError(
+            f"config.loss needs {' and '.join(missing)} of the SDE, which {type(parts.sde).__name__} lacks: without a "
+            f"kernel take transition_loss or sliced_loss, with PredictPathScore for config.parameterization"
+        )
+    return parts
+
+
+def requires(loss) -> tuple[str, ...]:
+    """What a loss, whose options a config may have bound, says that an SDE must have."""
+    return getattr(getattr(loss, "func", loss), "requires", ())
+
+
+class Layout(NamedTuple):
+    """Where arrays live: one axis of devices over which a batch is split, and parameters copied."""
+
+    count: int
+    split: NamedSharding
+    copied: NamedSharding
+
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A batch, split over the devices."""
+        return jax.device_put(batch, self.split)
+
+
+def make_layout(devices: list | None = None) -> Layout:
+    """All devices of this process on one axis named "data", or those given."""
+    if jax.process_count() > 1:
+        raise ConfigError(f"this is one of {jax.process_count()} processes: a run takes the devices of one process")
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Layout(len(devices), NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
+
+
+def stream(config: ConfigDict, use: int) -> jax.Array:
+    """The key of one use of the config's seed."""
+    return jax.random.fold_in(jax.random.key(config.seed), use)
+
+
+def new_state(config: ConfigDict, parts: Parts):
+    """The training state at step 0, a function of the config."""
+    x = jnp.zeros((1, *config.shape), jnp.float32)
+    params = parts.network.init(stream(config, INIT), x, jnp.zeros(1, jnp.float32))
+    return init_state(stream(config, TRAIN), params, parts.tx)
+
+
+def abstract_state(config: ConfigDict, parts: Parts, layout: Layout):
+    """Shapes, dtypes and placement of the training state, without computing it."""
+    shapes = jax.eval_shape(partial(new_state, config, parts))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.copied), shapes)
+
+
+def placed(config: ConfigDict, parts: Parts, layout: Layout):
+    """A new state on all devices."""
+    return jax.jit(partial(new_state, config, parts), out_shardings=layout.copied)()
+
+
+def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Checkpoints):
+    """The newest checkpoint, on all devices."""
+    try:
+        return checkpoints.restore(abstract_state(config, parts, layout))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error}: train first") from error
+
+
+def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
+    return ScoreModel(
+        sde=parts.sde,
+        parameterization=parts.parameterization,
+        network=parts.network,
+        params=params,
+        sampler=parts.sampler,
+        shape=tuple(config.shape),
+        transform=parts.transform,
+    )
+
+
+def load_data(config: ConfigDict, layout: Layout) -> Dataset:
+    """The data of config.data, checked. ConfigError where they are not there."""
+    try:
+        dataset = build(config.data, "config.data")
+    except FileNotFoundError as error:
+        raise ConfigError(f"config.data: {error}") from error
+    return check_data(config, dataset, layout)
+
+
+def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:
+    """The data again, or ConfigError where data, config and devices do not go together."""
+    shape = tuple(gather(dataset.train, [0])["x"].shape[1:])
+    if shape != tuple(config.shape):
+        raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {shape}")
+    for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
+        if size < 1 or size % layout.count:
+            raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
+    return dataset
+
+
+def unlabelled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch as an unconditional network takes it."""
+    return {key: value for key, value in batch.items() if key != "label"}
+
+
+def is_image(config: ConfigDict, parts: Parts) -> bool:
+    """Events [H, W, C] whose transform knows how to make a picture of them."""
+    return len(config.shape) == 3 and hasattr(parts.transform, "to_uint8")
+
+
+def picture_scale(config: ConfigDict) -> int:
+    """Small images are enlarged to about 32 pixels, so that they can be seen."""
+    return max(1, 32 // config.shape[0])
