@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+import run_likelihood
 import run_sampling
 from configs.spec import ConfigError, build, to_json
 from data_lib import Batches, Dataset, gather, prefetch
@@ -150,7 +151,7 @@ def evaluate(
     dataset: Dataset | None = None,
     devices: list | None = None,
 ) -> dict | None:
-    """The loss on held-out data, and what config.eval.report says of samples beside real data.
+    """The loss on held-out data, config.eval.bits, and what config.eval.report says of samples beside real data.
 
     Writes eval/report.json, eval/report.md and the pictures eval/samples.png and eval/loss.png; returns the report.
     The samples are drawn, kept and resumed as `sample` does; None where a signal stopped that.
@@ -163,13 +164,18 @@ def evaluate(
     report["eval_loss"] = run.eval_loss(trained.model.params)
     folder, text = trained.directory / "eval", ""
     folder.mkdir(exist_ok=True)
+    if run_likelihood.wanted(config):
+        report["bits"] = run_likelihood.bits_of(trained, dataset, seed)
+        if report["bits"] is None:
+            return None
+        text += "\n" + run_likelihood.text_of(report["bits"])
     if "report" in config.eval:
         drawn = samples_of(trained, num_samples, seed)
         if drawn is None:
             return None
         report["nfe"] = report["nfe"] or float(np.mean(drawn[1]))
         found = compare(config, parts, drawn[0], dataset, folder)
-        text = "\n" + found.pop("text", "")
+        text += "\n" + found.pop("text", "")
         report |= found
     cost = f", {report['nfe']:.4g} evaluations a sample" if report["nfe"] else ""
     text = f"Step {trained.step} (EMA), held-out loss {report['eval_loss']:.4f}{cost}\n{text}"

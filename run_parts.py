@@ -13,7 +13,7 @@ from configs.spec import ConfigError, build
 from data_lib import Dataset, gather
 from io_lib.checkpoint import Checkpoints
 from models.network import as_network
-from sde_lib import ScoreModel, init_state
+from sde_lib import Likelihood, ScoreModel, init_state
 
 # Streams of the one seed: a number for each use, folded into jax.random.key(seed).
 INIT, TRAIN, EVAL, SNAPSHOT = range(4)
@@ -29,6 +29,7 @@ class Parts(NamedTuple):
     tx: Any
     transform: Any
     sampler: Any
+    likelihood: Likelihood
 
 
 def build_parts(config: ConfigDict) -> Parts:
@@ -45,6 +46,7 @@ def build_parts(config: ConfigDict) -> Parts:
         tx=build(config.optimizer, "config.optimizer"),
         transform=build(config.transform, "config.transform"),
         sampler=build(config.sampling[choice], f"config.sampling.{choice}"),
+        likelihood=build(config.eval.get("likelihood", Likelihood()), "config.eval.likelihood"),
     )
     try:
         parts.sampler.check(parts.sde)
@@ -123,6 +125,7 @@ def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
         network=parts.network,
         params=params,
         sampler=parts.sampler,
+        likelihood=parts.likelihood,
         shape=tuple(config.shape),
         transform=parts.transform,
     )

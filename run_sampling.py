@@ -80,15 +80,23 @@ def shards_of(trained: Trained, seed: int) -> Shards:
     (Except with Langevin's batch norm, whose batches are then part of it.)
     """
     config, choice = trained.config, trained.config.sampling.use
+    made = made_with(trained, seed, {"sampler": config.sampling[choice]})
+    if coupled(trained):
+        made["batch_size"] = whole_batch(trained, config.sampling.batch_size)
+    return Shards(trained.directory / "samples" / "shards", f"step{trained.step}_seed{seed}_{choice}", made)
+
+
+def made_with(trained: Trained, seed: int, used: dict) -> dict:
+    """What decides a number that the model gave: itself, the seed, and what of the config was used."""
     parameters = hashlib.sha256()
     for leaf in jax.tree.leaves(trained.model.params):
         parameters.update(np.asarray(leaf).tobytes())
-    described = {**{name: config[name] for name in DECIDES}, "sampler": config.sampling[choice]}
-    made_with = json.loads(to_json(ConfigDict(described)))
-    made_with |= {"step": trained.step, "seed": seed, "parameters": parameters.hexdigest()}
-    if coupled(trained):
-        made_with["batch_size"] = whole_batch(trained, config.sampling.batch_size)
-    return Shards(trained.directory / "samples" / "shards", f"step{trained.step}_seed{seed}_{choice}", made_with)
+    described = {**{name: trained.config[name] for name in DECIDES}, **used}
+    return json.loads(to_json(ConfigDict(described))) | {
+        "step": trained.step,
+        "seed": seed,
+        "parameters": parameters.hexdigest(),
+    }
 
 
 def coupled(trained: Trained) -> bool:

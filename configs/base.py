@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from configs.spec import bind, spec
 from data_lib import Scale
-from sde_lib import VP, PredictNoise, Sampler, ScaledTime, adam, dsm_loss
+from sde_lib import VP, Likelihood, PredictNoise, Sampler, ScaledTime, adam, dsm_loss
 from sde_lib.solvers import Heun, PredictorCorrector
 
 
@@ -41,4 +41,10 @@ def base() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.batch_size = 128
+    config.eval.bits = ConfigDict()
+    config.eval.bits.split = ""  # or "heldout", "train": bits per dimension of its examples
+    config.eval.bits.count = 0  # 0: all
+    config.eval.bits.samples = 1  # importance samples of the dequantised density; more need Exact() below
+    config.eval.bits.elbo_times = 0  # draws for the reverse SDE's bound; 0: none
+    config.eval.likelihood = spec(Likelihood, to_data=True)
     return config

@@ -27,7 +27,7 @@ class ScoreModel(Node):
     `network` is a Network (params, x, c_noise); `sampler` a Sampler, AdaptiveSDE or ProbabilityFlowODE; `transform`
     maps data to model space (forward) and back (inverse), is affine with the factor `slope`, and is the identity where
     it is None. Row i of what is drawn, or of what a likelihood estimates, is a function of (key, i) and its own data
-    alone, up to rounding.
+    alone, up to rounding. `split`, a sharding, spreads the batches of likelihoods and codes over devices.
     """
 
     sde: SDE
@@ -38,6 +38,7 @@ class ScoreModel(Node):
     network: Any = static(None)
     shape: tuple[int, ...] = static(())
     transform: Any = static(None)
+    split: Any = static(None)
 
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """∇log p_t(x), for x [B, *shape] in model space and t [] or [B]."""
@@ -134,7 +135,8 @@ class ScoreModel(Node):
         x = np.asarray(x)
         if x.shape[1:] != self.shape:
             raise ValueError(f"expected data of shape [B, {', '.join(map(str, self.shape))}], got {x.shape}")
-        return jnp.asarray(x, float) if self.transform is None else jnp.asarray(self.transform.forward(x))
+        x = jnp.asarray(x, float) if self.transform is None else jnp.asarray(self.transform.forward(x))
+        return x if self.split is None else jax.device_put(x, self.split)
 
     def to_data(self, x: Float[Array, "B ..."]) -> np.ndarray:
         """Model space [B, *shape] in the units of the data."""

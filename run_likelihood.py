@@ -1,0 +1,125 @@
+"""Bits per dimension of a data split, by the flow and, where asked for, by the reverse SDE: kept batch by batch."""
+
+from functools import partial
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.spec import ConfigError
+from data_lib import Dataset, gather
+from io_lib.metrics import Progress
+from io_lib.shards import Shards, mapped
+from io_lib.signals import StopRequest
+from run_sampling import Trained, made_with
+from sde_lib import ScoreModel, nats_to_bits
+
+SPLITS = ("heldout", "train")
+
+
+def wanted(config: ConfigDict) -> bool:
+    """Whether config.eval.bits asks for them. ConfigError for an unknown split."""
+    split = config.eval.get("bits", {}).get("split", "")
+    if split not in ("", *SPLITS):
+        raise ConfigError(f"config.eval.bits.split is {split!r}: expected one of {', '.join(SPLITS)}, or '' for none")
+    return bool(split)
+
+
+def bits_of(trained: Trained, dataset: Dataset, seed: int) -> dict | None:
+    """What config.eval.bits asks for, as numbers that JSON can hold; the values of each example in eval/bits_SPLIT.npz.
+
+    split, count   of the examples, from the first
+    flow           bits per dimension of the ODE: mean and its standard error over the examples, which holds the spread
+                   of dequantisation and probes; `samples` importance samples each
+    elbo           the bound of the reverse SDE likewise, with the decoder of discrete data
+    evaluations    of the score and its divergence, for one log p(x), mean over the first batch
+    solver, probes, truncation      of that batch, in bits per dimension: mean errors as `LogProb` estimates them
+
+    Batches are kept as they are done, so what was killed goes on; None where a signal stopped it. ConfigError for data
+    that are not of an integer type, or an ELBO whose levels the transform does not tell.
+    """
+    config, options = trained.config, trained.config.eval.bits
+    source = getattr(dataset, options.split)
+    count = min(options.count or len(source), len(source))
+    model = jax.device_put(trained.model.replace(split=trained.layout.split), trained.layout.copied)
+    levels = levels_of(trained) if options.elbo_times else None
+    asked = {"bits": options.to_dict() | {"count": 0}, "likelihood": config.eval.get("likelihood"), "data": config.data}
+    folder = trained.directory / "eval"
+    shards = Shards(folder / "shards", f"bits_{options.split}_step{trained.step}", made_with(trained, seed, asked))
+    if not evaluate_missing(model, shards, source, count, levels, config, seed):
+        return None
+    file = folder / f"bits_{options.split}.npz"
+    shards.union(file, count)
+    found = {"split": options.split, "count": count, "samples": options.samples}
+    for name, column in zip(("flow", "elbo"), np.asarray(mapped(file)).T, strict=True):
+        if not np.all(np.isnan(column)):
+            found[name] = {"mean": float(np.mean(column)), "error": float(np.std(column) / np.sqrt(count))}
+    return found | budget(model, gather(source, np.arange(min(count, config.eval.batch_size)))["x"], config, seed)
+
+
+def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, levels, config: ConfigDict, seed: int):
+    """Whether all `count` examples are done at the end: not if SIGTERM or Ctrl-C came before."""
+    options, size, key, done = config.eval.bits, config.eval.batch_size, jax.random.key(seed), shards.count()
+    with StopRequest() as stop, Progress(count, min(done, count), "example") as progress:
+        while done < count and not stop.requested:
+            x = gather(source, np.minimum(np.arange(done, done + size), len(source) - 1))["x"]
+            bits = np.full((size, 2), np.nan)
+            try:
+                bits[:, 0] = model.bits_per_dim(key, x, options.samples, first=done)
+            except ValueError as error:
+                raise ConfigError(f"config.eval.bits: {error}") from error
+            if levels is not None:
+                bound = model.elbo(key, x, options.elbo_times, levels, first=done)
+                bits[:, 1] = nats_to_bits(bound.value, x[0].size)
+            last = min(done + size, len(source))
+            require_finite(bits[: last - done, 0], done)
+            shards.write(done, bits[: last - done], np.zeros(last - done, int))
+            done = last
+            progress.update(min(done, count), partial("{:.4f} bits/dim".format, np.mean(bits[: last - done, 0])))
+    if done < count:
+        print(f"stopped after {done} of {count} examples: the same command goes on from there")
+    return done >= count
+
+
+def require_finite(bits: np.ndarray, first: int) -> None:
+    if not np.all(np.isfinite(bits)):
+        raise FloatingPointError(
+            f"bits of example {first + int(np.argmin(np.isfinite(bits)))} are not finite: its score is not, or the "
+            f"solver's max_steps in config.eval.likelihood were not enough; the batches before are kept"
+        )
+
+
+def levels_of(trained: Trained) -> np.ndarray:
+    """All values that an entry of the data can take."""
+    transform = trained.parts.transform
+    if not (hasattr(transform, "low") and hasattr(transform, "high")):
+        raise ConfigError(
+            f"config.eval.bits.elbo_times: the ELBO needs the data's levels, which {type(transform).__name__} does not "
+            f"tell; Scale(low, high) does"
+        )
+    return np.arange(transform.low, transform.high + 1)
+
+
+def budget(model: ScoreModel, x: np.ndarray, config: ConfigDict, seed: int) -> dict:
+    """Evaluations and mean errors of log p over a batch."""
+    x = x[: len(x) // model.split.num_devices * model.split.num_devices]
+    if not len(x):
+        return {}
+    found = model.log_prob(jax.random.key(seed), x)
+    in_bits = {
+        name: float(np.mean(np.abs(getattr(found, name))) / x[0].size / np.log(2))
+        for name in ("solver", "probes", "truncation")
+    }
+    return {"evaluations": float(np.mean(found.evaluations))} | {k: v for k, v in in_bits.items() if np.isfinite(v)}
+
+
+def text_of(found: dict) -> str:
+    """A line for the report."""
+    parts = [
+        f"{found[name]['mean']:.4f} ± {found[name]['error']:.4f} bits/dim by the {what}"
+        for name, what in (("flow", "flow"), ("elbo", "reverse SDE's bound"))
+        if name in found
+    ]
+    errors = [f"{name} {found[name]:.1e}" for name in ("solver", "probes", "truncation") if name in found]
+    cost = f"{found['evaluations']:.4g} evaluations for a log p" if "evaluations" in found else ""
+    return f"{'; '.join(parts)}: {found['count']} {found['split']} examples. {'; '.join([cost, *errors])}\n"
