@@ -71,11 +71,11 @@ def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, leve
             if levels is not None:
                 bound = model.elbo(key, x, options.elbo_times, levels, first=done)
                 bits[:, 1] = nats_to_bits(bound.value, x[0].size)
-            last = min(done + size, len(source))
-            require_finite(bits[: last - done, 0], done)
-            shards.write(done, bits[: last - done], np.zeros(last - done, int))
-            done = last
-            progress.update(min(done, count), partial("{:.4f} bits/dim".format, np.mean(bits[: last - done, 0])))
+            bits = bits[: len(source) - done]
+            require_finite(bits[:, 0], done)
+            shards.write(done, bits, np.zeros(len(bits), int))
+            done += len(bits)
+            progress.update(min(done, count), partial("{:.4f} bits/dim".format, np.mean(bits[:, 0])))
     if done < count:
         print(f"stopped after {done} of {count} examples: the same command goes on from there")
     return done >= count
