@@ -12,6 +12,8 @@ from sde_lib.check import SDECheckError as SDECheckError
 from sde_lib.check import check_sde as check_sde
 from sde_lib.exact import GaussianMixture as GaussianMixture
 from sde_lib.exact import gaussian as gaussian
+from sde_lib.grids import TabulatedGrid as TabulatedGrid
+from sde_lib.grids import optimised_grid as optimised_grid
 from sde_lib.integrate import Adaptive as Adaptive
 from sde_lib.integrate import Fixed as Fixed
 from sde_lib.likelihood import Exact as Exact
