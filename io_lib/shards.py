@@ -38,8 +38,8 @@ class Shards:
 
     def write(self, first: int, samples: np.ndarray, evaluations: np.ndarray) -> None:
         """Samples `first`, first + 1, … as one file."""
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "made_with.json").exists():
             write_atomic(self.folder / "made_with.json", json.dumps(json.loads(self.made_with), indent=1))
         with BytesIO() as buffer:
             np.savez(buffer, samples=samples, evaluations=evaluations, made_with=self.made_with)

@@ -97,10 +97,10 @@ def test_more_samples_keep_the_first_and_a_stop_keeps_what_was_drawn(fresh, monk
     directory, config = fresh
     whole = np.array(run_lib.sample(directory, 40, 0, config))
     shutil.rmtree(directory / "samples")
-    first = np.array(run_lib.sample(directory, 10, 0, config))
+    first = np.array(run_lib.sample(directory, 5, 0, config))
     ((folder, names),) = files(directory).items()
     stamps = {p: p.stat().st_mtime_ns for p in (directory / "samples" / "shards" / folder).glob("*.npz")}
-    assert names == ["0000000-0000016.npz"]  # eight devices share sixteen, all of which are kept
+    assert names == ["0000000-0000008.npz"]  # not a batch of sixteen, but what eight devices can share
     config.sampling.batch_size = 8  # neither does this matter
 
     real, left = run_sampling.require_finite, [2]
@@ -115,11 +115,11 @@ def test_more_samples_keep_the_first_and_a_stop_keeps_what_was_drawn(fresh, monk
         patched.setattr(run_sampling, "require_finite", stop_in_the_second_batch)
         assert run_lib.sample(directory, 40, 0, config) is None
     said = capsys.readouterr().out
-    assert "10 of 40" not in said and "16 of 40 samples are there already" in said
-    assert "stopped after 32 of 40 samples: the same command goes on from there" in said
-    assert files(directory)[folder] == ["0000000-0000016.npz", "0000016-0000024.npz", "0000024-0000032.npz"]
+    assert "8 of 40 samples are there already" in said
+    assert "stopped after 24 of 40 samples: the same command goes on from there" in said
+    assert files(directory)[folder] == ["0000000-0000008.npz", "0000008-0000016.npz", "0000016-0000024.npz"]
     x = run_lib.sample(directory, 40, 0, config)
-    np.testing.assert_array_equal(x[:10], first)
+    np.testing.assert_array_equal(x[:5], first)
     np.testing.assert_allclose(x, whole, atol=1e-5)
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
     np.testing.assert_array_equal(run_lib.sample(directory, 12, 0, config), x[:12])
