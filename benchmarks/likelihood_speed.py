@@ -1,9 +1,10 @@
 """How long log p(x) takes: on the device with a step size for each example, against a host's ODE solver.
 
-    python benchmarks/likelihood_speed.py [--examples 64] [--tolerance 1e-5]
+    make digits
+    python benchmarks/likelihood_speed.py [--workdir runs/digits] [--examples 64] [--tolerance 1e-5]
 
-Both compute log p by the probability flow of the same digits network with random parameters, one Hutchinson probe of
-signs, in one run, at the same relative and absolute tolerance:
+Both compute log p of held-out digits by the probability flow of the trained network, one Hutchinson probe of signs, in
+one run, at the same relative and absolute tolerance:
 
     here    `Likelihood`: one compiled program, the divergence by a forward-mode product that shares the evaluation with
             the drift, steps of its own for each example (diffrax, Tsit5)
@@ -21,25 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import integrate
 
-from configs.digits import get_config
-from configs.spec import build
-from models.network import as_network
-from sde_lib import VP, Adaptive, Likelihood, PredictNoise, ScaledTime, fold, make_score_fn, sample_keys
-
-
-def make_model(shape=(8, 8, 1)):
-    """(sde, score function) of the digits' network with its first parameters, the last layer's not zero."""
-    sde, network = VP(), as_network(build(get_config().network))
-    params = network.init(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1))
-    noise = sample_keys(jax.random.key(1), jnp.arange(len(jax.tree.leaves(params))))
-    params = jax.tree.unflatten(
-        jax.tree.structure(params),
-        [
-            leaf + 0.02 * jax.random.normal(key, leaf.shape)
-            for leaf, key in zip(jax.tree.leaves(params), noise, strict=True)
-        ],
-    )
-    return sde, make_score_fn(lambda x, c: network(params, x, c), sde, PredictNoise(c_noise=ScaledTime(scale=999.0)))
+import run_lib
+from data_lib import digits, gather
+from sde_lib import Adaptive, Likelihood, dequantise, fold, sample_keys
 
 
 def on_the_host(sde, score_fn, keys, x, tolerance):
@@ -85,11 +70,14 @@ def here(sde, score_fn, keys, x, tolerance):
     return run
 
 
-def main(examples: int, tolerance: float, repeats: int) -> dict[str, float]:
-    sde, score_fn = make_model()
-    keys = sample_keys(jax.random.key(2), jnp.arange(examples))
-    x = 0.7 * jax.vmap(lambda key: jax.random.normal(key, (8, 8, 1)))(keys)
-    runs = {"here": here(sde, score_fn, keys, x, tolerance), "host": on_the_host(sde, score_fn, keys, x, tolerance)}
+SCHEMES = {"here": here, "host": on_the_host}
+
+
+def main(workdir: str, examples: int, tolerance: float, repeats: int) -> dict[str, float]:
+    model, keys = run_lib.load(workdir), sample_keys(jax.random.key(2), jnp.arange(examples))
+    digit = gather(digits().heldout, np.arange(examples))["x"]
+    x = dequantise(fold(keys, 3), model.to_model(digit), model.bin_width(digit))
+    runs = {name: make(model.sde, model.score, keys, x, tolerance) for name, make in SCHEMES.items()}
     seconds, found = {name: [] for name in runs}, {}
     for _ in range(repeats + 1):
         for name, run in runs.items():
@@ -106,6 +94,7 @@ def main(examples: int, tolerance: float, repeats: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", default="runs/digits")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--tolerance", type=float, default=1e-5)
     parser.add_argument("--repeats", type=int, default=3)
