@@ -20,6 +20,9 @@ from sde_lib.parameterization import Parameterization, make_score_fn
 from sde_lib.sampling import Sampler, Start
 from sde_lib.sde import SDE, Time
 
+Data = np.ndarray | Array
+"""Data [B, *shape] in their own units."""
+
 
 class ScoreModel(Node):
     """A score network with its parameters, for events of one shape.
@@ -65,12 +68,12 @@ class ScoreModel(Node):
         """(samples of these numbers [B, *shape] in model space, score evaluations of each [B])."""
         return _sample(self, sample_keys(key, indices), cond, x_T)
 
-    def log_prob(self, key: Key[Array, ""], x: np.ndarray, cond: Any = None) -> LogProb:
+    def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`Likelihood`)."""
         found = _log_prob(self, self._keys(key, x), self.to_model(x), cond)
         return found._replace(value=found.value + self._log_volume())
 
-    def encode(self, x: np.ndarray, cond: Any = None) -> Float[Array, "B ..."]:
+    def encode(self, x: Data, cond: Any = None) -> Float[Array, "B ..."]:
         """The latent codes [B, *shape] of data x: where the flow takes them at t_max."""
         return _encode(self, self.to_model(x), cond)
 
@@ -81,7 +84,7 @@ class ScoreModel(Node):
     def bits_per_dim(
         self,
         key: Key[Array, ""],
-        x: np.ndarray,
+        x: Data,
         samples: int = 1,
         step: float | None = None,
         cond: Any = None,
@@ -103,7 +106,7 @@ class ScoreModel(Node):
     def elbo(
         self,
         key: Key[Array, ""],
-        x: np.ndarray,
+        x: Data,
         num_times: int = 32,
         levels: Any = None,
         cond: Any = None,
@@ -121,7 +124,7 @@ class ScoreModel(Node):
         found = _elbo(self, self._keys(key, x, first), self.to_model(x), levels, cond, num_times)
         return found if levels is not None else found._replace(value=found.value + self._log_volume())
 
-    def bin_width(self, x: np.ndarray, step: float | None = None) -> np.ndarray:
+    def bin_width(self, x: Data, step: float | None = None) -> np.ndarray:
         """The distance between neighbouring values of x in model space, for each coordinate. ValueError if unknown."""
         if step is None and not np.issubdtype(np.asarray(x).dtype, np.integer):
             raise ValueError(
@@ -130,7 +133,7 @@ class ScoreModel(Node):
             )
         return np.abs(self._slope()) * (1.0 if step is None else step)
 
-    def to_model(self, x: np.ndarray) -> Float[Array, "B ..."]:
+    def to_model(self, x: Data) -> Float[Array, "B ..."]:
         """Data [B, *shape] in model space. ValueError for another shape."""
         x = np.asarray(x)
         if x.shape[1:] != self.shape:

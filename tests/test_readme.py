@@ -58,3 +58,13 @@ def test_every_command_has_flags_that_exist(line):
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
     assert set(flags) <= {"workdir", "mode", "num_samples", "seed", "animate"}
+
+
+def test_lesson_on_likelihoods_runs(tmp_path, monkeypatch):
+    names = run_blocks("docs/likelihood.md", tmp_path, monkeypatch)
+    assert np.max(names["rest"]) < 1e-3 < np.max(names["off"]) < 2e-2
+    np.testing.assert_allclose(names["nats"], np.asarray(names["found"].value), atol=5e-3)
+    np.testing.assert_allclose(names["back"], np.asarray(names["x"]), atol=2e-3)
+    mean, std = (np.asarray(m) for m in (names["data"].means[0], names["data"].stds[0]))
+    spread = [np.std((names[name] - mean) / std) for name in ("cooler", "back", "warmer")]
+    np.testing.assert_allclose(np.asarray(spread) / spread[1], [0.5, 1.0, 1.2], rtol=0.05)
