@@ -36,6 +36,7 @@ def run_blocks(file, tmp_path, monkeypatch):
 def test_readme_runs(tmp_path, monkeypatch):
     names = run_blocks("README.md", tmp_path, monkeypatch)
     assert names["samples"].shape == (1000, 2) and np.all(np.isfinite(names["samples"]))
+    assert np.all(np.isfinite(names["found"].value)) and names["codes"].shape == (100, 2)
     assert (tmp_path / "runs" / "moons_cosine" / "checkpoints" / "20").is_dir()
 
 
