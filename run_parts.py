@@ -38,6 +38,7 @@ def build_parts(config: ConfigDict) -> Parts:
     if choice not in config.sampling or choice in ("use", "batch_size"):
         choices = sorted(key for key in config.sampling if key not in ("use", "batch_size"))
         raise ConfigError(f"config.sampling.use is {choice!r}: expected one of {', '.join(choices)}")
+    likelihood = build(config.eval.get("likelihood", Likelihood()), "config.eval.likelihood")
     parts = Parts(
         sde=build(config.sde, "config.sde"),
         parameterization=build(config.parameterization, "config.parameterization"),
@@ -46,8 +47,10 @@ def build_parts(config: ConfigDict) -> Parts:
         tx=build(config.optimizer, "config.optimizer"),
         transform=build(config.transform, "config.transform"),
         sampler=build(config.sampling[choice], f"config.sampling.{choice}"),
-        likelihood=build(config.eval.get("likelihood", Likelihood()), "config.eval.likelihood"),
+        likelihood=likelihood,
     )
+    if not hasattr(parts.sde, "alpha"):  # without a kernel p_{t_min} is all that is known
+        parts = parts._replace(likelihood=likelihood.replace(to_data=False))
     try:
         parts.sampler.check(parts.sde)
     except TypeError as error:
