@@ -183,8 +183,9 @@ class AdaptiveSDE(Node):
 class ProbabilityFlowODE(Node):
     """The probability-flow ODE with each sample's own steps (`Adaptive`), from t_max to the later of t_end and t_min.
 
-    Sample i is a function of keys[i] alone, up to rounding; the batch runs until its slowest sample has arrived. The
-    score is evaluated under `vmap`, on batches of one.
+    Sample i is a function of keys[i] alone, up to rounding, which may move a step and with it the sample within the
+    tolerance; the batch runs until its slowest sample has arrived. The score is evaluated under `vmap`, on batches of
+    one.
     """
 
     ode: Adaptive = Adaptive()
