@@ -59,9 +59,14 @@ def optimised_grid(
 ) -> TabulatedGrid:
     """The grid (1) for events of this shape, from trajectories that start at the prior's draws of these keys.
 
-    `solver` is a deterministic one-step solver and `order` its p, such as DDIM and 1, or DPMSolver(order=2) and 2; a
-    multistep solver of order p takes the grid of a one-step solver of that order. The reference solve goes over
-    2 num_knots steps of the grid `start`, whose end is the new grid's too, at three times the solver's cost a knot.
+    `solver` is a deterministic one-step solver and `order` its p, such as DDIM and 1, or DPMSolver(order=2) and 2. The
+    reference solve goes over 2 num_knots steps of the grid `start`, whose end is the new grid's too, at three times the
+    solver's cost a knot.
+
+    Multistep solvers err like the one-step solver of their order once steps are short; with few, order 3 extrapolates
+    over steps too unlike. On two mixtures in the plane, beside `LogSNRGrid` and with the grid of its order, (2M) erred
+    less at 6 to 40 steps, by up to 2.2 times; (3M) and UniPC of order 3 erred 2 to 4 times more at 10 steps, and 1.4 to
+    2.6 times less at 40; UniPC of order 2 from 1.5 times less to 2 times more. DEIS was as good on `PowerGrid`.
     """
     times = start(sde, 2 * num_knots)
 
