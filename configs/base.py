@@ -4,8 +4,8 @@ from ml_collections import ConfigDict
 
 from configs.spec import bind, spec
 from data_lib import Scale
-from sde_lib import VP, Likelihood, PredictNoise, Sampler, ScaledTime, adam, dsm_loss
-from sde_lib.solvers import Heun, PredictorCorrector
+from sde_lib import VP, Likelihood, LogSNRGrid, PredictNoise, Sampler, ScaledTime, adam, as_is, dsm_loss
+from sde_lib.solvers import Heun, PredictorCorrector, UniPC
 
 
 def base() -> ConfigDict:
@@ -34,7 +34,8 @@ def base() -> ConfigDict:
     config.training.keep_every = 50_000  # 0, here and above: never
 
     config.sampling = ConfigDict()
-    config.sampling.use = "pc"  # or "ode": any name below
+    config.sampling.use = "fast"  # or any name below; docs/samplers.md says which for what
+    config.sampling.fast = spec(Sampler, solver=UniPC(order=2), grid=LogSNRGrid(), num_steps=20, denoise=as_is)
     config.sampling.pc = spec(Sampler, solver=PredictorCorrector(), num_steps=1000)
     config.sampling.ode = spec(Sampler, solver=Heun(), num_steps=100)
     config.sampling.batch_size = 500  # samples drawn together, and a file of them each

@@ -33,5 +33,6 @@ def get_config():
     config.network = spec(NCSNpp, embedding="fourier", fir_taps=(1.0, 3.0, 3.0, 1.0), progressive_input="residual")
 
     published = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(snr=0.16, norm="batch"))
+    config.sampling.use = "pc"
     config.sampling.pc = spec(Sampler, solver=published, num_steps=1000)
     return config

@@ -51,6 +51,7 @@ def get_config():
     config.optimizer.decay_steps = config.training.get_ref("num_steps")
 
     predictor_corrector = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16))
+    config.sampling.use = "pc"
     config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=60)
     config.sampling.ode = spec(Sampler, solver=Heun(), grid=KarrasGrid(t_end=1e-3), num_steps=18, denoise=as_is)
     config.eval.report = bind(small_image_report)

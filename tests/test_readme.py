@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def run_blocks(file, tmp_path, monkeypatch):
+def run_blocks(file, tmp_path, monkeypatch, at_least=2):
     """The names that are left when all blocks of the file have run."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
-    assert len(blocks) >= 2
+    assert len(blocks) >= at_least
     real = points.get_config
 
     def short():
@@ -69,3 +69,8 @@ def test_lesson_on_likelihoods_runs(tmp_path, monkeypatch):
     mean, std = (np.asarray(m) for m in (names["data"].means[0], names["data"].stds[0]))
     spread = [np.std((names[name] - mean) / std) for name in ("cooler", "back", "warmer")]
     np.testing.assert_allclose(np.asarray(spread) / spread[1], [0.5, 1.0, 1.2], rtol=0.05)
+
+
+def test_own_solver_in_the_docs_runs(tmp_path, monkeypatch):
+    names = run_blocks("docs/samplers.md", tmp_path, monkeypatch, at_least=1)
+    np.testing.assert_allclose(names["spread"], [0.3, 1.0], rtol=0.08)

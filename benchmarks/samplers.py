@@ -1,0 +1,350 @@
+"""Quality of the samples against evaluations of the score, for every sampler.
+
+    python benchmarks/samplers.py [--workdir runs/digits] [--results samplers.json] [--picture docs/samplers.png]
+
+Three problems under VP, each ended at t = 10⁻³:
+
+    mixture_2d     exact score of 8 normals in the plane; sliced Wasserstein distance to exact samples
+    mixture_64d    exact score of 10 normals in 64 dimensions of very different scales; the same
+    digits         the network of a work directory (`make digits`); Fréchet distance in pixels to the train split
+
+A number is the distance as a multiple of its floor: of what as many exact samples, or held-out digits, have. 1 is as
+good as the truth. All samplers start from the same draws of the prior. Measurements are added to the results as they
+are made, and what stands there is not made again. A step is compiled once a solver, whatever the number of steps.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import run_lib
+from data_lib import digits, gather
+from eval_lib import frechet_distance, moments
+from sde_lib import (
+    VP,
+    Adaptive,
+    AdaptiveSDE,
+    GaussianMixture,
+    KarrasGrid,
+    LogSNRGrid,
+    PowerGrid,
+    ProbabilityFlowODE,
+    Sampler,
+    UniformGrid,
+    as_is,
+    brownian_path,
+    fold,
+    last_mean,
+    redrawn,
+    sample_keys,
+)
+from sde_lib.node import Node, static
+from sde_lib.sampling import prior_draw
+from sde_lib.solvers import (
+    DDIM,
+    DEIS,
+    SEEDS2,
+    Ancestral,
+    DPMSolver,
+    DPMSolverPlusPlus,
+    EDMHeun,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Langevin,
+    PredictorCorrector,
+    ReverseDiffusion,
+    UniPC,
+)
+
+T_END = 1e-3
+S_CHURN = 5.0  # EDMHeun's: its churn is this over the number of steps
+GRIDS = {grid.__name__: grid(t_end=T_END) for grid in (UniformGrid, PowerGrid, LogSNRGrid, KarrasGrid)}
+PUBLISHED = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(norm="batch"))
+PAPER = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(norm="batch"), corrector_first=False)
+
+# name: (solver, its grid, its end)
+NOISY = {
+    "predictor–corrector, as published": (PUBLISHED, "UniformGrid", last_mean),
+    "predictor–corrector, algorithm 1": (PAPER, "UniformGrid", last_mean),
+    "Euler–Maruyama": (EulerMaruyama(), "PowerGrid", last_mean),
+    "reverse diffusion": (ReverseDiffusion(), "PowerGrid", last_mean),
+    "ancestral": (Ancestral(), "PowerGrid", last_mean),
+    "EDMHeun, churn": (EDMHeun(churn=S_CHURN), "PowerGrid", as_is),
+    "DPMSolverPlusPlus 2, tau=1": (DPMSolverPlusPlus(tau=1.0), "LogSNRGrid", last_mean),
+    "SEEDS2": (SEEDS2(), "LogSNRGrid", last_mean),
+}
+FLOWS = {
+    "Euler": (Euler(), "PowerGrid", as_is),
+    "DDIM(0)": (DDIM(), "PowerGrid", as_is),
+    "Heun": (Heun(), "PowerGrid", as_is),
+    "EDMHeun": (EDMHeun(), "PowerGrid", as_is),
+    "DPMSolver 2": (DPMSolver(order=2), "PowerGrid", as_is),
+    "DPMSolver 3": (DPMSolver(order=3), "PowerGrid", as_is),
+    "DPMSolverPlusPlus 2": (DPMSolverPlusPlus(order=2), "LogSNRGrid", as_is),
+    "DPMSolverPlusPlus 3": (DPMSolverPlusPlus(order=3), "LogSNRGrid", as_is),
+    "UniPC 2": (UniPC(order=2), "LogSNRGrid", as_is),
+    "UniPC 3": (UniPC(order=3), "LogSNRGrid", as_is),
+    "DEIS 2": (DEIS(order=2), "PowerGrid", as_is),
+    "DEIS 3": (DEIS(order=3), "PowerGrid", as_is),
+}
+FIXED = NOISY | FLOWS
+LONG, LONGEST = tuple(NOISY)[:5], 2000  # what is worth thousands of evaluations
+# name: ((tolerance, noise) → sampler, tolerances)
+ADAPTIVE = {
+    "AdaptiveSDE": (
+        lambda tol, noise: AdaptiveSDE(rel_tol=tol, t_end=T_END, noise=noise, denoise=last_mean),
+        (0.5, 0.1, 0.02),
+    ),
+    "ProbabilityFlowODE": (
+        lambda tol, _: ProbabilityFlowODE(ode=Adaptive(rtol=tol, atol=tol), t_end=T_END),
+        (0.1, 0.02, 1e-3, 1e-5),
+    ),
+}
+
+
+class Exact(Node):
+    """A mixture's exact score under an SDE, in a ScoreModel's place."""
+
+    data: GaussianMixture
+    sde: VP = VP()
+    shape: tuple[int, ...] = static(())
+
+    def score(self, x, t):
+        return self.data.score_fn(self.sde)(x, t)
+
+
+class Problem(NamedTuple):
+    """What is sampled, and how far samples [count, *shape] are from the truth, as a multiple of `floor`."""
+
+    model: Node
+    count: int
+    distance: Callable[[jax.Array], float]
+    floor: float
+    spread: float  # of the floor over draws, as a share of it
+    budgets: tuple[int, ...]
+    long: tuple[str, ...]  # those that LONGEST evaluations are spent on, if asked for
+    noise: Callable  # AdaptiveSDE's
+
+
+def sliced_wasserstein(reference: np.ndarray, directions: np.ndarray) -> Callable[[np.ndarray], float]:
+    """x [N, D] → mean over directions of W₁ between x and the reference [m N, D], both projected."""
+    sorted_reference = np.sort(reference @ directions.T, axis=0)
+
+    def distance(x: np.ndarray) -> float:
+        projected = np.sort(np.asarray(x, np.float64) @ directions.T, axis=0)
+        return float(np.mean(np.abs(projected[:, None] - sorted_reference.reshape(len(x), -1, len(directions)))))
+
+    return distance
+
+
+def plane() -> GaussianMixture:
+    """8 normals of unequal weight and width on a circle."""
+    angle = 2 * jnp.pi * jnp.arange(8) / 8
+    stds = jnp.linspace(0.05, 0.2, 8)[:, None] * jnp.ones((8, 2))
+    weights = jnp.arange(1, 9) / 36
+    return GaussianMixture(means=jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1), stds=stds, weights=weights)
+
+
+def wide() -> GaussianMixture:
+    """10 normals in 64 dimensions: coordinate j has standard deviations around 0.02 (the first) to 1 (the last)."""
+    scales = jnp.geomspace(0.02, 1.0, 64)
+    centre, width = jax.random.split(jax.random.key(5))
+    stds = scales * jax.random.uniform(width, (10, 64), minval=0.5, maxval=1.0)
+    return GaussianMixture(means=2 * scales * jax.random.normal(centre, (10, 64)), stds=stds, weights=jnp.full(10, 0.1))
+
+
+def mixture(data: GaussianMixture, count: int, budgets, noise) -> Problem:
+    """Directions: the axes, and as many at random; each in units of the data's standard deviation along it."""
+    exact = jax.jit(lambda seed, n: data.sample(sample_keys(jax.random.key(seed), jnp.arange(n))), static_argnums=1)
+    reference, d = np.asarray(exact(0, 10 * count), np.float64), data.means.shape[1]
+    directions = np.concatenate([np.eye(d), np.random.default_rng(0).normal(size=(max(d, 32), d))])
+    directions /= np.std(reference @ directions.T, axis=0)[:, None]
+    distance = sliced_wasserstein(reference, directions)
+    floors = [distance(np.asarray(exact(seed, count))) for seed in range(1, 21)]
+    floor, spread = np.mean(floors), np.std(floors) / np.mean(floors)
+    model = Exact(data=data, shape=(d,))
+    return Problem(model, count, distance, float(floor), float(spread), budgets, LONG, noise)
+
+
+def trained_digits(workdir: str, count: int) -> Problem:
+    model, dataset = run_lib.load(workdir), digits()
+    train, heldout = (
+        model.transform.forward(gather(part, np.arange(len(part)))["x"]).reshape(len(part), -1) for part in dataset
+    )
+    reference, generator = moments(train), np.random.default_rng(0)
+
+    def distance(x) -> float:
+        """Of the pixels, in groups of as many as there are held-out digits."""
+        pixels = model.transform.from_uint8(model.transform.to_uint8(np.asarray(x))).reshape(len(x), -1)
+        return float(np.mean([frechet_distance(*moments(group), *reference) for group in groups(pixels, len(heldout))]))
+
+    floor, real = frechet_distance(*moments(heldout), *reference), np.concatenate([train, heldout])
+    splits = [generator.permutation(real) for _ in range(40)]
+    floors = [frechet_distance(*moments(x[: len(heldout)]), *moments(x[len(heldout) :])) for x in splits]
+    spread = float(np.std(floors) / floor)
+    return Problem(model, count, distance, floor, spread, (10, 20, 50, 120), LONG[:1], redrawn)
+
+
+def groups(x: np.ndarray, size: int) -> np.ndarray:
+    size = min(len(x), size)
+    return x[: len(x) // size * size].reshape(-1, size, x.shape[-1])
+
+
+PROBLEMS = {
+    "mixture_2d": lambda workdir: mixture(plane(), 4000, (6, 10, 20, 50, 200), brownian_path),
+    "mixture_64d": lambda workdir: mixture(wide(), 4000, (6, 10, 20, 50, 200), redrawn),
+    "digits": lambda workdir: trained_digits(workdir, 500),
+}
+
+
+def sampler(name: str, budget: int, grid: str | None = None) -> Sampler:
+    """The sampler of this name with as many steps as the budget of evaluations allows."""
+    solver, own, denoise = FIXED[name]
+    steps = max(1, budget // solver.nfe)
+    if getattr(solver, "churn", 0):
+        solver = solver.replace(churn=S_CHURN / steps)
+    return Sampler(solver=solver, grid=GRIDS[grid or own], num_steps=steps, denoise=denoise)
+
+
+@jax.jit
+def step(solver, model, keys, k, state, t, s):
+    return solver.step(fold(keys, k), state, t, s, model.sde, model.score)
+
+
+def draw(sampler: Sampler, model, count: int, seed: int = 0) -> jax.Array:
+    """What `sampler` draws, by a loop over a compiled step in the place of a compiled loop."""
+    keys = sample_keys(jax.random.key(seed), jnp.arange(count))
+    times = np.asarray(sampler.grid(model.sde, sampler.num_steps))
+    state, keys = sampler.solver.init(prior_draw(keys, model.sde, model.shape)), fold(keys, 1)
+    for k, (t, s) in enumerate(itertools.pairwise(times)):
+        state = step(sampler.solver, model, keys, k, state, t, s)
+    return sampler.denoise(state, times[-1], model.sde, model.score)
+
+
+@partial(jax.jit, static_argnames="count")
+def draw_adaptively(sampler, model, count: int, seed: int = 0):
+    keys = sample_keys(jax.random.key(seed), jnp.arange(count))
+    return sampler.with_evaluations(keys, model.sde, model.score, model.shape)
+
+
+def settings(problem: Problem, long: bool):
+    """(name of the row, evaluations asked for or tolerance, () → (samples, evaluations)), the cheap ones first."""
+    rows = [(name, n) for n in problem.budgets for name in FIXED]
+    rows += [(name, LONGEST) for name in problem.long if long]
+    for name, n in rows:
+        chosen = sampler(name, n)
+        yield name, n, lambda chosen=chosen: (draw(chosen, problem.model, problem.count), chosen.nfe)
+    for name, (make, tolerances) in ADAPTIVE.items():
+        for tolerance in tolerances:
+            chosen = make(tolerance, problem.noise)
+            yield name, tolerance, lambda chosen=chosen: draw_adaptively(chosen, problem.model, problem.count)
+
+
+def grid_settings(problem: Problem, budget: int = 20):
+    for name in FIXED:
+        for grid in GRIDS:
+            chosen = sampler(name, budget, grid)
+            yield f"{name} on {grid}", budget, lambda c=chosen: (draw(c, problem.model, problem.count), c.nfe)
+
+
+def measure(problem: Problem, rows, results: dict, save: Callable[[], None] = lambda: None) -> None:
+    """Adds to results[name][setting] = [evaluations, ratio], for what is not there yet."""
+    results |= {"floor": problem.floor, "spread": problem.spread}
+    for name, setting, run in rows:
+        found = results.setdefault("rows", {}).setdefault(name, {})
+        if str(setting) in found:
+            continue
+        start = time.perf_counter()
+        x, evaluations = jax.device_get(run())
+        good = np.isfinite(x).all() and np.abs(x).max() < 1e6
+        ratio = problem.distance(x) / problem.floor if good else float("inf")
+        found[str(setting)] = [float(np.mean(evaluations)), ratio]
+        seconds = time.perf_counter() - start
+        print(f"{name}, {setting}: {np.mean(evaluations):.0f} evaluations, {ratio:.2f} ({seconds:.1f} s)", flush=True)
+        save()
+
+
+def number(ratio: float) -> str:
+    return "> 100" if ratio > 100 else f"{ratio:.3g}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def markdown(result: dict) -> str:
+    """Three tables: by budget, by grid at one budget, by tolerance."""
+    rows = result["rows"]
+    budgets = sorted({int(n) for name in FIXED for n in rows.get(name, {})})
+    lines = [f"floor {result['floor']:.4g}, ± {result['spread']:.0%}", ""]
+    lines += ["| sampler | " + " | ".join(map(str, budgets)) + " |", "|---|" + "--:|" * len(budgets)]
+    for name in FIXED:
+        cells = [number(rows[name][str(n)][1]) if str(n) in rows.get(name, {}) else "" for n in budgets]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| sampler | tolerance | evaluations | |", "|---|--:|--:|--:|"]
+    for name in ADAPTIVE:
+        for tolerance, (evaluations, ratio) in rows.get(name, {}).items():
+            lines.append(f"| {name} | {tolerance} | {evaluations:.0f} | {number(ratio)} |")
+    if any(" on " in name for name in rows):
+        lines += ["", "| 20 evaluations | " + " | ".join(GRIDS) + " |", "|---|" + "--:|" * len(GRIDS)]
+        for name in FIXED:
+            cells = [number(next(iter(rows[f"{name} on {grid}"].values()))[1]) for grid in GRIDS]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: dict, path: str) -> None:
+    """A column a problem; above the samplers with noise, below those of the flow."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, len(results), figsize=(4.6 * len(results), 8.4), squeeze=False, sharey=True)
+    kinds = {"with noise": (*NOISY, "AdaptiveSDE"), "probability flow": (*FLOWS, "ProbabilityFlowODE")}
+    for column, (problem, result) in enumerate(results.items()):
+        for axis, (kind, names) in zip(axes[:, column], kinds.items(), strict=True):
+            axis.axhspan(1 - 2 * result["spread"], 1 + 2 * result["spread"], color="0.88")
+            for i, name in enumerate(names):
+                points = sorted(map(tuple, result["rows"].get(name, {}).values()))
+                style = "--" if i >= 10 else "-"
+                axis.plot(*zip(*points, strict=True) if points else ([], []), style, marker="osv^D"[i % 5], ms=4,
+                          color=f"C{i % 10}", label=name)  # fmt: skip
+            axis.set(xscale="log", yscale="log", ylim=(0.7, 60), title=f"{problem}, {kind}", xlabel="evaluations")
+            axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("distance / floor")
+    for axis in axes[:, -1]:
+        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def main(workdir: str, problems: list[str], results: str, picture: str, long: bool) -> None:
+    file = Path(results)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    for name in problems:
+        problem, result = PROBLEMS[name](workdir), found.setdefault(name, {})
+        save = lambda: file.write_text(json.dumps(found, indent=1))  # noqa: E731
+        if name != "digits":
+            measure(problem, grid_settings(problem), result, save)
+        measure(problem, settings(problem, long), result, save)
+        print(f"\n## {name}\n\n{markdown(result)}")
+    plot(found, picture)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", default="runs/digits")
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--results", default="samplers.json", help="where measurements are kept")
+    parser.add_argument("--picture", default="samplers.png")
+    parser.add_argument("--long", action="store_true", help="also the 2,000 evaluations")
+    main(**vars(parser.parse_args()))
