@@ -75,15 +75,14 @@ def pairs(core):
     """(sampler, name of an SDE, SDE): `core` in `make test`, all of them in `make test-all`."""
     sdes = together({name: SDES[name] for name in CLOSED})
     sdes |= {name: sde for name, sde in (SDES | DIAGONAL).items() if name not in CLOSED}
-    slow = lambda sampler, name: name not in core or (sampler, name) == ("adaptive_sde", "edm")  # noqa: E731
     return [
-        pytest.param(sampler, sde, id=f"{sampler}-{name}", marks=[pytest.mark.slow] if slow(sampler, name) else [])
+        pytest.param(sampler, sde, id=f"{sampler}-{name}", marks=[] if name in core else pytest.mark.slow)
         for sampler in SAMPLERS
         for name, sde in sdes.items()
     ]
 
 
-@pytest.mark.parametrize("name, sde", pairs(("subvp", "edm")))
+@pytest.mark.parametrize("name, sde", pairs(("subvp",)))
 def test_a_gaussian(name, sde):
     """Mean and variance of each coordinate within 4.5 standard errors, and 0.03 for the bias that finite steps leave;
     the coordinates independent; a Kolmogorov–Smirnov test of one."""

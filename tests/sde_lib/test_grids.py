@@ -69,7 +69,14 @@ def reference(name, sde):
 
 
 @pytest.mark.parametrize("name", ORDERS)
-@pytest.mark.parametrize("sde", [VP(t_min=1e-3), VE(t_min=1e-2), SubVP(t_min=1e-2)], ids=["vp", "ve", "subvp"])
+@pytest.mark.parametrize(
+    "sde",
+    [
+        pytest.param(VP(t_min=1e-3), id="vp"),
+        pytest.param(VE(t_min=1e-2), id="ve", marks=pytest.mark.slow),
+        pytest.param(SubVP(t_min=1e-2), id="subvp", marks=pytest.mark.slow),
+    ],
+)
 def test_it_saves_steps_on_a_mixture(sde, name):
     """The distance to the flow's own end point at 12 steps: at most three quarters of the best other grid's."""
     solver, order = ORDERS[name]

@@ -256,6 +256,7 @@ def test_double_well_is_learnt(name, steps, usual_promotion):
         assert np.max(np.abs(cdf - (np.arange(n) + 0.5) / n)) < 0.04
 
 
+@pytest.mark.slow
 def test_ring_is_learnt(usual_promotion):
     """In the plane: x_t of the learnt reverse process against a long simulation of the forward one, half way and at the
     end, within 0.06 in Kolmogorov–Smirnov distance over all directions."""
