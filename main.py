@@ -1,7 +1,7 @@
-"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train|sample|eval|check|suggest
+"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train|sample|eval|check|suggest|import
 
 Flags to run_lib, and nothing else. Sampling and evaluation read the config from the work directory; check and suggest
-need a config alone.
+need a config alone; import makes a work directory from a config and a published checkpoint.
 """
 
 import sys
@@ -11,7 +11,7 @@ from absl import flags, logging
 from configs.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import load_config
 
-MODES = ("train", "sample", "eval", "check", "suggest")
+MODES = ("train", "sample", "eval", "check", "suggest", "import")
 WITHOUT_WORKDIR = ("check", "suggest")
 
 define_config_flag()
@@ -20,8 +20,10 @@ flags.DEFINE_enum(
     "mode",
     "train",
     MODES,
-    "train (resumes by itself), sample or eval a run; check the config's SDE, suggest its parameters.",
+    "train (resumes by itself), sample or eval a run; check the config's SDE, suggest its parameters; "
+    "import a published checkpoint.",
 )
+flags.DEFINE_string("checkpoint", None, "To import: a checkpoint of score_sde (flax) or score_sde_pytorch (.pth).")
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
 flags.DEFINE_boolean("animate", False, "Sampling also draws the way from noise to data: samples/animation.gif.")
@@ -34,14 +36,19 @@ def saved_config():
         raise ConfigError("--workdir=DIR is needed")
     if FLAGS.mode == "train":
         raise ConfigError("--config=FILE is needed to train, configs/digits.py for instance")
+    if FLAGS.mode == "import":
+        raise ConfigError("--config=FILE is needed to import: the experiment of the checkpoint")
     return load_config(FLAGS.workdir)
 
 
 def main(config):
     if FLAGS.workdir is None and FLAGS.mode not in WITHOUT_WORKDIR:
         raise ConfigError("--workdir=DIR is needed")
+    if (FLAGS.mode == "import") != (FLAGS.checkpoint is not None):
+        raise ConfigError("--checkpoint=FILE and --mode=import go together")
     logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     import run_lib  # here, since JAX takes seconds to import and --help and wrong flags should not
+    from run_import import import_checkpoint
     from sde_lib import SDECheckError
 
     try:
@@ -53,6 +60,8 @@ def main(config):
             run_lib.check(config)
         elif FLAGS.mode == "suggest":
             print(run_lib.suggest(config))
+        elif FLAGS.mode == "import":
+            import_checkpoint(config, FLAGS.checkpoint, FLAGS.workdir)
         else:
             run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)
     except (FloatingPointError, SDECheckError) as error:
