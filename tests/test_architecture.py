@@ -13,7 +13,7 @@ LAYERS = {
     "models": {"jax", "flax", "jaxtyping"},
 }
 PACKAGES = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib"}
-OURS = PACKAGES | {"run_lib", "run_likelihood", "run_parts", "run_sampling", "run_training", "main"}
+OURS = PACKAGES | {"run_import", "run_lib", "run_likelihood", "run_parts", "run_sampling", "run_training", "main"}
 ALLOWED = {
     "sde_lib": set(),
     "models": set(),
@@ -45,6 +45,6 @@ def test_imports_point_one_way(package):
 
 def test_no_tensorflow_and_no_pytorch():
     """Not even by way of a dependency: everything is imported in a process of its own."""
-    code = "import sys, run_lib, configs.cifar10; sys.exit(str({'tensorflow', 'torch'} & set(sys.modules)))"
+    code = "import sys, run_lib, run_import, configs.cifar10; sys.exit(str({'tensorflow', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.strip().splitlines()[-1] == "set()", done.stderr

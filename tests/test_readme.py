@@ -58,7 +58,7 @@ def test_every_command_has_flags_that_exist(line):
     config = load_config(str(ROOT / flags.pop("config", "configs/digits.py")))
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
-    assert set(flags) <= {"workdir", "mode", "num_samples", "seed", "animate"}
+    assert set(flags) <= {"workdir", "mode", "num_samples", "seed", "animate", "checkpoint"}
 
 
 def test_lesson_on_likelihoods_runs(tmp_path, monkeypatch):
