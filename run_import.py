@@ -6,8 +6,8 @@
     ours    step   params         opt_state (count, mu, nu of optax's Adam)                     ema_params
 
 Both files name the same things; `io_lib` reads them, `models.reference` says which leaf is which. Torch numbers the
-parameters in the order of the model: Adam's state goes by it, and so does the list of averages, which leaves out what is
-not trained. Learning rate, rates of decay and the random key of a file stay behind: those of the config hold.
+parameters in the order of the model: Adam's state goes by it, and so does the list of averages, which leaves out what
+is not trained. Learning rate, rates of decay and the random key of a file stay behind: those of the config hold.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from io_lib.metrics import MetricsLog
 from io_lib.msgpack_file import read_msgpack
 from io_lib.torch_file import is_torch_file, read_torch
 from models.reference import from_flax, from_torch, parameter_shapes, torch_parameters, torch_trainable
-from run_parts import TRAIN, build_parts, make_layout, stream
+from run_parts import TRAIN, build_parts, stream
 from run_training import all_finite
 from sde_lib.training import TrainState
 
@@ -55,7 +55,7 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
     ConfigError, before anything is written, for a file that cannot be read or is not of config.network, for parameters
     that are not finite, and for a directory that has checkpoints or belongs to another config.
     """
-    parts, layout = build_parts(config), make_layout()
+    parts = build_parts(config)
     shapes = parameter_shapes(parts.network, tuple(config.shape))
     try:
         published = read_published(checkpoint, shapes)
@@ -81,7 +81,7 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
         with MetricsLog(directory) as log:  # a line without numbers: from here on
             log.rewind(published.step - 1)
             log.write(published.step)
-        checkpoints.save(published.step, jax.device_put(state, layout.copied))
+        checkpoints.save(published.step, jax.device_put(state, jax.devices()[0]))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     print(f"{directory}: step {published.step}, {count:,} parameters and their average (EMA), from {checkpoint}")
     print(resumed)
@@ -89,7 +89,7 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
 
 
 def optimiser_state(tx: optax.GradientTransformation, published: Published) -> tuple[Any, str]:
-    """The state of `tx` with the file's moments, where it is Adam and the file has some; else anew. And a line on it."""
+    """The state of `tx`, with the file's moments where both have some of Adam, else anew; and a line that says so."""
     state = jax.jit(tx.init)(published.params)
     again = "the optimiser starts anew, its learning rate with it"
     if published.moments is None:

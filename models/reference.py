@@ -58,7 +58,7 @@ class Leaf(NamedTuple):
 
 
 def parameter_shapes(network, shape: tuple[int, ...]) -> dict:
-    """Nested dicts of jax.ShapeDtypeStruct, in the order in which the network makes its parameters for events `shape`."""
+    """Nested dicts of jax.ShapeDtypeStruct, in the order in which a network for events `shape` makes them."""
     made = []
 
     def init(key):
