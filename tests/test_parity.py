@@ -66,7 +66,7 @@ def relative(found, expected):
 def test_network_and_score(published, score_of, name):
     """score = F/σ for VE, whose published network divides by σ itself, and −F/σ for the others, with θ_EMA and with θ.
 
-    The published σ of VP and sub-VP is √(1 − exp(…)) or 1 − exp(…) in float32: at t = 10⁻³ it is off by 1.2 10⁻⁴ and
+    The published σ of VP and sub-VP is √(1 − exp(…)) and 1 − exp(…) in float32: at t = 10⁻³ it is off by 1.2 10⁻⁴ and
     2.4 10⁻⁴, and their score with it. Network outputs agree there too.
     """
     parts, file = published(name)
@@ -82,6 +82,10 @@ def test_network_and_score(published, score_of, name):
             assert relative(found, numbers[f"score_ema_{x}"]) < (1e-4 if is_ve(name) else 2.5e-4)
             assert relative(found[1:], numbers[f"score_ema_{x}"][1:]) < 2e-5
     assert t[0] < 1.1e-3 and t[1] > 0.05
+    if not is_ve(name):
+        published_sigma = -np.median(numbers["net_out_ema_noisy"][0] / numbers["score_ema_noisy"][0])
+        error = {"ddpmpp_vp": 1.21e-4, "ncsnpp_subvp": 2.42e-4}[name]
+        np.testing.assert_allclose(published_sigma / sigma[0].item() - 1, error, rtol=0.02)
 
 
 def given(monkeypatch, sde, t, eps):
