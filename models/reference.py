@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-Path = tuple[str, ...]
+LeafPath = tuple[str, ...]
 
 # Their class of module → ours; where there is no line the names agree. The flax files need it.
 MODULES = {
@@ -54,7 +54,7 @@ class Leaf(NamedTuple):
 
     name: str
     value: Any
-    ours: Path | None
+    ours: LeafPath | None
 
 
 def parameter_shapes(network, shape: tuple[int, ...]) -> dict:
@@ -111,7 +111,7 @@ def _module(name: str, shapes: dict) -> str | None:
     return ours if ours in shapes else None
 
 
-def _inside(module: str | None, theirs: list[str], shapes: dict) -> Path | None:
+def _inside(module: str | None, theirs: list[str], shapes: dict) -> LeafPath | None:
     """The path of our leaf, for a path of theirs inside of our module."""
     if module is None:
         return None
@@ -153,7 +153,7 @@ def _filled(leaves: list[Leaf], shapes: dict) -> dict:
         elif not jnp.issubdtype(leaf.value.dtype, jnp.floating):
             misfits.append(f"{leaf.name} of dtype {leaf.value.dtype}")
         else:
-            found[leaf.ours] = leaf.value.reshape(target.shape).astype(target.dtype)
+            found[leaf.ours] = leaf.value.reshape(target.shape).astype(target.dtype, copy=False)
     missing = [f"{'/'.join(path)} {_shape(target)}" for path, target in wanted.items() if path not in found]
     complaints = [
         _listed(unknown, "not in the network"),
@@ -185,7 +185,7 @@ def _without_ones(value: Any) -> tuple[int, ...] | None:
     return shape[first:]
 
 
-def _flat(tree: Mapping[str, Any], prefix: Path = ()) -> list[tuple[Path, Any]]:
+def _flat(tree: Mapping[str, Any], prefix: LeafPath = ()) -> list[tuple[LeafPath, Any]]:
     """(path, leaf) in the order of the dicts."""
     leaves = []
     for name, value in tree.items():
@@ -194,7 +194,7 @@ def _flat(tree: Mapping[str, Any], prefix: Path = ()) -> list[tuple[Path, Any]]:
     return leaves
 
 
-def _nested(flat: dict[Path, Any]) -> dict:
+def _nested(flat: dict[LeafPath, Any]) -> dict:
     tree: dict = {}
     for (*modules, leaf), value in flat.items():
         group = tree

@@ -215,6 +215,10 @@ PROGRAMS = {
     "another id": (text("0") + b"Q", "the persistent id of a storage, got '0'"),
     "a short id": (sequence(text("storage")) + b"Q", "the persistent id of a storage, got a tuple"),
     "a kind that is text": (sequence(*[text("storage")] * 4, b"K\x01") + b"Q", "the persistent id of a storage"),
+    "a kind that is no storage": (
+        sequence(text("storage"), name("numpy", "dtype"), text("0"), text("cpu"), integer(6)) + b"Q",
+        "the persistent id of a storage, got a tuple",
+    ),
     "a storage left over": (storage(), "got a storage"),
     "another scalar": (call("numpy.core.multiarray", "scalar", call("numpy", "dtype", text("O8")), b"N"), "'O8'"),
     "a scalar without dtype": (call("numpy.core.multiarray", "scalar", b"N", b"N"), "got None in None"),
@@ -254,6 +258,7 @@ def test_storages_that_are_not_as_said(refusal):
     assert "there is no entry for storage '1'" in refusal(tensor((1,), (1,), key="1"))
     assert "there is no entry for storage '../data.pkl/'" in refusal(tensor((1,), (1,), key="../data.pkl/"))
     assert "expected 7 numbers of 4 bytes, got 24 bytes" in refusal(tensor((1,), (1,), count=7))
+    assert "expected 5 numbers of 4 bytes, got 24 bytes" in refusal(tensor((1,), (1,), count=5))
     assert "expected 6 numbers of 8 bytes, got 24" in refusal(tensor((1,), (1,), kind="DoubleStorage"))
     assert "expected a number of elements, got -1" in refusal(tensor((1,), (1,), count=-1))
 
