@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from tests.tiny_config import get_config
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=tests/tiny_config.py"
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+COMPILED = tempfile.TemporaryDirectory()  # most of these processes run the same programs
+ENVIRONMENT = {
+    **os.environ,
+    "XLA_FLAGS": "",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
 
 
 def command(*arguments):

@@ -71,12 +71,18 @@ def keys_of(name, count):
     return sample_keys(jax.random.key(0), jnp.arange(count))
 
 
+def dear(sampler):
+    return isinstance(SAMPLERS[sampler], AdaptiveSDE)
+
+
 def pairs(core):
-    """(sampler, name of an SDE, SDE): `core` in `make test`, all of them in `make test-all`."""
+    """(sampler, name of an SDE, SDE): `core` in `make test`, all of them in `make test-all`; adaptive noise is dear."""
     sdes = together({name: SDES[name] for name in CLOSED})
     sdes |= {name: sde for name, sde in (SDES | DIAGONAL).items() if name not in CLOSED}
     return [
-        pytest.param(sampler, sde, id=f"{sampler}-{name}", marks=[] if name in core else pytest.mark.slow)
+        pytest.param(
+            sampler, sde, id=f"{sampler}-{name}", marks=[] if name in core and not dear(sampler) else pytest.mark.slow
+        )
         for sampler in SAMPLERS
         for name, sde in sdes.items()
     ]

@@ -236,7 +236,8 @@ def learn(sde, loss, x0, steps, seed=0):
     return make_score_fn(apply, sde, PredictPathScore())
 
 
-@pytest.mark.parametrize("name, steps", [("implicit", 800), pytest.param("transition", 2000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name, steps", [("implicit", 800), ("transition", 2000)])
 def test_double_well_is_learnt(name, steps, usual_promotion):
     """The learnt score's error is at most 10 % of the exact score's Fisher information, at each of four times, and the
     reverse process returns the data within 0.04 in Kolmogorov–Smirnov distance."""
