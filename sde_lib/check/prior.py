@@ -1,0 +1,115 @@
+"""Is the prior what the data become at t_max, and are its draws and its density of one law?
+
+For normal data the marginal q = N(α m, α² s² + σ²) is exact, and KL(q ‖ prior) is a mean over draws of q. Whether the
+prior's draws and density are of one law p, whatever its normaliser, is told by Stein's identity, which holds where p is
+smooth and vanishes at infinity; the normaliser is an importance-weighted mean:
+
+    E_p[∂_i log p] = 0,   E_p[(x_i − c) ∂_i log p] = −1,                                                (4)
+    ∫ p dx = E_r[p(x)/r(x)],   r normal, with the moments of the prior's draws.                         (5)
+
+A drift that is not linear has no kernel. Then paths from the data are simulated, and their ends compared with the
+prior's draws by the energy distance (Székely & Rizzo 2013, J. Stat. Plan. Inference 143, 1249), as a share of its
+first term:
+
+    1 − (E|X − X'| + E|Y − Y'|)/(2 E|X − Y|),   0 for equal laws; 0.05 for normals whose deviations differ by 2.  (6)
+"""
+
+import math
+from collections.abc import Generator, Iterator
+
+import numpy as np
+
+from sde_lib.check.case import Case, brief, density_program, draws_program, paths_program, relative
+from sde_lib.check.report import ENERGY, ERRORS, EXACT, NATS, Row
+
+
+def check_prior_of_kernel(case: Case) -> Iterator[Row]:
+    """Is the prior what normal data become, its draws as well as its density?"""
+    c = case.at(np.full(1, case.interval[1]))
+    mean, variance = c["alpha"][0] * case.mean, (c["alpha"][0] * case.std) ** 2 + c["sigma"][0] ** 2
+    x = yield from _prior_draws(case)
+    centre, spread = x.mean(axis=0), x.var(axis=0)
+    kl = 0.5 * ((variance + (mean - centre) ** 2) / spread - 1 - np.log(variance / spread))
+    hint = f"the marginal at t_max has deviation {brief(np.sqrt(variance))}, the draws have {brief(np.sqrt(spread))}: "
+    hint += "look at prior_sample (prior_std), or at t_max"
+    draws = Row("KL(marginal at t_max ‖ prior_sample)", float(np.max(kl)), NATS + 20 / len(x), hint)
+    yield draws
+    log_norm = yield from _prior_density(case, x, draws.ok)
+    z = case.normal(len(x))
+    log_q = _log_normal(z, np.broadcast_to(np.sqrt(variance), case.shape))
+    log_p = case.run(density_program, mean + np.sqrt(variance) * z)[0] - log_norm
+    hint = "the density does not fit the marginal at t_max: look at prior_logp (prior_std), or at t_max"
+    yield _estimate("KL(marginal at t_max ‖ prior_logp)", (log_q - log_p) / math.prod(case.shape), NATS, hint)
+
+
+def check_prior_of_paths(case: Case) -> Iterator[Row]:
+    """Is the prior what the data become? (6)"""
+    x = yield from _prior_draws(case)
+    t, count = np.unique(case.times(100)), int(np.clip(2**17 // math.prod(case.shape), 128, 2000))
+    start = case.mean + case.std * case.normal(count)
+    if case.data is not None:
+        start = case.data[np.random.default_rng(case.seed).integers(len(case.data), size=count)]
+    ends, finite = case.run(paths_program, start, t, case.keys(count), x64=False)
+    hint = f"they blow up at t = {t[1:][np.argmin(finite)]:.3g}: look at drift (its sign?), or at the data's deviation"
+    yield Row("simulated paths stay finite", float(np.mean(~np.isfinite(ends))), 0.0, hint)
+    if not np.all(np.isfinite(ends)):
+        return
+    hint = f"they end with mean {brief(ends.mean(axis=0))} and deviation {brief(ends.std(axis=0))}, the draws have "
+    hint += f"{brief(x.mean(axis=0))} and {brief(x.std(axis=0))}: look at prior_sample, at drift, or at t_max"
+    draws = Row("simulated paths end as prior_sample draws", _energy_distance(ends, x[:count]), ENERGY, hint)
+    yield draws
+    yield from _prior_density(case, x, draws.ok)
+
+
+def _prior_draws(case: Case) -> Generator[Row, None, np.ndarray]:
+    keys = case.keys(int(np.clip(2**20 // math.prod(case.shape), 2000, 2**14)))
+    x = case.run(draws_program, keys, case.shape)
+    error = relative(case.run(draws_program, keys[::-1], case.shape)[::-1], x)
+    hint = "the keys in another order give other draws: look at prior_sample"
+    yield Row("row i of prior_sample is a function of keys[i]", error, EXACT, hint)
+    return x
+
+
+def _prior_density(case: Case, x: np.ndarray, draws_fit: bool) -> Generator[Row, None, float]:
+    """(4) and (5) on draws x of the prior; returns log ∫ p dx, 0 where it cannot be told."""
+    mean, std = x.mean(axis=0), x.std(axis=0)
+    score = std * case.run(density_program, x)[1]
+    stein = np.stack([score, (x - mean) / std * score + 1], axis=-1)
+    hint = f"draws and density are of different laws: look at {'prior_logp' if draws_fit else 'prior_sample'}"
+    same = _estimate("Stein's identity for prior_sample and prior_logp", stein, 0.02, hint)
+    yield same
+    wider = std * (1 + 0.5 / math.sqrt(math.prod(case.shape)))
+    z = np.random.default_rng(case.seed + 1).normal(size=x.shape)
+    log_weight = case.run(density_program, mean + wider * z)[0] - _log_normal(z, wider)
+    weight = np.exp(log_weight - np.max(log_weight))
+    if not same.ok or not np.sum(weight) ** 2 > 300 * np.sum(weight**2):  # fewer than 300 effective draws tell nothing
+        return 0.0
+    log_norm = float(np.max(log_weight) + np.log(np.mean(weight)))
+    spread = ERRORS * float(np.std(weight) / np.mean(weight)) / math.sqrt(len(x))
+    hint = f"the log density is {log_norm:.3g} nats too large everywhere: look at prior_logp"
+    yield Row("∫ exp(prior_logp) dx = 1", abs(log_norm), NATS * math.prod(case.shape) + spread, hint)
+    return log_norm
+
+
+def _log_normal(z: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """log density [N] of std z."""
+    return np.sum((-0.5 * (z**2 + np.log(2 * math.pi * std**2))).reshape(len(z), -1), axis=1)
+
+
+def _estimate(name: str, draws: np.ndarray, tolerance: float, hint: str) -> Row:
+    """The means of draws [N, ...] against 0."""
+    errors = np.std(draws, axis=0) / math.sqrt(len(draws))
+    return Row(name, float(np.max(np.abs(np.mean(draws, axis=0)))), tolerance + ERRORS * float(np.max(errors)), hint)
+
+
+def _energy_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """(6), coordinates in units of x's deviation; the zeros of a draw with itself left out, so that it is unbiased."""
+    scale = np.maximum(x.std(axis=0), 1e-30)
+    x, y = (a.reshape(len(a), -1) for a in (x / scale, y / scale))
+
+    def total(a, b):
+        squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None] - 2 * a @ b.T
+        return np.sum(np.sqrt(np.maximum(squares, 0.0)))
+
+    within = sum(total(a, a) / (len(a) * (len(a) - 1)) for a in (x, y))
+    return float(1 - within / (2 * total(x, y) / (len(x) * len(y))))

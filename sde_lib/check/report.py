@@ -1,0 +1,53 @@
+"""What a check says: a row for each comparison, how far off it may be, the error that names the method to look at."""
+
+from typing import NamedTuple
+
+EXACT = 1e-4  # for what holds up to rounding
+DERIVATIVE = 2e-3  # for what is compared with a difference quotient
+INTEGRAL = 1e-2  # for what is integrated over [t_min, t_max]
+START = 0.01  # how far α(t_min) may be from 1
+NOISE = 0.05  # σ(t_min), in standard deviations of the data
+NATS = 0.01  # KL a dimension between marginal and prior: deviations 10 % apart, or means 0.14 deviations
+ENERGY = 0.005  # energy distance (6): deviations 25 % apart
+ERRORS = 5.0  # standard errors granted to a mean over draws
+
+
+class Row(NamedTuple):
+    """One comparison: `error` may be as large as `tolerance`; if it is larger, `hint` says where to look."""
+
+    name: str
+    error: float
+    tolerance: float
+    hint: str
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.error <= self.tolerance)
+
+    def __str__(self) -> str:
+        line = f"{'ok' if self.ok else 'FAIL':4}  {self.error:8.1e}  {self.tolerance:8.1e}  {self.name}"
+        return line if self.ok else f"{line}\n      {self.hint}"
+
+
+class Report(NamedTuple):
+    """What was compared, in order, and the groups of comparisons not reached because one before them failed."""
+
+    title: str
+    rows: tuple[Row, ...]
+    not_reached: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if not row.ok)
+
+    def __str__(self) -> str:
+        rest = [f"–     not reached: {', '.join(self.not_reached)}"] if self.not_reached else []
+        return "\n".join([self.title, "         error   allowed", *map(str, self.rows), *rest])
+
+
+class SDECheckError(ValueError):
+    """The process contradicts itself: the message has the rows that failed, and `report` all of them."""
+
+    def __init__(self, report: Report):
+        self.report = report
+        super().__init__("\n".join([f"{report.title} does not agree with itself:", *map(str, report.failed)]))
