@@ -48,7 +48,6 @@ def main(config):
         raise ConfigError("--checkpoint=FILE and --mode=import go together")
     logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     import run_lib  # here, since JAX takes seconds to import and --help and wrong flags should not
-    from run_import import import_checkpoint
     from sde_lib import SDECheckError
 
     try:
@@ -61,6 +60,8 @@ def main(config):
         elif FLAGS.mode == "suggest":
             print(run_lib.suggest(config))
         elif FLAGS.mode == "import":
+            from run_import import import_checkpoint
+
             import_checkpoint(config, FLAGS.checkpoint, FLAGS.workdir)
         else:
             run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)

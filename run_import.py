@@ -27,8 +27,7 @@ from io_lib.metrics import MetricsLog
 from io_lib.msgpack_file import read_msgpack
 from io_lib.torch_file import is_torch_file, read_torch
 from models.reference import from_flax, from_torch, parameter_shapes, torch_parameters, torch_trainable
-from run_parts import TRAIN, build_parts, stream
-from run_training import all_finite
+from run_parts import TRAIN, all_finite, build_parts, stream
 from sde_lib.training import TrainState
 
 
@@ -160,18 +159,18 @@ def _of_torch(file: Any, shapes: dict) -> Published:
         step=_count(file["step"]),
         params=from_torch(params, shapes),
         ema_params=from_torch(params | dict(zip(trained, averages, strict=True)), shapes),
-        moments=_torch_moments(file["optimizer"], params, shapes),
+        moments=_torch_moments(file["optimizer"], params, trained, shapes),
     )
 
 
-def _torch_moments(optimizer: Any, params: dict, shapes: dict) -> Moments | None:
+def _torch_moments(optimizer: Any, params: dict, trained: list[str], shapes: dict) -> Moments | None:
     """None where the file has none. What is not trained has no entry, and moments of 0."""
     _require_entries(optimizer, "optimizer", ("state", "param_groups"))
     state = optimizer["state"]
     if not state:
         return None
-    trained = torch_trainable(params)
-    expected = [index for index, name in enumerate(params) if name in set(trained)]
+    numbers = {name: index for index, name in enumerate(params)}
+    expected = [numbers[name] for name in trained]
     if not isinstance(state, dict) or sorted(map(str, state)) != sorted(map(str, expected)):
         raise ValueError(f"expected moments of {len(expected)} parameters, by their numbers, in optimizer/state")
     for index in expected:

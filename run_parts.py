@@ -121,6 +121,11 @@ def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Chec
         raise ConfigError(f"{error}: train first") from error
 
 
+@jax.jit
+def all_finite(tree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
     return ScoreModel(
         sde=parts.sde,

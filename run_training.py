@@ -12,7 +12,18 @@ from data_lib import Dataset, eval_batches
 from io_lib import pictures
 from io_lib.metrics import Progress
 from io_lib.signals import StopRequest
-from run_parts import EVAL, SNAPSHOT, Layout, Parts, is_image, picture_scale, score_model, stream, unlabelled
+from run_parts import (
+    EVAL,
+    SNAPSHOT,
+    Layout,
+    Parts,
+    all_finite,
+    is_image,
+    picture_scale,
+    score_model,
+    stream,
+    unlabelled,
+)
 from sde_lib import make_eval_step, make_train_step
 from sde_lib.training import repeat
 
@@ -119,11 +130,6 @@ class Run:
             x = model.sample_indices(stream(self.config, SNAPSHOT), jnp.arange(self.training.snapshot_size))
             grid = pictures.image_grid(self.parts.transform.to_uint8(np.asarray(x)), scale=picture_scale(self.config))
             pictures.save_png(folder / f"step_{step:07d}.png", grid)
-
-
-@jax.jit
-def all_finite(tree) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def last_loss(metrics: dict) -> str:

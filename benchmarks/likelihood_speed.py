@@ -12,14 +12,11 @@ one run, at the same relative and absolute tolerance:
             whole batch in one flat vector and one step size: the scheme of Song et al.'s code of 2021, written anew
 
 The median of the repeats after one to compile. Values differ by the probes alone, and by the solvers' errors. On a CPU
-XLA's convolutions are those that `make digits` takes, with which both are faster than with XLA's newest.
+both are faster with the convolutions that the Makefile has XLA take for `make digits`: give the script its XLA_FLAGS.
 """
 
 import argparse
-import os
 import time
-
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
 
 import jax
 import jax.numpy as jnp

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 
 LeafPath = tuple[str, ...]
 
@@ -63,7 +64,7 @@ def parameter_shapes(network, shape: tuple[int, ...]) -> dict:
 
     def init(key):
         params = network.init(key, jnp.zeros((1, *shape), jnp.float32), jnp.zeros(1, jnp.float32))
-        made.append(_described(params))
+        made.append(path_aware_map(lambda _, leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params))
         return params
 
     jax.eval_shape(init, jax.random.key(0))
@@ -73,7 +74,7 @@ def parameter_shapes(network, shape: tuple[int, ...]) -> dict:
 def from_flax(theirs: Mapping[str, Any], shapes: dict) -> dict:
     """Our parameters from the tree of a flax file. ValueError listing what is unknown, missing or of another shape."""
     leaves = []
-    for path, value in _flat(theirs):
+    for path, value in flatten_dict(theirs).items():
         module, *rest = path
         ours = _module(module, shapes) if len(path) > 1 else None
         leaves.append(Leaf("/".join(path), value, _inside(ours, rest, shapes)))
@@ -141,7 +142,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _filled(leaves: list[Leaf], shapes: dict) -> dict:
     """Our tree with their values, or the ValueError."""
-    wanted, found, unknown, misfits = dict(_flat(shapes)), {}, [], []
+    wanted, found, unknown, misfits = flatten_dict(shapes), {}, [], []
     for leaf in leaves:
         if leaf.ours is None or leaf.ours in found:
             unknown.append(f"{leaf.name} {_shape(leaf.value)}")
@@ -162,7 +163,7 @@ def _filled(leaves: list[Leaf], shapes: dict) -> dict:
     ]
     if any(complaints):
         raise ValueError("the file is not of this network; " + "; ".join(filter(None, complaints)))
-    return _nested(found)
+    return unflatten_dict(found)
 
 
 def _listed(leaves: list[str], what: str) -> str:
@@ -183,28 +184,3 @@ def _without_ones(value: Any) -> tuple[int, ...] | None:
     shape = tuple(value.shape)
     first = next((i for i, size in enumerate(shape) if size != 1), len(shape))
     return shape[first:]
-
-
-def _flat(tree: Mapping[str, Any], prefix: LeafPath = ()) -> list[tuple[LeafPath, Any]]:
-    """(path, leaf) in the order of the dicts."""
-    leaves = []
-    for name, value in tree.items():
-        path = (*prefix, name)
-        leaves.extend(_flat(value, path) if isinstance(value, Mapping) else [(path, value)])
-    return leaves
-
-
-def _nested(flat: dict[LeafPath, Any]) -> dict:
-    tree: dict = {}
-    for (*modules, leaf), value in flat.items():
-        group = tree
-        for module in modules:
-            group = group.setdefault(module, {})
-        group[leaf] = value
-    return tree
-
-
-def _described(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {name: _described(value) for name, value in tree.items()}
-    return jax.ShapeDtypeStruct(tree.shape, tree.dtype)

@@ -25,30 +25,19 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def published():
-    """name → (parts, what its torch file holds); the flax files hold the same (tests/models/test_reference.py)."""
+    """name → (parts, what its torch file holds, a compiled score(params, x, t)); the flax files hold the same
+    (tests/models/test_reference.py)."""
 
     @functools.cache
     def of(name):
         parts = build_parts(config_of(name))
-        return parts, read_published(GOLDEN / name / "torch.pth", parameter_shapes(parts.network, (16, 16, 3)))
 
-    return of
+        @jax.jit
+        def score(params, x, t):
+            return make_score_fn(partial(parts.network, params), parts.sde, parts.parameterization)(x, t)
 
-
-@pytest.fixture(scope="module")
-def score_of():
-    """(name, parts) → a function (params, x, t) → score, compiled once a network."""
-    compiled = {}
-
-    def of(name, parts):
-        if name not in compiled:
-
-            @jax.jit
-            def score(params, x, t):
-                return make_score_fn(partial(parts.network, params), parts.sde, parts.parameterization)(x, t)
-
-            compiled[name] = score
-        return compiled[name]
+        file = read_published(GOLDEN / name / "torch.pth", parameter_shapes(parts.network, (16, 16, 3)))
+        return parts, file, score
 
     return of
 
@@ -63,19 +52,19 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_network_and_score(published, score_of, name):
+def test_network_and_score(published, name):
     """score = F/σ for VE, whose published network divides by σ itself, and −F/σ for the others, with θ_EMA and with θ.
 
     The published σ of VP and sub-VP is √(1 − exp(…)) and 1 − exp(…) in float32: at t = 10⁻³ it is off by 1.2 10⁻⁴ and
     2.4 10⁻⁴, and their score with it. Network outputs agree there too.
     """
-    parts, file = published(name)
-    score, numbers = score_of(name, parts), golden(name)
+    parts, file, score_fn = published(name)
+    numbers = golden(name)
     t = jnp.asarray(numbers["t"])
     sigma = np.asarray(parts.sde.sigma(t), np.float64).reshape(-1, 1, 1, 1)
     for weights, x in (("ema", "noisy"), ("ema", "clean"), ("params", "noisy")):
         params = file.ema_params if weights == "ema" else file.params
-        found = score(params, jnp.asarray(to_ours(name, numbers[f"x_{x}"])), t) * scale(name)
+        found = score_fn(params, jnp.asarray(to_ours(name, numbers[f"x_{x}"])), t) * scale(name)
         output = found if is_ve(name) else -sigma * found
         assert relative(output, numbers[f"net_out_{weights}_{x}"]) < 2e-5
         if weights == "ema":
@@ -100,16 +89,16 @@ def given(monkeypatch, sde, t, eps):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_losses(published, score_of, name, monkeypatch):
+def test_losses(published, name, monkeypatch):
     """All four losses per example, with θ_EMA and with θ, in our units: σ s and g σ⁻¹ have none."""
-    parts, file = published(name)
+    parts, file, score_fn = published(name)
     numbers, sde = golden(name), parts.sde
     t, eps = jnp.asarray(numbers["loss_t"]), jnp.asarray(numbers["loss_z"])
     x0 = jnp.asarray(to_ours(name, numbers["loss_data"]))
     draws = given(monkeypatch, sde, t, eps)
     x, _ = sde.perturb(None, x0, t)
     for weights, params in (("ema", file.ema_params), ("params", file.params)):
-        score = score_of(name, parts)(params, x, t)
+        score = score_fn(params, x, t)
         for lw, weight in enumerate((SigmaSquared(), LikelihoodWeight())):
             for rm, reduce in enumerate((half_sum, mean)):
                 loss = dsm_loss(KEY, lambda *_, s=score: s, sde, x0, weight=weight, reduce=reduce, **draws)
@@ -120,7 +109,7 @@ def test_losses(published, score_of, name, monkeypatch):
 @pytest.mark.parametrize("name", ["ncsnpp_highres", "ddpmpp_vp", "ncsnpp_subvp"])
 def test_both_kinds_of_file_hold_the_same(published, name):
     """Parameters, average and moments, number for number; and in either layout of the group norms."""
-    parts, torch = published(name)
+    parts, torch, _ = published(name)
     shapes = parameter_shapes(parts.network, (16, 16, 3))
     for path in (GOLDEN / name).glob("flax*.msgpack"):
         flax = read_published(path, shapes)

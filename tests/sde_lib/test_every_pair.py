@@ -65,18 +65,19 @@ def draw(sampler, keys, sde, data):
     return x, sde.alpha(t_end), sde.sigma(t_end)
 
 
+def dear(name):
+    """Adaptive paths of noise cost much more than the scores here."""
+    return isinstance(SAMPLERS[name], AdaptiveSDE)
+
+
 def keys_of(name, count):
-    """Adaptive paths of noise cost much more than the scores here: fewer samples of those."""
-    count = 300 if isinstance(SAMPLERS[name], AdaptiveSDE) else count
+    """Of dear ones fewer samples."""
+    count = 300 if dear(name) else count
     return sample_keys(jax.random.key(0), jnp.arange(count))
 
 
-def dear(sampler):
-    return isinstance(SAMPLERS[sampler], AdaptiveSDE)
-
-
 def pairs(core):
-    """(sampler, name of an SDE, SDE): `core` in `make test`, all of them in `make test-all`; adaptive noise is dear."""
+    """(sampler, name of an SDE, SDE): `core` in `make test`, all of them, and the dear, in `make test-all`."""
     sdes = together({name: SDES[name] for name in CLOSED})
     sdes |= {name: sde for name, sde in (SDES | DIAGONAL).items() if name not in CLOSED}
     return [
