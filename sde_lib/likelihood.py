@@ -9,21 +9,13 @@ the ODE that the score s defines, whether or not s is the score of the data. Thr
 
 Solver. Steps are finite. The same integral with coarser steps tells how much they matter.
 
-Probes. The trace of the Jacobian A = ∂F/∂x is estimated, in forward mode, by products A v with random v, the same ones
-along the path, so that the estimate is smooth in t:
-
-    Hutchinson   tr A = E vᵀ A v,     E v vᵀ = I                                                            (2)
-    Hutch++      tr A = tr Qᵀ A Q + (d − m) E uᵀ A u,     Q = orth (A − cI) S, u ⊥ Q, ‖u‖ = 1             (3)
-
-(Hutchinson 1990; Meyer et al. 2021, arXiv:2010.09649, algorithm 1, with u uniform in place of their Gaussian, as in
-Epperly et al. 2024, arXiv:2301.07825, which is exact for multiples of the identity; S are signs, and c their mean of
-vᵀ A v/d, so that Q finds what deviates from such a multiple.) In (2) signs are exact where A is diagonal. Each is
-unbiased; the spread of the probes gives the error.
+Probes. ∇·F is estimated from products of its Jacobian with random vectors (`sde_lib.divergence`), the same ones along
+the path, so that the estimate is smooth in t.
 
 Truncation. p_{t_min} is not p_0. With a kernel N(α x_0, σ² I), the density of x_0 + (σ/α) ε at x is that of x_t at α x
 times α^d, and as it solves the heat equation ∂q/∂v = ½ Δq in v = σ²/α², to first order in v at t = t_min
 
-    log p_0(x) ≈ log p_t(α x) + d log α − ½ σ² [∇·s + ‖s‖²](α x, t).                                       (4)
+    log p_0(x) ≈ log p_t(α x) + d log α − ½ σ² [∇·s + ‖s‖²](α x, t).                                       (2)
 
 The approximation is good where σ/α is small against the scales of the data. It says nothing of data that have no
 density, such as integers: those want bits per dimension (`sde_lib.bits`).
@@ -33,123 +25,17 @@ What is not estimated is that π is not p at t_max: the density is the model's, 
 Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
 """
 
-import abc
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Key, PyTree
+from jaxtyping import Array, Float, Integer, Key
 
+from sde_lib.divergence import Divergence, Hutchinson
 from sde_lib.integrate import Adaptive, Fixed
 from sde_lib.node import Node, Scalar, static
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import SDE, GaussianSDE, expand
-
-Field = Callable[[Float[Array, "..."]], Float[Array, "..."]]
-"""A vector field on one event: x → F(x), of x's shape."""
-
-
-class Divergence(Node, abc.ABC):
-    """How ∇·F at one x is found from products with the Jacobian of F."""
-
-    @abc.abstractmethod
-    def draw(self, key: Key[Array, ""], x: Float[Array, "..."]) -> PyTree:
-        """The probes for an event like x."""
-
-    @abc.abstractmethod
-    def __call__(
-        self, probes: PyTree, field: Field, x: Float[Array, "..."]
-    ) -> tuple[Float[Array, "..."], Float[Array, " m"]]:
-        """(F(x), unbiased estimates [m] of ∇·F at x, one for each probe)."""
-
-    @abc.abstractmethod
-    def standard_error(self, estimates: Float[Array, " m"]) -> Float[Array, ""]:
-        """The standard error of the mean of the estimates."""
-
-
-class Exact(Divergence):
-    """tr A by the product with each basis vector: d products."""
-
-    def draw(self, key, x):
-        return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
-
-    def __call__(self, probes, field, x):
-        value, products = _products(field, x, probes)
-        return value, jnp.sum(probes * products)[None]
-
-    def standard_error(self, estimates):
-        return jnp.zeros_like(estimates[0])
-
-
-class Hutchinson(Divergence):
-    """(2), with signs or standard normal v. The error is NaN for a single probe."""
-
-    probes: int = static(1)
-    law: Literal["rademacher", "gaussian"] = static("rademacher")
-
-    def draw(self, key, x):
-        draw = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}[self.law]
-        return draw(key, (self.probes, *x.shape), x.dtype)
-
-    def __call__(self, probes, field, x):
-        value, products = _products(field, x, probes)
-        return value, _dots(probes, products)
-
-    def standard_error(self, estimates):
-        return _standard_error(estimates)
-
-
-class HutchPlusPlus(Divergence):
-    """(3), with `probes` products in all: a third for Q, a third for the trace on it, a third for the rest.
-
-    It beats Hutchinson's at equal cost where few directions carry most of the Jacobian's deviation from a multiple
-    of the identity. ValueError where `probes` is no multiple of 3, or a third of it no smaller than the dimension.
-    """
-
-    probes: int = static(6)
-
-    def __post_init__(self):
-        if self.probes < 3 or self.probes % 3:
-            raise ValueError(f"Hutch++ splits its probes in three; got probes={self.probes}")
-
-    def draw(self, key, x):
-        if self.probes // 3 >= x.size:
-            raise ValueError(f"{self.probes} probes are too many for {x.size} dimensions: take Exact()")
-        for_range, for_rest = jax.random.split(key)
-        shape = (self.probes // 3, *x.shape)
-        return jax.random.rademacher(for_range, shape, x.dtype), jax.random.normal(for_rest, shape, x.dtype)
-
-    def __call__(self, probes, field, x):
-        for_range, for_rest = probes
-        value, products = _products(field, x, for_range)
-        deviation = products - jnp.mean(_dots(for_range, products)) / x.size * for_range
-        q = jnp.linalg.qr(deviation.reshape(len(deviation), -1).T)[0].T
-        rest = for_rest.reshape(q.shape)
-        rest = rest - (rest @ q.T) @ q
-        rest = rest - (rest @ q.T) @ q  # once more, for what rounding left
-        rest = rest / jnp.linalg.norm(rest, axis=1, keepdims=True)
-        both = jnp.concatenate([q, rest]).reshape(-1, *x.shape)
-        on_range, on_rest = jnp.split(_dots(both, _products(field, x, both)[1]), 2)
-        return value, jnp.sum(on_range) + (x.size - len(q)) * on_rest
-
-    def standard_error(self, estimates):
-        return _standard_error(estimates)
-
-
-def _products(field, x, vectors) -> tuple[Array, Array]:
-    """(F(x), A v for each v of `vectors` [m, *event])."""
-    along = lambda v: jax.jvp(field, (x,), (v,))  # noqa: E731
-    return jax.vmap(along, out_axes=(None, 0))(vectors)
-
-
-def _dots(a, b) -> Float[Array, " m"]:
-    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
-
-
-def _standard_error(estimates):
-    m = len(estimates)
-    return jnp.std(estimates, ddof=1) / jnp.sqrt(m) if m > 1 else jnp.full_like(estimates[0], jnp.nan)
 
 
 class LogProb(NamedTuple):
@@ -162,7 +48,7 @@ class LogProb(NamedTuple):
                   it is proportional to that; Fixed, half of the steps, if it is of order 4
     probes        the standard error over the probes: 0 for Exact, NaN where there is one probe alone
     truncation    the first-order estimate of log p_0(x) − value; where `to_data` has it in the value, the last term of
-                  (4), next to which what remains is of second order. NaN without a kernel.
+                  (2), next to which what remains is of second order. NaN without a kernel.
 
     Inside `jit`, what is not read is not computed: `solver` costs one more solution at the coarser steps (some 0.6 and
     0.5 of the first), `truncation` one more evaluation. `evaluations` does not count them.
@@ -183,7 +69,7 @@ class Likelihood(Node):
     evaluated under `vmap`, on batches of one; so what else it depends on and differs among samples goes through `cond`,
     a pytree of leaves [B, ...], and the score is then called as score_fn(x, t, cond).
 
-    With `to_data` the value is (4), log p_0(x); without it is (1), log p_{t_min}(x).
+    With `to_data` the value is (2), log p_0(x); without it is (1), log p_{t_min}(x).
     """
 
     divergence: Divergence = Hutchinson()
@@ -265,7 +151,7 @@ def _log_alpha(sde: GaussianSDE, x):
 
 
 def _heat(sde: GaussianSDE, score, divergence, probes, x):
-    """(−½ Σ σ² (∂s + s²), s) at (x, t_min): the last term of (4), and the score."""
+    """(−½ Σ σ² (∂s + s²), s) at (x, t_min): the last term of (2), and the score."""
     t = jnp.asarray(sde.t_min, x.dtype)
     variance = jnp.broadcast_to(expand(sde.sigma(t), x[None]), (1, *x.shape))[0] ** 2
     scaled, trace = divergence(probes, lambda x: variance * score(x, t), x)

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
 from sde_lib.bits import Elbo, bits_per_dim, elbo
-from sde_lib.likelihood import Exact, Likelihood, LogProb
+from sde_lib.divergence import Exact
+from sde_lib.likelihood import Likelihood, LogProb
 from sde_lib.node import Node, static
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import Parameterization, make_score_fn

@@ -22,7 +22,8 @@ from sde_lib import (
     sample_keys,
 )
 from sde_lib.bits import bits_per_dim, elbo, nats_to_bits
-from sde_lib.likelihood import Exact, Likelihood
+from sde_lib.divergence import Exact
+from sde_lib.likelihood import Likelihood
 from sde_lib.likelihood_training import ImportanceLikelihoodWeight, LogSNRTime, log_snr_quantile, log_snr_range
 from tests.contracts import DIAGONAL, SDES, DoubleWell
 

@@ -19,7 +19,9 @@ from sde_lib import (
     gaussian,
     sample_keys,
 )
-from sde_lib.likelihood import Adaptive, Exact, Fixed, Hutchinson, HutchPlusPlus, Likelihood, slerp
+from sde_lib.divergence import Exact, Hutchinson, HutchPlusPlus
+from sde_lib.integrate import Adaptive, Fixed
+from sde_lib.likelihood import Likelihood, slerp
 from tests.contracts import DIAGONAL, SDES
 
 FAST = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "straight_line": StraightLine()}
