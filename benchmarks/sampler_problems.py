@@ -1,0 +1,109 @@
+"""What samplers are judged on: exact scores of mixtures, and a trained network, each with a distance and its floor."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import run_lib
+from data_lib import digits, gather
+from eval_lib import frechet_distance, moments
+from sde_lib import VP, GaussianMixture, brownian_path, redrawn, sample_keys
+from sde_lib.node import Node, static
+
+
+class Exact(Node):
+    """A mixture's exact score under an SDE, in a ScoreModel's place."""
+
+    data: GaussianMixture
+    sde: VP = VP()
+    shape: tuple[int, ...] = static(())
+
+    def score(self, x, t):
+        return self.data.score_fn(self.sde)(x, t)
+
+
+class Problem(NamedTuple):
+    """What is sampled, and how far samples [count, *shape] are from the truth, as a multiple of `floor`."""
+
+    model: Node
+    count: int
+    distance: Callable[[jax.Array], float]
+    floor: float
+    spread: float  # of the floor over draws, as a share of it
+    budgets: tuple[int, ...]
+    long: int  # how many samplers, from the first, are worth thousands of evaluations
+    noise: Callable  # AdaptiveSDE's
+
+
+def sliced_wasserstein(reference: np.ndarray, directions: np.ndarray) -> Callable[[np.ndarray], float]:
+    """x [N, D] → mean over directions of W₁ between x and the reference [m N, D], both projected."""
+    sorted_reference = np.sort(reference @ directions.T, axis=0)
+
+    def distance(x: np.ndarray) -> float:
+        projected = np.sort(np.asarray(x, np.float64) @ directions.T, axis=0)
+        return float(np.mean(np.abs(projected[:, None] - sorted_reference.reshape(len(x), -1, len(directions)))))
+
+    return distance
+
+
+def plane() -> GaussianMixture:
+    """8 normals of unequal weight and width on a circle."""
+    angle = 2 * jnp.pi * jnp.arange(8) / 8
+    stds = jnp.linspace(0.05, 0.2, 8)[:, None] * jnp.ones((8, 2))
+    weights = jnp.arange(1, 9) / 36
+    return GaussianMixture(means=jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1), stds=stds, weights=weights)
+
+
+def wide() -> GaussianMixture:
+    """10 normals in 64 dimensions: coordinate j has standard deviations around 0.02 (the first) to 1 (the last)."""
+    scales = jnp.geomspace(0.02, 1.0, 64)
+    centre, width = jax.random.split(jax.random.key(5))
+    stds = scales * jax.random.uniform(width, (10, 64), minval=0.5, maxval=1.0)
+    return GaussianMixture(means=2 * scales * jax.random.normal(centre, (10, 64)), stds=stds, weights=jnp.full(10, 0.1))
+
+
+def mixture(data: GaussianMixture, count: int, budgets, noise) -> Problem:
+    """Directions: the axes, and as many at random; each in units of the data's standard deviation along it."""
+    exact = jax.jit(lambda seed, n: data.sample(sample_keys(jax.random.key(seed), jnp.arange(n))), static_argnums=1)
+    reference, d = np.asarray(exact(0, 10 * count), np.float64), data.means.shape[1]
+    directions = np.concatenate([np.eye(d), np.random.default_rng(0).normal(size=(max(d, 32), d))])
+    directions /= np.std(reference @ directions.T, axis=0)[:, None]
+    distance = sliced_wasserstein(reference, directions)
+    floors = [distance(np.asarray(exact(seed, count))) for seed in range(1, 21)]
+    floor, spread = np.mean(floors), np.std(floors) / np.mean(floors)
+    model = Exact(data=data, shape=(d,))
+    return Problem(model, count, distance, float(floor), float(spread), budgets, 5, noise)
+
+
+def trained_digits(workdir: str, count: int) -> Problem:
+    model, dataset = run_lib.load(workdir), digits()
+    train, heldout = (
+        model.transform.forward(gather(part, np.arange(len(part)))["x"]).reshape(len(part), -1) for part in dataset
+    )
+    reference, generator = moments(train), np.random.default_rng(0)
+
+    def distance(x) -> float:
+        """Of the pixels, in groups of as many as there are held-out digits."""
+        pixels = model.transform.from_uint8(model.transform.to_uint8(np.asarray(x))).reshape(len(x), -1)
+        return float(np.mean([frechet_distance(*moments(group), *reference) for group in groups(pixels, len(heldout))]))
+
+    floor, real = frechet_distance(*moments(heldout), *reference), np.concatenate([train, heldout])
+    splits = [generator.permutation(real) for _ in range(40)]
+    floors = [frechet_distance(*moments(x[: len(heldout)]), *moments(x[len(heldout) :])) for x in splits]
+    spread = float(np.std(floors) / floor)
+    return Problem(model, count, distance, floor, spread, (10, 20, 50, 120), 1, redrawn)
+
+
+def groups(x: np.ndarray, size: int) -> np.ndarray:
+    size = min(len(x), size)
+    return x[: len(x) // size * size].reshape(-1, size, x.shape[-1])
+
+
+PROBLEMS = {
+    "mixture_2d": lambda workdir: mixture(plane(), 4000, (6, 10, 20, 50, 200), brownian_path),
+    "mixture_64d": lambda workdir: mixture(wide(), 4000, (6, 10, 20, 50, 200), redrawn),
+    "digits": lambda workdir: trained_digits(workdir, 500),
+}
