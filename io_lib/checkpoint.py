@@ -2,23 +2,36 @@
 
 A checkpoint is listed once it is whole: it is written beside its place and renamed into it. Deleting is the same
 backwards: an old one is renamed into the trash, which is emptied later, so that a run killed half-way leaves no
-half-deleted step behind.
+half-deleted step behind. With the state goes a CRC-32 of each leaf, which is checked when it is read: a disk may lose
+bytes, or turn bits, that no decoder misses.
 """
 
+import contextlib
 import logging
 import shutil
+import warnings
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-_TRASH = ".trash"
+_TRASH, _DAMAGED = ".trash", ".damaged"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.WARNING or "orbax" not in r.pathname)
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what was written."""
+
+
+class WriteError(OSError):
+    """A checkpoint could not be written."""
 
 
 class Checkpoints:
@@ -36,7 +49,7 @@ class Checkpoints:
         self._writing = False
 
     def save(self, step: int, state: Any) -> None:
-        """Start to write the state. Its buffers may be donated at once; an earlier save's error comes here."""
+        """Start to write the state. Its buffers may be donated at once; an earlier save's WriteError comes here."""
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"step {step} is not after the newest checkpoint, {latest}, in {self._directory}")
@@ -44,23 +57,68 @@ class Checkpoints:
             self._writing = True
             _remove(self._directory.glob(_UNFINISHED))  # of a killed run
         _remove((self._directory / _TRASH).glob("*"))
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        with self._write_errors():
+            self._manager.save(step, args=ocp.args.StandardSave({"state": state, "crc32": _checksums(state)}))
 
     def restore(self, abstract_state: Any, step: int | None = None) -> Any:
-        """The state of that step, or of the newest, bit for bit, laid out as `abstract_state` says.
+        """The state of that step, or of the newest that is whole, bit for bit, laid out as `abstract_state` says.
 
         abstract_state: jax.ShapeDtypeStructs, each with the sharding it shall have (without: on the first device).
-        The number of devices may differ from the one it was saved with. FileNotFoundError if there is no such
-        checkpoint; ValueError naming the first leaf that is missing, not expected, or of another shape or dtype.
+        The number of devices may differ from the one it was saved with. A damaged newest one is moved to .damaged/,
+        with a warning, and the one before is taken. FileNotFoundError if there is no such checkpoint; ValueError naming
+        the first leaf that is missing, not expected, or of another shape or dtype; DamagedError for a damaged `step`.
         """
         self.wait()
-        steps = self.steps()
-        step = max(steps, default=None) if step is None else step
-        if step is None or step not in steps:
-            wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-            raise FileNotFoundError(f"no {wanted} in {self._directory}; it holds steps {steps}")
-        _require_same(abstract_state, self._manager.item_metadata(step).tree, self._directory / str(step))
-        return self._manager.restore(step, args=ocp.args.StandardRestore(_with_shardings(abstract_state)))
+        if step is not None:
+            if step not in self.steps():
+                raise FileNotFoundError(
+                    f"no checkpoint of step {step} in {self._directory}; it holds steps {self.steps()}"
+                )
+            return self._read(abstract_state, step)
+        while steps := self.steps():
+            try:
+                return self._read(abstract_state, max(steps))
+            except DamagedError as error:
+                moved = self._set_aside(max(steps))
+                warnings.warn(f"{error}; it is now {moved}, and the checkpoint before is taken", stacklevel=2)
+        damaged = sorted(path.name for path in (self._directory / _DAMAGED).glob("*"))
+        but = f", but damaged ones in {_DAMAGED}: {', '.join(damaged)}" if damaged else ""
+        raise FileNotFoundError(f"no checkpoint in {self._directory}{but}")
+
+    def _read(self, abstract_state: Any, step: int) -> Any:
+        where = self._directory / str(step)
+        metadata = self._unharmed(step, lambda: self._manager.item_metadata(step).tree)
+        if not {"state", "crc32"} <= set(metadata):
+            raise DamagedError(f"{where} is no checkpoint of ours: it holds {sorted(metadata)}")
+        _require_same(abstract_state, metadata["state"], where)
+        abstract = {"state": abstract_state, "crc32": jax.ShapeDtypeStruct(metadata["crc32"].shape, np.uint32)}
+        restore = ocp.args.StandardRestore(_with_shardings(abstract))
+        found = self._unharmed(step, lambda: self._manager.restore(step, args=restore))
+        checksums = zip(_checksums(found["state"]), found["crc32"], strict=True)
+        for (name, expected), leaf, (now, then) in zip(
+            _leaves(abstract_state).items(), jax.tree.leaves(found["state"]), checksums, strict=True
+        ):
+            if now != then or getattr(leaf, "dtype", None) != getattr(expected, "dtype", None):
+                raise DamagedError(f"{where}: leaf {name} is not what was written")
+        return found["state"]
+
+    def _unharmed(self, step: int, read):
+        try:
+            return read()
+        except (MemoryError, jax.errors.JaxRuntimeError):  # of this machine, not of the file
+            raise
+        except Exception as error:  # of any class: it depends on which byte is wrong
+            first = " ".join(str(error).split())[:200]
+            raise DamagedError(f"{self._directory / str(step)} cannot be read ({first})") from error
+
+    def _set_aside(self, step: int) -> Path:
+        folder = self._directory / _DAMAGED
+        folder.mkdir(exist_ok=True)
+        names = (folder / (str(step) + suffix) for suffix in ("", *(f".{k}" for k in range(1, 1000))))
+        moved = next(name for name in names if not name.exists())
+        (self._directory / str(step)).rename(moved)
+        self._manager.reload()
+        return moved
 
     def steps(self) -> list[int]:
         """The steps that there are, rising."""
@@ -77,7 +135,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Until all that was saved is on disk; raises what went wrong in writing it."""
         if "_manager" in self.__dict__:
-            self._manager.wait_until_finished()
+            with self._write_errors():
+                self._manager.wait_until_finished()
             _remove((self._directory / _TRASH).glob("*"))
 
     def close(self) -> None:
@@ -92,6 +151,15 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _write_errors(self):
+        """What tensorstore or the disk have to say, as a WriteError of one line."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise WriteError(f"a checkpoint could not be written to {self._directory}: {first}") from error
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -108,6 +176,17 @@ class Checkpoints:
 def _remove(folders) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checksums(state: Any) -> np.ndarray:
+    """CRC-32 of the bytes of each leaf, uint32 [leaves]."""
+
+    def checksum(leaf):
+        is_key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+    return np.asarray([checksum(leaf) for leaf in jax.tree.leaves(state)], np.uint32)
 
 
 def _with_shardings(abstract_state: Any) -> Any:

@@ -1,10 +1,12 @@
 """What was saved comes back bit for bit, whatever happens to the buffers, the devices or the process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ import pytest
 from flax import struct
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from io_lib.checkpoint import Checkpoints
+from io_lib.checkpoint import Checkpoints, DamagedError
+
+ROOT = Path(__file__).parents[2]
 
 
 class State(struct.PyTreeNode):
@@ -139,7 +143,7 @@ def test_mismatch_names_the_leaf(tmp_path, wanted, message):
 
 def test_missing_checkpoint_names_the_directory(tmp_path):
     with Checkpoints(tmp_path / "none") as checkpoints:
-        with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*none; it holds steps \[\]"):
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*none$"):
             checkpoints.restore({})
         checkpoints.save(2, {"x": jnp.ones(2)})
         with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 1 in .*none; it holds steps \[2\]"):
@@ -181,3 +185,79 @@ def test_after_sigkill_the_newest_listed_step_is_whole(tmp_path):
             step = checkpoints.latest_step()
             restored = checkpoints.restore(target)
         assert int(restored["b"]["c"]) == step and np.all(np.asarray(restored["a"]) == step)
+
+
+def damage(step: Path, generator: np.random.Generator) -> str:
+    """Cuts a file of the checkpoint, empties it, turns a bit of it or removes it."""
+    file = generator.choice(sorted(p for p in step.rglob("*") if p.is_file() and p.stat().st_size))
+    content, how = bytearray(file.read_bytes()), generator.choice(["cut", "empty", "turn", "turn", "remove"])
+    place = int(generator.integers(len(content)))
+    content[place] ^= 1 << int(generator.integers(8))
+    if how == "remove":
+        file.unlink()
+    else:
+        file.write_bytes({"cut": content[:place], "empty": b"", "turn": content}[how])
+    return f"{file.relative_to(step)}: {how} at {place}"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a thread of orbax
+@pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, rounds):
+    """Whatever happened to its bytes: the state of the newest as it was written, or, with a warning, the one before."""
+    whole = tmp_path / "whole"
+    with Checkpoints(whole) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step))
+    generator, told = np.random.default_rng(0), 0
+    for k in range(rounds):
+        copy = tmp_path / str(k)
+        shutil.copytree(whole, copy)
+        what = damage(copy / "2", generator)
+        with Checkpoints(copy) as checkpoints, warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            found = checkpoints.restore(abstract(make_state(0)))
+            assert_same(found, make_state(int(found.step)))
+            aside = [str(w.message) for w in warned if "the checkpoint before is taken" in str(w.message)]
+            assert bool(aside) == (int(found.step) == 1) == (copy / ".damaged" / "2").is_dir(), what
+            checkpoints.save(3, make_state(3))  # it goes on
+        told += bool(aside)
+        shutil.rmtree(copy)
+    assert told > rounds / 20
+
+
+def test_no_whole_checkpoint_is_left(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1))
+    for file in (tmp_path / "1").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(DamagedError, match="1 cannot be read"):
+            checkpoints.restore(abstract(make_state(0)), step=1)
+        with (
+            pytest.warns(UserWarning, match=r"it is now .*\.damaged/1"),
+            pytest.raises(FileNotFoundError, match=r"no checkpoint in .*, but damaged ones in \.damaged: 1"),
+        ):
+            checkpoints.restore(abstract(make_state(0)))
+
+
+def test_a_full_disk(tmp_path):
+    """Files may not grow beyond 2 kB: an error of one line, and what was there stays."""
+    code = f"""
+import resource, numpy as np
+from io_lib.checkpoint import Checkpoints, WriteError
+with Checkpoints({str(tmp_path / "c")!r}) as checkpoints:
+    checkpoints.save(1, {{"x": np.arange(10.0)}})
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    try:
+        checkpoints.save(2, {{"x": np.random.default_rng(0).normal(size=10_000)}})
+        checkpoints.wait()
+    except WriteError as error:
+        print(error)
+        print(checkpoints.steps())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    message, steps = done.stdout.splitlines()[:2]
+    assert message.startswith(f"a checkpoint could not be written to {tmp_path / 'c'}: "), done
+    assert steps == "[1]"
