@@ -65,8 +65,8 @@ def main(config):
             import_checkpoint(config, FLAGS.checkpoint, FLAGS.workdir)
         else:
             run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)
-    except (FloatingPointError, SDECheckError) as error:
-        sys.exit(f"main.py: {error}")
+    except (FloatingPointError, SDECheckError, OSError) as error:
+        sys.exit(f"main.py: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

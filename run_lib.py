@@ -71,8 +71,10 @@ def train(
     """Trains to config.training.num_steps, resuming from the newest checkpoint; True when it got there.
 
     `dataset` takes the place of config.data, for arrays that are already in memory. SIGTERM or Ctrl-C writes a
-    checkpoint and returns False. FloatingPointError at a loss that is not finite: the last good checkpoint stays.
-    ConfigError, before anything is compiled, for all that is wrong with config, data, devices or directory.
+    checkpoint and returns False. FloatingPointError at a loss that is not finite: the last good checkpoint stays;
+    WriteError where one cannot be written.
+    ConfigError, before anything is compiled, for all that is wrong with config, data, devices or directory, and where
+    another process trains in it.
     """
     parts, layout, training = build_parts(config), make_layout(devices), config.training
     dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
@@ -82,13 +84,15 @@ def train(
     except ValueError as error:
         raise ConfigError(f"config.training: {error}") from error
     directory = workdir.claim(directory, to_json(config))
-    with StopRequest() as stop, checkpoints, MetricsLog(directory) as log:
+    with workdir.alone(directory, "training"), StopRequest() as stop, checkpoints, MetricsLog(directory) as log:
         start = checkpoints.latest_step() or 0
-        log.rewind(start)
         if start >= training.num_steps:
+            log.rewind(start)
             print(f"{directory} is trained: {start} steps")
             return True
         state = restored(config, parts, layout, checkpoints) if start else placed(config, parts, layout)
+        start = int(state.step)  # an older one than the newest, if that was damaged
+        log.rewind(start)
         run = Run(config, parts, layout, dataset, directory, log, checkpoints)
         feed = prefetch(batches, start, training.num_steps, lambda batch: layout.put(unlabelled(batch)))
         with contextlib.closing(feed):

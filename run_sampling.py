@@ -62,9 +62,10 @@ def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.
     folder = trained.directory / "samples"
     file, shards = folder / "samples.npz", shards_of(trained, seed)
     if not shards.is_union(file, count):
-        if not draw(trained, shards, count, seed):
-            return None
-        shards.union(file, count)
+        with workdir.alone(trained.directory, "sampling"):
+            if not draw(trained, shards, count, seed):
+                return None
+            shards.union(file, count)
     x, evaluations = mapped(file), mapped(file, "evaluations")
     if is_image(trained.config, trained.parts):
         grid = pictures.image_grid(x[:256], scale=picture_scale(trained.config))

@@ -1,6 +1,7 @@
 """The work directory of a run: it holds one config, and belongs to the run of that config."""
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,24 @@ def claim(workdir: str | Path, config_json: str) -> Path:
         raise ConfigError(f"{workdir} is not a work directory: it has no {CONFIG} and holds {_some(others)}")
     write_atomic(workdir / CONFIG, config_json)
     return workdir
+
+
+@contextlib.contextmanager
+def alone(workdir: str | Path, use: str) -> Iterator[None]:
+    """No other process does the same in the directory meanwhile: ConfigError, naming it, where one does.
+
+    The kernel holds the lock, on the file .USE.lock, and lets go of it when the process ends, however that ends.
+    """
+    with open(Path(workdir) / f".{use}.lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ConfigError(f"{workdir}: process {file.read()} is {use} in it already") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def load_config(workdir: str | Path) -> ConfigDict:

@@ -216,3 +216,14 @@ def test_check_and_suggest_need_a_config_alone(tmp_path):
     )
     done = main(f"--config={wrong}", "--mode=check", PYTHONPATH=str(ROOT))
     assert done.returncode == 1 and "look at diffusion" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_full_disk(tmp_path):
+    """No file may grow beyond 16 kB: training stops with status 1 and says why, beside orbax's own complaints; what it
+    has written is readable."""
+    limited = f"ulimit -f 16; exec {sys.executable} main.py {CONFIG} --workdir={tmp_path / 'run'}"
+    environment = {**ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(["bash", "-c", limited], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert "\nmain.py: a checkpoint could not be written to" in done.stderr
+    assert read_metrics(tmp_path / "run")[-1]["step"] >= 10

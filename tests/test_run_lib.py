@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -58,6 +59,22 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert report["step"] == 40 and report["nfe"] == 8 and 0 < report["eval_loss"] < 100
     assert report["frechet"]["ratio"] > 2  # forty steps: not digits yet, and the report says so
     assert all((directory / "eval" / name).is_file() for name in ("report.md", "samples.png", "loss.png"))
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path):
+    """Training goes on from there to the state and the metrics that it had."""
+    config, directory = get_config(), tmp_path / "run"
+    assert run_lib.train(config, directory, devices=jax.devices()[:1])
+    expected, metrics = final_state(directory, config), read_metrics(directory)
+    shutil.rmtree(directory / "checkpoints" / "40")
+    for file in (directory / "checkpoints" / "30").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=r"30 cannot be read .* it is now .*\.damaged/30"):
+        assert run_lib.train(config, directory, devices=jax.devices()[:1])
+    found = final_state(directory, config)
+    assert all(np.array_equal(value, found[name]) for name, value in expected.items())
+    assert read_metrics(directory) == metrics
 
 
 def test_sampling_choices_go_through_the_config(tmp_path):

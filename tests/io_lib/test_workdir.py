@@ -1,10 +1,16 @@
 """A work directory belongs to one config."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from ml_collections import ConfigDict
 
-from configs.spec import to_json
+from configs.spec import ConfigError, to_json
 from io_lib import workdir
+
+ROOT = Path(__file__).parents[2]
 
 
 def config(**changes) -> str:
@@ -62,3 +68,25 @@ def test_write_atomic_leaves_the_old_content_when_it_fails(tmp_path, monkeypatch
     with pytest.raises(OSError, match="disk full"):
         workdir.write_atomic(path, "lost")
     assert path.read_bytes() == b"newer"
+
+
+def test_alone(tmp_path):
+    """A second process is refused, by the first one's number; a kill of the first leaves nothing behind."""
+    code = f"""
+import sys, time
+from io_lib.workdir import alone
+with alone({str(tmp_path)!r}, "training"):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert first.stdout.readline() == "in\n"
+    said = f"process {first.pid} is training in it already"
+    with pytest.raises(ConfigError, match=said), workdir.alone(tmp_path, "training"):
+        pass
+    with workdir.alone(tmp_path, "sampling"):
+        pass
+    first.kill()
+    first.communicate()
+    with workdir.alone(tmp_path, "training"):
+        pass
