@@ -32,8 +32,9 @@ class Name(NamedTuple):
 def run_pickle(
     program: bytes | BinaryIO, table: Mapping[tuple[str, str], Callable | None], persistent: Callable[[Any], Any]
 ) -> Any:
-    """What the pickle describes; of a file, the pickle that starts where it stands, and no byte more. A name whose entry is None may stand in it, but not be called.
+    """What the pickle describes; of a file, the one that starts where it stands, and no byte more.
 
+    A name whose entry is None may stand in it, but not be called.
     ValueError saying what is forbidden or wrong, and at which byte; IndexError or TypeError where stack, memo or
     arguments are in disorder.
     """
