@@ -5,6 +5,8 @@
 between 1, where all images look alike to the classifier, and the number of classes.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -19,7 +21,7 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = Non
     if seed is not None:
         logits = np.random.default_rng(seed).permutation(logits)
     edges = np.arange(splits + 1) * len(logits) // splits
-    scores = [_score(logits[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    scores = [_score(logits[a:b]) for a, b in pairwise(edges)]
     return float(np.mean(scores)), float(np.std(scores))
 
 

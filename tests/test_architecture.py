@@ -18,7 +18,7 @@ ALLOWED = {
     "sde_lib": set(),
     "models": set(),
     "data_lib": set(),
-    "eval_lib": set(),
+    "eval_lib": {"io_lib.torch_file"},
     "io_lib": {"configs.names", "configs.saved"},
     "configs": {"sde_lib", "models", "data_lib", "eval_lib"},
 }

@@ -7,9 +7,11 @@ import pytest
 
 from eval_lib import (
     density_coverage,
+    frechet_distance,
     frechet_infinity,
     inception_score,
     kernel_distance,
+    moments,
     precision_recall,
     squared_mmd,
 )
@@ -99,6 +101,8 @@ def test_points_on_a_line():
     assert density_coverage(samples, data, k=1) == (4 / 4, 4 / 4)
     assert precision_recall(data, samples, k=1) == (3 / 4, 2 / 4)
     assert density_coverage(data, samples, k=1) == (5 / 4, 2 / 4)
+    # the same sample twice changes neither share
+    assert density_coverage(samples.repeat(2, 0), data, k=1) == (1, 1)
 
 
 def test_equal_laws_give_the_expected_density_and_coverage():
@@ -142,6 +146,15 @@ def test_fid_infinity_is_nearer_than_fid():
     found = frechet_infinity(np.random.default_rng(0).normal(size=(n, d)), np.zeros(d), np.eye(d), seed=1)
     np.testing.assert_allclose(found.slope, d * (d + 5) / 4, rtol=0.25)
     assert abs(found.value) < 4 * found.error + 0.01 and found.slope / n > 0.03
+
+
+def test_the_error_of_frechet_infinity_is_that_of_a_straight_line():
+    x = np.random.default_rng(0).normal(size=(400, 3)) + 1
+    found = frechet_infinity(x, np.zeros(3), np.eye(3), smallest=50, points=8, seed=5)
+    draw, sizes = np.random.default_rng(5), np.linspace(50, 400, 8).astype(int)
+    distances = [frechet_distance(*moments(x[draw.choice(400, n, False)]), np.zeros(3), np.eye(3)) for n in sizes]
+    (slope, value), cov = np.polyfit(1 / sizes, distances, 1, cov=True)
+    np.testing.assert_allclose(found, (value, np.sqrt(cov[1, 1]), slope), rtol=1e-8)
 
 
 def test_what_frechet_infinity_refuses():
