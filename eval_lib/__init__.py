@@ -10,6 +10,12 @@ from eval_lib.frechet import moments as moments
 from eval_lib.inception_score import inception_score as inception_score
 from eval_lib.kernel import kernel_distance as kernel_distance
 from eval_lib.kernel import squared_mmd as squared_mmd
+from eval_lib.metrics import classifier_score as classifier_score
+from eval_lib.metrics import coverage as coverage
+from eval_lib.metrics import fid as fid
+from eval_lib.metrics import fid_infinity as fid_infinity
+from eval_lib.metrics import fidelity as fidelity
+from eval_lib.metrics import kid as kid
 from eval_lib.neighbours import density_coverage as density_coverage
 from eval_lib.neighbours import precision_recall as precision_recall
 from eval_lib.report import markdown as markdown

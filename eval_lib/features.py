@@ -5,7 +5,7 @@ in a file and compared with others of the same protocol; one that has `fitted` i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -66,36 +66,37 @@ class InceptionFeatures:
 
 @dataclass(frozen=True)
 class ClassifierFeatures:
-    """The hidden layer of a small classifier, trained on the training data and their labels: for small images.
+    """The hidden layer of a small classifier, trained on the training data and their labels: for small images."""
+
+    width: int = 64
+    seed: int = 0
+
+    def fitted(self, images: np.ndarray, label: np.ndarray | None) -> "FittedFeatures":
+        """The feature function, trained on images [N, ...] and label [N]."""
+        if label is None:
+            raise ValueError("ClassifierFeatures: the data have no labels to train a classifier on")
+        return FittedFeatures(Classifier(_flat(images), np.asarray(label), self.seed, self.width))
+
+
+@dataclass(frozen=True)
+class FittedFeatures:
+    """Hidden layer and logits of that classifier.
 
     Features of two data sets, or of two seeds, are not the same features: `protocol` holds a digest of the weights.
     """
 
-    width: int = 64
-    seed: int = 0
-    classifier: Classifier | None = None
-
-    def fitted(self, images: np.ndarray, label: np.ndarray | None) -> "ClassifierFeatures":
-        """This, trained on images [N, ...] and label [N]."""
-        if label is None:
-            raise ValueError("ClassifierFeatures: the data have no labels to train a classifier on")
-        return replace(self, classifier=Classifier(_flat(images), np.asarray(label), self.seed, self.width))
+    classifier: Classifier
 
     @property
     def protocol(self) -> dict[str, str]:
         return {
-            "features": f"hidden layer of a classifier, {self.width}",
-            "weights": f"sha256 {self._trained().digest()}",
+            "features": "hidden layer of a classifier trained on the data",
+            "weights": f"sha256 {self.classifier.digest()}",
             "resize": "none",
         }
 
     def __call__(self, images: np.ndarray) -> Seen:
-        return Seen(*self._trained().hidden(_flat(images)))
-
-    def _trained(self) -> Classifier:
-        if self.classifier is None:
-            raise ValueError("ClassifierFeatures: `fitted(images, label)` comes first")
-        return self.classifier
+        return Seen(*self.classifier.hidden(_flat(images)))
 
 
 @dataclass(frozen=True)

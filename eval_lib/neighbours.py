@@ -48,11 +48,16 @@ def radii(x: np.ndarray, k: int) -> np.ndarray:
     return np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in _distances(x, x)])
 
 
-def nearest(x: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the nearest of data [N, D] to each of x [M, D], and the Euclidean distance of that pair itself."""
+def nearest(x: np.ndarray, data: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of data [N, D] to each of x [M, D], nearest first: indices and Euclidean distances, both [M, k].
+
+    A distance is taken from the pair itself, so that a copy is at exactly 0.
+    """
     x, data = checked(x, data)
-    index = np.concatenate([d.argmin(1) for _, d in _distances(x, data)])
-    return index, np.linalg.norm(x - data[index], axis=1)
+    if not 1 <= k <= len(data):
+        raise ValueError(f"k={k} neighbours: expected from 1 to {len(data)}")
+    index = np.concatenate([np.argsort(d, axis=1, kind="stable")[:, :k] for _, d in _distances(x, data)])
+    return index, np.linalg.norm(x[:, None] - data[index], axis=2)
 
 
 def _counts_inside(points: np.ndarray, centres: np.ndarray, squared_radii: np.ndarray):

@@ -129,10 +129,11 @@ def test_neighbours():
     draw = np.random.default_rng(3)
     data = 1000 + draw.normal(size=(3000, 5))
     x = np.concatenate([data[[7, 2999]], 1000 + draw.normal(size=(1500, 5))])
-    index, distance = nearest(x, data)
-    assert list(index[:2]) == [7, 2999] and np.all(distance[:2] == 0)
+    index, distance = nearest(x, data, 3)
+    assert list(index[:2, 0]) == [7, 2999] and np.all(distance[:2, 0] == 0)
     brute = np.linalg.norm(x[2:40, None] - data[None], axis=2)
-    np.testing.assert_array_equal(index[2:40], brute.argmin(1))
+    np.testing.assert_array_equal(index[2:40], brute.argsort(1)[:, :3])
+    np.testing.assert_allclose(distance[2:40], np.sort(brute, 1)[:, :3], rtol=1e-12)
     with pytest.raises(ValueError, match="k=5 neighbours: expected from 1 to 4, for 5 points"):
         radii(data[:5], 5)
 

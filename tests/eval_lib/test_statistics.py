@@ -101,8 +101,6 @@ def test_features_of_a_classifier():
     assert fitted.protocol == again.protocol != other.protocol
     with pytest.raises(ValueError, match="no labels to train a classifier on"):
         ClassifierFeatures().fitted(train.x, None)
-    with pytest.raises(ValueError, match="comes first"):
-        ClassifierFeatures()(train.x)
 
 
 def test_the_last_batch_is_padded():
