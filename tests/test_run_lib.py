@@ -137,7 +137,7 @@ def test_own_arrays_of_any_shape(tmp_path):
     config = get_config()
     config.shape, config.transform = (32, 1), spec(Identity)
     config.sde, config.parameterization = spec(VE, sigma_max=20.0), spec(Karras, sigma_data=0.7)
-    del config.eval["report"]
+    del config.eval["report"], config.eval["features"]
     run_lib.train(config, tmp_path / "run", from_arrays(x), devices=jax.devices()[:1])
     samples = run_lib.sample(tmp_path / "run", 5)
     assert samples.shape == (5, 32, 1) and samples.dtype == np.float32 and np.all(np.isfinite(samples))
