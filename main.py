@@ -1,4 +1,4 @@
-"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train|sample|eval|check|suggest|import
+"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train|sample|eval|stats|check|suggest|import
 
 Flags to run_lib, and nothing else. Sampling and evaluation read the config from the work directory; check and suggest
 need a config alone; import makes a work directory from a config and a published checkpoint.
@@ -11,8 +11,8 @@ from absl import flags, logging
 from configs.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import load_config
 
-MODES = ("train", "sample", "eval", "check", "suggest", "import")
-WITHOUT_WORKDIR = ("check", "suggest")
+MODES = ("train", "sample", "eval", "stats", "check", "suggest", "import")
+WITHOUT_WORKDIR = ("stats", "check", "suggest")
 
 define_config_flag()
 flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
@@ -20,10 +20,13 @@ flags.DEFINE_enum(
     "mode",
     "train",
     MODES,
-    "train (resumes by itself), sample or eval a run; check the config's SDE, suggest its parameters; "
+    "train (resumes by itself), sample or eval a run; stats of the data, for evaluations; "
+    "check the config's SDE, suggest its parameters; "
     "import a published checkpoint.",
 )
 flags.DEFINE_string("checkpoint", None, "To import: a checkpoint of score_sde (flax) or score_sde_pytorch (.pth).")
+flags.DEFINE_string("out", None, "The file, .npz, that --mode=stats writes.")
+flags.DEFINE_string("eval_folder", "eval", "Where in the work directory evaluation writes.")
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
 flags.DEFINE_boolean("animate", False, "Sampling also draws the way from noise to data: samples/animation.gif.")
@@ -46,6 +49,8 @@ def main(config):
         raise ConfigError("--workdir=DIR is needed")
     if (FLAGS.mode == "import") != (FLAGS.checkpoint is not None):
         raise ConfigError("--checkpoint=FILE and --mode=import go together")
+    if (FLAGS.mode == "stats") != (FLAGS.out is not None):
+        raise ConfigError("--out=FILE.npz and --mode=stats go together")
     logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     import run_lib  # here, since JAX takes seconds to import and --help and wrong flags should not
     from sde_lib import SDECheckError
@@ -55,6 +60,8 @@ def main(config):
             run_lib.train(config, FLAGS.workdir)
         elif FLAGS.mode == "sample":
             run_lib.sample(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config, FLAGS.animate)
+        elif FLAGS.mode == "stats":
+            run_lib.stats(config, FLAGS.out)
         elif FLAGS.mode == "check":
             run_lib.check(config)
         elif FLAGS.mode == "suggest":
@@ -64,7 +71,7 @@ def main(config):
 
             import_checkpoint(config, FLAGS.checkpoint, FLAGS.workdir)
         else:
-            run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config)
+            run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config, folder=FLAGS.eval_folder)
     except (FloatingPointError, SDECheckError, OSError) as error:
         sys.exit(f"main.py: {' '.join(str(error).split())}")
 

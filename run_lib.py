@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+import run_evaluation
 import run_likelihood
 import run_sampling
 from configs.spec import ConfigError, build, to_json
 from data_lib import Batches, Dataset, gather, prefetch
+from eval_lib import Statistics
 from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog, read_metrics
@@ -34,7 +36,7 @@ from run_parts import (
     restored,
     unlabelled,
 )
-from run_sampling import open_trained, require_animation, samples_of
+from run_sampling import Trained, open_trained, require_animation, samples_of
 from run_training import Run
 from sde_lib import ScoreModel, check_sde
 from sde_lib import suggest as suggest_parameters
@@ -147,6 +149,12 @@ def sample(
 # Evaluation
 
 
+def stats(config: ConfigDict, out: str | Path, dataset: Dataset | None = None) -> Statistics:
+    """Features of every example of config.eval.reference_split, once: moments and protocol, in the npz file `out`."""
+    dataset = load_data(config, make_layout()) if dataset is None else dataset
+    return run_evaluation.write_statistics(config, build_parts(config), dataset, out)
+
+
 def evaluate(
     directory: str | Path,
     num_samples: int = 1000,
@@ -154,25 +162,58 @@ def evaluate(
     config: ConfigDict | None = None,
     dataset: Dataset | None = None,
     devices: list | None = None,
+    folder: str = "eval",
 ) -> dict | None:
-    """The loss on held-out data, config.eval.bits, and what config.eval.report says of samples beside real data.
+    """The loss on held-out data, config.eval.bits, config.eval.metrics, and what config.eval.report says of samples.
 
-    Writes eval/report.json, eval/report.md and the pictures eval/samples.png and eval/loss.png; returns the report.
-    The samples are drawn, kept and resumed as `sample` does; None where a signal stopped that.
+    Of the newest checkpoint, or of each from config.eval.first_step to last_step. Writes report_STEP.json and .md into
+    `folder`, the last of them as report.json and report.md too, and the pictures samples.png, neighbours.png, loss.png
+    and loss_of_t.png; returns the last report. The samples are drawn, kept and resumed as `sample` does; None where a
+    signal stopped that.
     """
-    trained = open_trained(directory, config, devices)
+    report = None
+    for step in steps_to_evaluate(directory, config):
+        report = evaluate_one(open_trained(directory, config, devices, step), num_samples, seed, dataset, folder)
+        if report is None:
+            return None
+    return report
+
+
+def steps_to_evaluate(directory: str | Path, config: ConfigDict | None) -> list[int | None]:
+    """The checkpoints that config.eval asks for; None is the newest."""
+    first, last = (config.eval.get(name, 0) if config else 0 for name in ("first_step", "last_step"))
+    if not (first or last):
+        return [None]
+    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+        there = checkpoints.steps()
+    steps = [step for step in there if first <= step and (not last or step <= last)]
+    if not steps:
+        raise ConfigError(f"no checkpoint from step {first} to {last or 'the newest'}: {directory} holds {there}")
+    return steps
+
+
+def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset | None, into: str) -> dict | None:
+    """The report of one checkpoint."""
     config, parts, layout = trained.config, trained.parts, trained.layout
     dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
+    folder, text = trained.directory / into, ""
+    folder.mkdir(parents=True, exist_ok=True)
     run = Run(config, parts, layout, dataset, trained.directory, None, None)
-    report = {"step": trained.step, "seed": seed, "nfe": parts.sampler.nfe}
+    report = {"step": trained.step, "seed": seed, "nfe": parts.sampler.nfe, "code": run_evaluation.code_version()}
     report["eval_loss"] = run.eval_loss(trained.model.params)
-    folder, text = trained.directory / "eval", ""
-    folder.mkdir(exist_ok=True)
+    if (curve := run_evaluation.loss_curve(trained, dataset)) is not None:
+        report["loss_of_t"] = curve
+        pictures.plot_loss_over_time(folder / "loss_of_t.png", **curve)
     if run_likelihood.wanted(config):
         report["bits"] = run_likelihood.bits_of(trained, dataset, seed)
         if report["bits"] is None:
             return None
         text += "\n" + run_likelihood.text_of(report["bits"])
+    if run_evaluation.wanted(config):
+        report["metrics"] = run_evaluation.metrics_of(trained, dataset, num_samples, seed, folder)
+        if report["metrics"] is None:
+            return None
+        text += "\n" + run_evaluation.text_of(report["metrics"])
     if "report" in config.eval:
         drawn = samples_of(trained, num_samples, seed)
         if drawn is None:
@@ -182,11 +223,12 @@ def evaluate(
         text += "\n" + found.pop("text", "")
         report |= found
     cost = f", {report['nfe']:.4g} evaluations a sample" if report["nfe"] else ""
-    text = f"Step {trained.step} (EMA), held-out loss {report['eval_loss']:.4f}{cost}\n{text}"
-    workdir.write_atomic(folder / "report.json", json.dumps(report, indent=1))
-    workdir.write_atomic(folder / "report.md", text)
+    head = f"Step {trained.step} (EMA), held-out loss {report['eval_loss']:.4f}{cost}, code {report['code']}"
+    for name in (f"report_{trained.step}", "report"):
+        workdir.write_atomic(folder / f"{name}.json", json.dumps(report, indent=1))
+        workdir.write_atomic(folder / f"{name}.md", f"{head}\n{text}")
     pictures.plot_loss(folder / "loss.png", read_metrics(trained.directory))
-    print(text)
+    print(f"{head}\n{text}")
     return report
 
 

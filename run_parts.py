@@ -113,10 +113,10 @@ def placed(config: ConfigDict, parts: Parts, layout: Layout):
     return jax.jit(partial(new_state, config, parts), out_shardings=layout.copied)()
 
 
-def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Checkpoints):
-    """The newest checkpoint, on all devices."""
+def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Checkpoints, step: int | None = None):
+    """The checkpoint of that step, or the newest, on all devices."""
     try:
-        return checkpoints.restore(abstract_state(config, parts, layout))
+        return checkpoints.restore(abstract_state(config, parts, layout), step)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}: train first") from error
 

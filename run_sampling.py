@@ -28,7 +28,7 @@ DECIDES = ("shape", "sde", "parameterization", "network", "transform")
 
 
 class Trained(NamedTuple):
-    """A work directory, opened: its model with the EMA parameters of the newest checkpoint, and that step."""
+    """A work directory, opened: its model with the EMA parameters of a checkpoint, and the step of that."""
 
     directory: Path
     config: ConfigDict
@@ -38,8 +38,13 @@ class Trained(NamedTuple):
     layout: Layout
 
 
-def open_trained(directory: str | Path, config: ConfigDict | None = None, devices: list | None = None) -> Trained:
-    """ConfigError for what is no work directory, or not of this config, or has no checkpoint."""
+def open_trained(
+    directory: str | Path, config: ConfigDict | None = None, devices: list | None = None, step: int | None = None
+) -> Trained:
+    """With the checkpoint of `step`, or the newest.
+
+    ConfigError for what is no work directory, or not of this config, or has no such checkpoint.
+    """
     try:
         directory, saved = Path(directory), workdir.load_config(directory)
     except FileNotFoundError as error:
@@ -50,7 +55,7 @@ def open_trained(directory: str | Path, config: ConfigDict | None = None, device
         raise ConfigError(f"{directory} was trained with another config: {'; '.join(changed[:3])}")
     parts, layout = build_parts(config), make_layout(devices)
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        state = restored(config, parts, layout, checkpoints)
+        state = restored(config, parts, layout, checkpoints, step)
     return Trained(directory, config, parts, score_model(config, parts, state.ema_params), int(state.step), layout)
 
 

@@ -47,5 +47,12 @@ def base() -> ConfigDict:
     config.eval.bits.count = 0  # 0: all
     config.eval.bits.samples = 1  # importance samples of the dequantised density; more need Exact() below
     config.eval.bits.elbo_times = 0  # draws for the reverse SDE's bound; 0: none
+    config.eval.metrics = ConfigDict()  # by name, functions of eval_lib/metrics.py; they need config.eval.features
+    config.eval.seeds = 1  # draws of num_samples each: figures are means, and their spread
+    config.eval.reference = ""  # a file of --mode=stats; "": the split below, seen anew
+    config.eval.reference_split = "train"  # or "heldout"
+    config.eval.keep_features = True  # False: constant memory, for metrics that need moments alone
+    config.eval.first_step = 0  # with last_step: every checkpoint between them; both 0: the newest
+    config.eval.last_step = 0
     config.eval.likelihood = spec(Likelihood, to_data=True)
     return config

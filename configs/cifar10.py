@@ -15,6 +15,7 @@ are twice theirs (σ from 0.02 to 100 in place of 0.01 to 50), and the network s
 from configs.base import base
 from configs.spec import bind, spec
 from data_lib import tfds_dataset
+from eval_lib import InceptionFeatures, classifier_score, fid, fid_infinity, fidelity, kid
 from models import NCSNpp
 from sde_lib import VE, LogSigma, PredictScore, Sampler, UniformTime, dsm_loss
 from sde_lib.solvers import Langevin, PredictorCorrector, ReverseDiffusion
@@ -35,4 +36,13 @@ def get_config():
     published = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(snr=0.16, norm="batch"))
     config.sampling.use = "pc"
     config.sampling.pc = spec(Sampler, solver=published, num_steps=1000)
+
+    config.eval.features = spec(InceptionFeatures)
+    config.eval.metrics.update(
+        fid=bind(fid),
+        fid_infinity=bind(fid_infinity),
+        kid=bind(kid),
+        score=bind(classifier_score),
+        fidelity=bind(fidelity),
+    )
     return config

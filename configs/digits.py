@@ -11,7 +11,7 @@ On two CPU cores (jax 0.10.2) 4 min 20 s of training and 46 s of sampling. Measu
 from configs.base import base
 from configs.spec import bind, spec
 from data_lib import Scale, digits
-from eval_lib import small_image_report
+from eval_lib import ClassifierFeatures, classifier_score, coverage, fid, fidelity, kid, small_image_report
 from models import NCSNpp
 from sde_lib import (
     Karras,
@@ -55,4 +55,13 @@ def get_config():
     config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=60)
     config.sampling.ode = spec(Sampler, solver=Heun(), grid=KarrasGrid(t_end=1e-3), num_steps=18, denoise=as_is)
     config.eval.report = bind(small_image_report)
+    config.eval.features = spec(ClassifierFeatures)
+    for name, metric in {
+        "fid": fid,
+        "kid": kid,
+        "score": classifier_score,
+        "fidelity": fidelity,
+        "coverage": coverage,
+    }.items():
+        config.eval.metrics[name] = bind(metric)
     return config

@@ -1,6 +1,26 @@
 """How good are samples: distances between sets of images."""
 
+from eval_lib.extrapolate import frechet_infinity as frechet_infinity
+from eval_lib.features import ClassifierFeatures as ClassifierFeatures
+from eval_lib.features import InceptionFeatures as InceptionFeatures
+from eval_lib.features import RawFeatures as RawFeatures
+from eval_lib.features import Seen as Seen
 from eval_lib.frechet import frechet_distance as frechet_distance
 from eval_lib.frechet import moments as moments
+from eval_lib.inception_score import inception_score as inception_score
+from eval_lib.kernel import kernel_distance as kernel_distance
+from eval_lib.kernel import squared_mmd as squared_mmd
+from eval_lib.metrics import classifier_score as classifier_score
+from eval_lib.metrics import coverage as coverage
+from eval_lib.metrics import fid as fid
+from eval_lib.metrics import fid_infinity as fid_infinity
+from eval_lib.metrics import fidelity as fidelity
+from eval_lib.metrics import kid as kid
+from eval_lib.neighbours import density_coverage as density_coverage
+from eval_lib.neighbours import precision_recall as precision_recall
 from eval_lib.report import markdown as markdown
 from eval_lib.report import small_image_report as small_image_report
+from eval_lib.statistics import Moments as Moments
+from eval_lib.statistics import Statistics as Statistics
+from eval_lib.statistics import require_comparable as require_comparable
+from eval_lib.statistics import statistics_of as statistics_of

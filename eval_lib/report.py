@@ -5,15 +5,12 @@ digits. What a measure gives for held-out images is its floor: a generator that 
 reach it, and no more.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances_argmin
-from sklearn.neural_network import MLPClassifier
-from threadpoolctl import threadpool_limits
 
+from eval_lib.classifier import Classifier
 from eval_lib.frechet import frechet_distance, moments
 
 Report = dict[str, Any]
@@ -47,7 +44,7 @@ def small_image_report(
     samples, train, heldout = _flat(images)
     _check_labels(train, train_label, "train")
     _check_labels(heldout, heldout_label, "heldout")
-    classify = _Classifier(train, np.asarray(train_label), seed)
+    classify = Classifier(train, np.asarray(train_label), seed)
     probability = {"samples": classify(samples), "heldout": classify(heldout)}
     size = min(len(samples), len(heldout))
     report = {
@@ -83,30 +80,6 @@ def markdown(report: Report) -> str:
         rows.append(f"| class {name} | {count / total:.1%} | {share:.1%} | {ratio} |")
     rows.append(f"| classifier's accuracy | | {report['accuracy']:.1%} | |")
     return "\n".join(rows) + "\n"
-
-
-class _Classifier:
-    """A one-layer network on pixels standardised as a whole: edge pixels, by themselves, are mostly noise.
-
-    One thread: for matrices this small, several that wait for each other on a busy machine took ten times longer.
-    """
-
-    @threadpool_limits.wrap(limits=1)
-    def __init__(self, x: np.ndarray, label: np.ndarray, seed: int) -> None:
-        self._mean, self._std = x.mean(), x.std()
-        self._network = MLPClassifier((256,), alpha=1e-2, max_iter=60, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # sixty epochs are enough; see the accuracy
-            self._network.fit(self._standard(x), label)
-        self.classes = self._network.classes_
-
-    @threadpool_limits.wrap(limits=1)
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """p(class | x) [N, classes]."""
-        return self._network.predict_proba(self._standard(x))
-
-    def _standard(self, x: np.ndarray) -> np.ndarray:
-        return (x - self._mean) / self._std
 
 
 def _frechet(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray, size: int, seed: int) -> Report:

@@ -108,6 +108,17 @@ def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evalua
     figure.savefig(path, dpi=150)
 
 
+def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], error: list[float]) -> None:
+    """A loss with its standard errors at each time of the process."""
+    figure = _figure(6.4, 4)
+    axes = figure.subplots()
+    axes.errorbar(t, loss, error, marker="o", ms=3, lw=0.8, color="C0")
+    axes.set(xlabel="t", ylabel="loss, held-out")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
 def plot_process(path: str | Path, forward: tuple, reverse: tuple) -> None:
     """A process there and back: `forward` and `reverse` are (times [N], states [N, B, *event]) each.
 

@@ -15,7 +15,7 @@ int, and the memo grows by an entry an opcode, so that time and memory are propo
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 _LITERALS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "BINBYTES", "SHORT_BINBYTES")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -30,10 +30,11 @@ class Name(NamedTuple):
 
 
 def run_pickle(
-    program: bytes, table: Mapping[tuple[str, str], Callable | None], persistent: Callable[[Any], Any]
+    program: bytes | BinaryIO, table: Mapping[tuple[str, str], Callable | None], persistent: Callable[[Any], Any]
 ) -> Any:
-    """What the pickle describes. A name whose entry is None may stand in it, but not be called.
+    """What the pickle describes; of a file, the one that starts where it stands, and no byte more.
 
+    A name whose entry is None may stand in it, but not be called.
     ValueError saying what is forbidden or wrong, and at which byte; IndexError or TypeError where stack, memo or
     arguments are in disorder.
     """

@@ -1,9 +1,12 @@
-"""Checkpoints written by `torch.save` since PyTorch 1.6, read without PyTorch and without running anything in them.
+"""Checkpoints written by `torch.save`, read without PyTorch and without running anything in them.
 
-    file.pth = zip, nothing compressed
+    file.pth = zip, nothing compressed (since PyTorch 1.6)
       ├─ root/data.pkl     a pickle (protocol 2) of dicts, lists, numbers, and tensors without their numbers
       ├─ root/data/KEY     the numbers of one storage, little-endian
       └─ root/version, root/byteorder, …
+
+    file.pth = pickles one after another (before): a magic number, 1001, {"little_endian": …}, the value, its KEYs;
+               then for each KEY the count of its numbers, int64, and they themselves
 
 The pickle runs on the machine of `plain_pickle`, with the names of `_TABLE` alone: each stands for a function here that
 only puts its arguments into a tuple. Tensors become arrays when all is read:
@@ -14,6 +17,7 @@ only puts its arguments into a tuple. Tensors become arrays when all is read:
 
 import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -30,6 +34,7 @@ _STORAGES = {
 _SCALARS = ("f8", "f4", "i8", "i4", "b1")
 _MAX_AXES = 8
 _ZIP, _PICKLE = b"PK", b"\x80\x02"
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
 def is_torch_file(path: str | Path) -> bool:
@@ -54,8 +59,8 @@ def read_torch(path: str | Path) -> Any:
 def _read(file: BinaryIO, size: int) -> Any:
     start = file.read(4)
     if start.startswith(_PICKLE):
-        raise ValueError("expected a zip file, as PyTorch 1.6 and later write, got one from before: load it there and "
-                         "save it again")  # fmt: skip
+        file.seek(0)
+        return _read_pickles(file, size)
     if start != _ZIP + b"\x03\x04":
         raise ValueError(f"expected a zip file, which starts with PK, got {start!r}")
     with zipfile.ZipFile(file) as archive:
@@ -67,7 +72,34 @@ def _read(file: BinaryIO, size: int) -> Any:
         root, program = pickles[0].removesuffix("data.pkl"), archive.read(pickles[0])
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("expected little-endian numbers")
-        return _Arrays(archive, root, len(program)).of(run_pickle(program, _TABLE, _storage))
+        entry = lambda key: archive.read(f"{root}data/{key}") if f"{root}data/{key}" in names else None  # noqa: E731
+        return _Arrays(entry, len(program)).of(run_pickle(program, _TABLE, _storage))
+
+
+def _read_pickles(file: BinaryIO, size: int) -> Any:
+    """A file from before PyTorch 1.6."""
+    magic, version, system = (run_pickle(file, {}, _storage) for _ in range(3))
+    if (magic, version) != (_MAGIC, _VERSION) or type(system) is not dict or system.get("little_endian") is not True:
+        raise ValueError("expected a zip file, or the magic number of PyTorch before 1.6 and little-endian numbers")
+    start, storages = file.tell(), {}
+
+    def storage(pid: Any) -> _Storage:
+        found = _storage(pid)
+        if pid[5:] not in ((), (None,)) or storages.setdefault(found.key, found) != found:
+            raise ValueError(f"storage {shown(found.key)}: views of a storage, and two of one key, are not read")
+        return found
+
+    value = run_pickle(file, _TABLE, storage)
+    length, content = file.tell() - start, {}
+    for key in run_pickle(file, {}, _storage):
+        if key not in storages:
+            raise ValueError(f"there is no tensor of storage {shown(key)}")
+        count = int.from_bytes(file.read(8), "little")
+        length_of_it = count * np.dtype(_STORAGES[storages[key].kind]).itemsize
+        if length_of_it > size - file.tell():
+            raise ValueError(f"storage {shown(key)}: the file ends before its {count} numbers do")
+        content[key] = file.read(length_of_it)
+    return _Arrays(content.get, length).of(value)
 
 
 def _require_plain(archive: zipfile.ZipFile, size: int) -> None:
@@ -165,9 +197,9 @@ _TABLE = {
 class _Arrays:
     """The tensors of one file as arrays; those of one storage share its memory."""
 
-    def __init__(self, archive: zipfile.ZipFile, root: str, budget: int):
-        self._archive, self._root, self._names = archive, root, set(archive.namelist())
-        self._storages: dict[str, bytes] = {}
+    def __init__(self, entry: Callable[[str], bytes | None], budget: int):
+        self._entry = entry
+        self._storages: dict[str, bytes | None] = {}
         self._budget = budget  # of values: a pickle names each in a byte or more, unless it repeats them by the memo
 
     def of(self, value: Any) -> Any:
@@ -207,11 +239,10 @@ class _Arrays:
         return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
 
     def _numbers(self, storage: _Storage) -> np.ndarray:
-        entry = f"{self._root}data/{storage.key}"
-        if entry not in self._names:
-            raise ValueError(f"there is no entry for storage {shown(storage.key)}")
         if storage.key not in self._storages:
-            self._storages[storage.key] = self._archive.read(entry)
+            self._storages[storage.key] = self._entry(storage.key)
+        if self._storages[storage.key] is None:
+            raise ValueError(f"there is no entry for storage {shown(storage.key)}")
         raw, dtype = self._storages[storage.key], np.dtype(_STORAGES[storage.kind])
         if len(raw) != storage.count * dtype.itemsize:
             raise ValueError(f"storage {shown(storage.key)}: expected {storage.count} numbers of {dtype.itemsize} "

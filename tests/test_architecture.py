@@ -13,12 +13,21 @@ LAYERS = {
     "models": {"jax", "flax", "jaxtyping"},
 }
 PACKAGES = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib"}
-OURS = PACKAGES | {"run_import", "run_lib", "run_likelihood", "run_parts", "run_sampling", "run_training", "main"}
+OURS = PACKAGES | {
+    "run_evaluation",
+    "run_import",
+    "run_lib",
+    "run_likelihood",
+    "run_parts",
+    "run_sampling",
+    "run_training",
+    "main",
+}
 ALLOWED = {
     "sde_lib": set(),
     "models": set(),
     "data_lib": set(),
-    "eval_lib": set(),
+    "eval_lib": {"io_lib.torch_file"},
     "io_lib": {"configs.names", "configs.saved"},
     "configs": {"sde_lib", "models", "data_lib", "eval_lib"},
 }

@@ -154,12 +154,12 @@ def test_own_arrays_of_any_shape(tmp_path):
     config = get_config()
     config.shape, config.transform = (32, 1), spec(Identity)
     config.sde, config.parameterization = spec(VE, sigma_max=20.0), spec(Karras, sigma_data=0.7)
-    del config.eval["report"]
+    del config.eval["report"], config.eval["features"]
     run_lib.train(config, tmp_path / "run", from_arrays(x), devices=jax.devices()[:1])
     samples = run_lib.sample(tmp_path / "run", 5)
     assert samples.shape == (5, 32, 1) and samples.dtype == np.float32 and np.all(np.isfinite(samples))
     report = run_lib.evaluate(tmp_path / "run", 5, dataset=from_arrays(x))
-    assert set(report) == {"step", "seed", "nfe", "eval_loss"}
+    assert set(report) == {"step", "seed", "nfe", "code", "eval_loss", "loss_of_t"}
 
 
 def test_what_does_not_fit_is_refused_before_compiling(tmp_path):

@@ -266,8 +266,6 @@ def test_storages_that_are_not_as_said(refusal):
 def test_files_that_are_not_such_zips(tmp_path, refusal):
     assert "zip file, which starts with PK, got b''" in refusal(b"", raw=True)
     assert "zip file, which starts with PK, got b'\\x93NUM'" in refusal(b"\x93NUMPY", raw=True)
-    legacy = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + pickle.dumps(1001, protocol=2)
-    assert "as PyTorch 1.6 and later write, got one from before" in refusal(legacy, raw=True)
     assert "not a zip file" in refusal(b"PK\x03\x04 and no more", raw=True)
     assert "entries that are not compressed" in refusal(b"N", compression=zipfile.ZIP_DEFLATED)
     assert "expected little-endian numbers" in refusal(b"N", byteorder="big")
@@ -276,6 +274,34 @@ def test_files_that_are_not_such_zips(tmp_path, refusal):
     assert "expected one entry data.pkl, got 0" in refusal((tmp_path / "b.pth").read_bytes(), raw=True)
     with pytest.raises(FileNotFoundError):
         read_torch(tmp_path / "none.pth")
+
+
+def old_file(value, keys=("0",), magic=0x1950A86A20F9469CFC6C, little_endian=True, count=6):
+    """As PyTorch wrote before 1.6: pickles, then the numbers."""
+    head = [magic, 1001, {"protocol_version": 1001, "little_endian": little_endian, "type_sizes": {"int": 4}}]
+    content = b"".join(pickle.dumps(part, protocol=2) for part in head)
+    return (
+        content + program(value) + pickle.dumps(list(keys), protocol=2) + struct.pack("<q", count) + NUMBERS.tobytes()
+    )
+
+
+def test_files_from_before_pytorch_1_6(tmp_path, refusal):
+    path = tmp_path / "old.pth"
+    path.write_bytes(old_file(sequence(tensor((2, 3), (3, 1)), tensor((2,), (2,), offset=1))))
+    first, second = read_torch(path)
+    np.testing.assert_array_equal(first, NUMBERS.reshape(2, 3))
+    np.testing.assert_array_equal(second, NUMBERS[1:4:2])
+    one = tensor((6,), (1,))
+    assert "magic number of PyTorch before 1.6" in refusal(old_file(one, magic=7), raw=True)
+    assert "little-endian" in refusal(old_file(one, little_endian=False), raw=True)
+    assert "there is no tensor of storage '1'" in refusal(old_file(one, keys=("1",)), raw=True)
+    assert "there is no entry for storage '0'" in refusal(old_file(one, keys=()), raw=True)
+    assert "the file ends before its 7 numbers do" in refusal(old_file(one, count=7), raw=True)
+    assert "expected 6 numbers of 4 bytes, got 20 bytes" in refusal(old_file(one, count=5), raw=True)
+    two = sequence(tensor((6,), (1,)), tensor((6,), (1,), kind="IntStorage"))
+    assert "two of one key, are not read" in refusal(old_file(two), raw=True)
+    for evil_value in (call("os", "system", text("true")), call("torch", "FloatStorage")):
+        refusal(old_file(evil_value), raw=True)
 
 
 def test_entries_that_share_their_bytes_are_refused(tmp_path, refusal):
