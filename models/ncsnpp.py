@@ -19,24 +19,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from models.blocks import AttentionBlock, ConvDownsample, ResidualBlock
 from models.layers import (
     EMBEDDINGS,
-    AttentionBlock,
-    ConvDownsample,
     GroupNorm,
     Number,
-    ResidualBlock,
     add_class,
     check_option,
     conv1x1,
     conv3x3,
-    crop_like,
     dense,
-    fir_downsample,
-    fir_upsample,
     noise_features,
     over_sqrt2,
 )
+from models.resampling import crop_like, fir_downsample, fir_upsample
 
 PROGRESSIVE_INPUTS = ("none", "input_skip", "residual")
 PROGRESSIVES = ("none", "output_skip")
