@@ -2,6 +2,8 @@
 
     residual   x ── norm, act ── resample ── conv ── + dense(act(emb)) ── norm, act ── dropout ── conv ── + ──► / sqrt 2
                └────────────────────────── resample ── conv of size 1 ────────────────────────────────────┘
+    down       x ── taps ── conv of size 3, stride 2 ──►
+    up         x ── taps at twice the size ── conv of size 3 ──►
 
 Everything computes in the dtype of x.
 """
@@ -12,50 +14,80 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.layers import GroupNorm, check_option, conv, conv1x1, conv3x3, dense, over_sqrt2
-from models.resampling import Number, fir_downsample, fir_filter, fir_upsample, pad_to_even, spatial_axes
+from models.layers import GroupNorm, activation, check_option, conv, conv1x1, conv3x3, dense, over_sqrt2
+from models.resampling import Number, Taps, fir_downsample, fir_filter, fir_upsample, pad_to_even, spatial_axes
 
 RESAMPLINGS = ("none", "up", "down")
 
 
 class ConvDownsample(nn.Module):
-    """taps at full rate, then a convolution of size 3 and stride 2: [B, *n, C] -> [B, *ceil(n/2), features]."""
+    """taps at full rate, then a convolution of size 3 and stride 2: [B, *n, C] -> [B, *ceil(n/2), features].
+
+    Without taps, y[m] = sum_j w[j] x[2m + j] (Ho et al. 2020)."""
 
     features: int
-    taps: tuple[Number, ...] = (1, 1)
+    taps: Taps = (1, 1)
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        x = pad_to_even(x)
+        if not self.taps:
+            return conv(x, self.features, 3, stride=2)
         total = (len(self.taps) - 2) + (3 - 1)
-        filtered = fir_filter(pad_to_even(x), self.taps, (total + 1) // 2, total // 2)
+        filtered = fir_filter(x, self.taps, (total + 1) // 2, total // 2)
         return conv(filtered, self.features, 3, stride=2, padding="VALID")
+
+
+class ConvUpsample(nn.Module):
+    """Twice the size by taps, then a convolution of size 3: [B, *n, C] -> [B, *2n, features].
+
+    The filter runs on over the edge of x, and the convolution sees what it leaves there, as in the published transposed
+    convolution. Without taps: nearest neighbours, which are taps (1, 1)."""
+
+    features: int
+    taps: Taps = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        axes = spatial_axes(x)
+        inside = tuple(slice(1, -1) if i in axes else slice(None) for i in range(x.ndim))
+        wider = jnp.pad(x, [(1, 1) if i in axes else (0, 0) for i in range(x.ndim)])
+        return conv(fir_upsample(wider, self.taps or (1, 1))[inside], self.features, 3, padding="VALID")
 
 
 class ResidualBlock(nn.Module):
     """h + F(h, emb), at the same, twice or half the size (Brock et al. 2019; Song et al. 2021, section H).
 
-    F is norm, swish, resampling, conv, + dense(swish(emb)), norm, swish, dropout, conv. emb is [B, E]."""
+    F is norm, act, resampling, conv, + dense(act(emb)), norm, act, dropout, conv. emb is [B, E], or None: no noise
+    level enters. With resample="none" it is the block of Ho et al. 2020."""
 
     features: int
     resample: str = "none"
-    taps: tuple[Number, ...] = (1, 1)
+    taps: Taps = (1, 1)
     dropout: Number = 0.0
     skip_rescale: bool = True
     init_scale: Number = 0.0
+    nonlinearity: str = "swish"
+    min_group: int = 4
 
     def _resampled(self, x: Array) -> Array:
         if self.resample == "none":
             return x
-        return fir_upsample(x, self.taps) if self.resample == "up" else fir_downsample(x, self.taps)
+        taps = self.taps or (1, 1)
+        return fir_upsample(x, taps) if self.resample == "up" else fir_downsample(x, taps)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."], emb: Float[Array, "B E"], train: bool = False) -> Float[Array, "..."]:
+    def __call__(
+        self, x: Float[Array, "..."], emb: Float[Array, "B E"] | None, train: bool = False
+    ) -> Float[Array, "..."]:
         check_option("resample", self.resample, RESAMPLINGS)
-        h = self._resampled(nn.swish(GroupNorm()(x)))
+        act = activation(self.nonlinearity)
+        h = self._resampled(act(GroupNorm(self.min_group)(x)))
         h = conv3x3(h, self.features)
-        shift = dense(nn.swish(emb), self.features)
-        h = h + jnp.expand_dims(shift, tuple(spatial_axes(h)))
-        h = nn.swish(GroupNorm()(h))
+        if emb is not None:
+            shift = dense(act(emb), self.features)
+            h = h + jnp.expand_dims(shift, tuple(spatial_axes(h)))
+        h = act(GroupNorm(self.min_group)(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(h, self.features, self.init_scale)
         skip = self._resampled(x)
@@ -69,11 +101,12 @@ class AttentionBlock(nn.Module):
 
     skip_rescale: bool = True
     init_scale: Number = 0.0
+    min_group: int = 4
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         batch, *_, channels = x.shape
-        normed = GroupNorm()(x).reshape(batch, -1, channels)
+        normed = GroupNorm(self.min_group)(x).reshape(batch, -1, channels)
         q, k, v = (dense(normed, channels, 0.1) for _ in range(3))
         # Not jax.nn.dot_product_attention: it refuses dtypes other than float32 under strict promotion.
         weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) / math.sqrt(channels))

@@ -5,7 +5,8 @@ method. Everything computes in the dtype of x.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 Number = float | int
 
 EMBEDDINGS = ("positional", "fourier")
+NONLINEARITIES = ("swish", "elu", "relu", "lrelu")
 
 
 def variance_scaling(scale: Number = 1.0) -> nn.initializers.Initializer:
@@ -52,16 +54,24 @@ def conv1x1(x: Float[Array, "..."], features: int, scale: Number = 1.0) -> Float
     return conv(x, features, 1, scale)
 
 
+def activation(name: str) -> Callable[[Array], Array]:
+    """The non-linearity of that name; "lrelu" has slope 0.2 below zero. ValueError, listing them, for another name."""
+    check_option("nonlinearity", name, NONLINEARITIES)
+    return partial(nn.leaky_relu, negative_slope=0.2) if name == "lrelu" else getattr(nn, name)
+
+
 class GroupNorm(nn.Module):
     """(x - mean) / sqrt(var + 1e-6) scale + bias, over all positions and the channels of a group (Wu & He 2018).
 
-    There are min(C // 4, 32) groups, or the next fewer that divide C. Mean and variance are at least float32; flax's
-    own layer does not take other dtypes under strict promotion, nor does its variance survive a large mean."""
+    There are min(C // min_group, 32) groups, or the next fewer that divide C. Mean and variance are at least float32;
+    flax's own layer does not take other dtypes under strict promotion, nor does its variance survive a large mean."""
+
+    min_group: int = 4
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         batch, *_, channels = x.shape
-        groups = max(1, min(channels // 4, 32))
+        groups = max(1, min(channels // self.min_group, 32))
         while channels % groups:
             groups -= 1
         scale = self.param("scale", nn.initializers.ones, (channels,))

@@ -90,6 +90,33 @@ def test_conv_downsample_filters_then_strides():
     np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
 
 
+def test_conv_downsample_without_taps_starts_at_the_first_element():
+    layer, x = blocks.ConvDownsample(2, ()), random(2, 8, 3)
+    variables = layer.init(jax.random.key(0), jnp.asarray(x))
+    kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], float)
+    padded = np.pad(x, [(0, 0), (0, 1), (0, 0)])
+    expected = np.stack([np.einsum("bwc,wcd->bd", padded[:, 2 * i : 2 * i + 3], kernel) for i in range(4)], axis=1)
+    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("taps", [*TAPS, ()])
+def test_conv_upsample_is_the_transposed_convolution_then_the_filter(taps):
+    """The definition: zeros between the elements, the full convolution with w, and then with the taps."""
+    layer, x = blocks.ConvUpsample(2, taps), random(2, 6, 3)
+    variables = layer.init(jax.random.key(0), jnp.asarray(x))
+    kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], float)
+    taps = taps or (1, 1)
+    p = (len(taps) - 2) - (3 - 1)
+    low, high = (p + 1) // 2 + 1, p // 2 + 1
+    expected = np.zeros((2, 12, 2))
+    for b, c, d in np.ndindex(2, 3, 2):
+        stuffed = np.zeros(11)
+        stuffed[::2] = x[b, :, c]
+        wide = np.convolve(stuffed, kernel[::-1, c, d])
+        expected[b, :, d] += np.convolve(np.pad(wide, (low, high)), 2 * unit(taps), mode="valid")
+    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
+
+
 def test_positional_features():
     c = np.array([0.0, 0.3, 999.0])
     features = layers.positional_features(jnp.asarray(c), 9)
