@@ -1,21 +1,12 @@
-"""The pieces of the U-Nets, for any number of spatial axes: x is [B, *spatial, C].
-
-Resampling by 2 follows a finite impulse response k of length L along every spatial axis (Karras et al. 2020,
-arXiv 1912.04958; Zhang 2019, arXiv 1904.11486):
-
-    down:  y[m] = sum_j k[L-1-j] x[2m + j - lo],             sum k = 1,   lo = (L-1)//2              (1)
-    up:    y[n] = sum_j k[L-1-j] u[n + j - lo],              sum k = 2,   lo = (L-1)//2 + 1          (2)
-
-where x is zero outside its range, and u is x with a zero after every element. So k = (1, 1) is the mean of
-two neighbours in (1) and nearest-neighbour upsampling in (2). Both are sums of shifted slices, one phase of the
-output or input at a time: on a CPU that is some thirty times faster than a convolution.
+"""The layers of the networks, for any number of spatial axes: x is [B, *spatial, C].
 
 The functions that own parameters (conv, dense, noise_features, add_class) are called inside a compact
 method. Everything computes in the dtype of x.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +14,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 Number = float | int
-Taps = Sequence[Number]
 
 EMBEDDINGS = ("positional", "fourier")
-RESAMPLINGS = ("none", "up", "down")
+NONLINEARITIES = ("swish", "elu", "relu", "lrelu")
 
 
 def variance_scaling(scale: Number = 1.0) -> nn.initializers.Initializer:
@@ -64,16 +54,24 @@ def conv1x1(x: Float[Array, "..."], features: int, scale: Number = 1.0) -> Float
     return conv(x, features, 1, scale)
 
 
+def activation(name: str) -> Callable[[Array], Array]:
+    """The non-linearity of that name; "lrelu" has slope 0.2 below zero. ValueError, listing them, for another name."""
+    check_option("nonlinearity", name, NONLINEARITIES)
+    return partial(nn.leaky_relu, negative_slope=0.2) if name == "lrelu" else getattr(nn, name)
+
+
 class GroupNorm(nn.Module):
     """(x - mean) / sqrt(var + 1e-6) scale + bias, over all positions and the channels of a group (Wu & He 2018).
 
-    There are min(C // 4, 32) groups, or the next fewer that divide C. Mean and variance are at least float32; flax's
-    own layer does not take other dtypes under strict promotion, nor does its variance survive a large mean."""
+    There are min(C // min_group, 32) groups, or the next fewer that divide C. Mean and variance are at least float32;
+    flax's own layer does not take other dtypes under strict promotion, nor does its variance survive a large mean."""
+
+    min_group: int = 4
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         batch, *_, channels = x.shape
-        groups = max(1, min(channels // 4, 32))
+        groups = max(1, min(channels // self.min_group, 32))
         while channels % groups:
             groups -= 1
         scale = self.param("scale", nn.initializers.ones, (channels,))
@@ -152,154 +150,3 @@ def check_option(name: str, value: str, valid: Sequence[str]) -> None:
     """Raises ValueError, listing the valid values, unless value is one of them."""
     if value not in valid:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, valid))}, got {value!r}")
-
-
-# Resampling
-
-
-def _taps(taps: Taps, gain: float) -> list[float]:
-    total = sum(taps)
-    if len(taps) < 2 or total == 0:
-        raise ValueError(f"taps: expected at least two numbers with a sum other than 0, got {tuple(taps)}")
-    return [float(gain * tap / total) for tap in reversed(taps)]
-
-
-def _pad(x: Array, axis: int, low: int, high: int, mode: str = "constant") -> Array:
-    return jnp.pad(x, [(low, high) if i == axis else (0, 0) for i in range(x.ndim)], mode=mode)
-
-
-def _window(x: Array, axis: int, start: int, length: int) -> Array:
-    return jax.lax.slice_in_dim(x, start, start + length, axis=axis)
-
-
-def _spatial(x: Array) -> range:
-    return range(1, x.ndim - 1)
-
-
-def fir_upsample(x: Float[Array, "..."], taps: Taps = (1, 1)) -> Float[Array, "..."]:
-    """Twice the size along every spatial axis, filtered by taps: eq. (2). [B, *n, C] -> [B, *2n, C]."""
-    kernel = _taps(taps, 2.0)
-    for axis in _spatial(x):
-        x = _upsample_axis(x, axis, kernel)
-    return x
-
-
-def _upsample_axis(x: Array, axis: int, kernel: list[float]) -> Array:
-    # y[2m + r] takes the taps j with r + j - lo even, which meet x[m + (r + j - lo) / 2].
-    n, low = x.shape[axis], (len(kernel) - 1) // 2 + 1
-    margin = len(kernel)
-    padded = _pad(x, axis, margin, margin)
-    phases = []
-    for r in (0, 1):
-        shifts = [((r + j - low) // 2, k) for j, k in enumerate(kernel) if (r + j - low) % 2 == 0]
-        phases.append(sum(k * _window(padded, axis, margin + shift, n) for shift, k in shifts))
-    stacked = jnp.stack(phases, axis=axis + 1)
-    return stacked.reshape((*x.shape[:axis], 2 * n, *x.shape[axis + 1 :]))
-
-
-def fir_downsample(x: Float[Array, "..."], taps: Taps = (1, 1)) -> Float[Array, "..."]:
-    """Half the size along every spatial axis, filtered by taps: eq. (1). [B, *n, C] -> [B, *ceil(n/2), C].
-
-    An odd size is first made even by repeating its last element."""
-    kernel = _taps(taps, 1.0)
-    x = pad_to_even(x)
-    for axis in _spatial(x):
-        x = _downsample_axis(x, axis, kernel)
-    return x
-
-
-def _downsample_axis(x: Array, axis: int, kernel: list[float]) -> Array:
-    n, length = x.shape[axis], len(kernel)
-    # An odd number of taps needs one more zero, so that the two phases have the same size.
-    padded = _pad(x, axis, (length - 1) // 2, (length - 2) // 2 + length % 2)
-    halves = padded.reshape((*x.shape[:axis], -1, 2, *x.shape[axis + 1 :]))
-    phases = [jax.lax.index_in_dim(halves, r, axis + 1, keepdims=False) for r in (0, 1)]
-    return sum(k * _window(phases[j % 2], axis, j // 2, n // 2) for j, k in enumerate(kernel))
-
-
-def fir_filter(x: Float[Array, "..."], taps: Taps, low: int, high: int) -> Float[Array, "..."]:
-    """taps at full rate along every spatial axis after zeros of low and high: n -> n + low + high - L + 1."""
-    kernel = _taps(taps, 1.0)
-    for axis in _spatial(x):
-        n = x.shape[axis] + low + high - len(kernel) + 1
-        padded = _pad(x, axis, low, high)
-        x = sum(k * _window(padded, axis, j, n) for j, k in enumerate(kernel))
-    return x
-
-
-def pad_to_even(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Repeats the last element along every spatial axis of odd size."""
-    for axis in _spatial(x):
-        x = _pad(x, axis, 0, x.shape[axis] % 2, mode="edge")
-    return x
-
-
-def crop_like(x: Float[Array, "..."], other: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The leading part of x with the spatial sizes of other: the inverse of pad_to_even after upsampling."""
-    return x[(slice(None), *(slice(other.shape[axis]) for axis in _spatial(x)))]
-
-
-# Blocks
-
-
-class ConvDownsample(nn.Module):
-    """taps at full rate, then a convolution of size 3 and stride 2: [B, *n, C] -> [B, *ceil(n/2), features]."""
-
-    features: int
-    taps: tuple[Number, ...] = (1, 1)
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        total = (len(self.taps) - 2) + (3 - 1)
-        filtered = fir_filter(pad_to_even(x), self.taps, (total + 1) // 2, total // 2)
-        return conv(filtered, self.features, 3, stride=2, padding="VALID")
-
-
-class ResidualBlock(nn.Module):
-    """h + F(h, emb), at the same, twice or half the size (Brock et al. 2019; Song et al. 2021, section H).
-
-    F is norm, swish, resampling, conv, + dense(swish(emb)), norm, swish, dropout, conv. emb is [B, E]."""
-
-    features: int
-    resample: str = "none"
-    taps: tuple[Number, ...] = (1, 1)
-    dropout: Number = 0.0
-    skip_rescale: bool = True
-    init_scale: Number = 0.0
-
-    def _resampled(self, x: Array) -> Array:
-        if self.resample == "none":
-            return x
-        return fir_upsample(x, self.taps) if self.resample == "up" else fir_downsample(x, self.taps)
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."], emb: Float[Array, "B E"], train: bool = False) -> Float[Array, "..."]:
-        check_option("resample", self.resample, RESAMPLINGS)
-        h = self._resampled(nn.swish(GroupNorm()(x)))
-        h = conv3x3(h, self.features)
-        shift = dense(nn.swish(emb), self.features)
-        h = h + jnp.expand_dims(shift, tuple(_spatial(h)))
-        h = nn.swish(GroupNorm()(h))
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
-        h = conv3x3(h, self.features, self.init_scale)
-        skip = self._resampled(x)
-        if x.shape[-1] != self.features or self.resample != "none":
-            skip = conv1x1(skip, self.features)
-        return over_sqrt2(skip + h, self.skip_rescale)
-
-
-class AttentionBlock(nn.Module):
-    """x + W_o softmax(q k^T / sqrt C) v over all positions, one head (Ho et al. 2020, appendix B)."""
-
-    skip_rescale: bool = True
-    init_scale: Number = 0.0
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
-        batch, *_, channels = x.shape
-        normed = GroupNorm()(x).reshape(batch, -1, channels)
-        q, k, v = (dense(normed, channels, 0.1) for _ in range(3))
-        # Not jax.nn.dot_product_attention: it refuses dtypes other than float32 under strict promotion.
-        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) / math.sqrt(channels))
-        h = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(x.shape)
-        return over_sqrt2(x + dense(h, channels, self.init_scale), self.skip_rescale)

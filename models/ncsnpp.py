@@ -1,15 +1,26 @@
 """NCSN++ and DDPM++ (Song et al. 2021, arXiv 2011.13456, sections 4.4 and H): one U-Net and its options.
 
-Down: on each level `num_res_blocks` residual blocks, then one that halves the size. Middle: block, attention,
-block. Up: on each level `num_res_blocks + 1` blocks, each of which also takes an activation of the way down, then
-one that doubles the size. The published networks differ in a few options:
+Down: on each level `num_res_blocks` residual blocks, then the size is halved. Middle: block, attention, block. Up: on
+each level `num_res_blocks + 1` blocks, each of which also takes an activation of the way down, then it is doubled.
+
+    block="biggan"   halves and doubles inside of a residual block
+    block="ddpm"     between the blocks: by filter and convolution, or the filter alone (resample_with_conv=False)
+
+    progressive_input, of x at the sizes below    "input_skip": filtered, a convolution of size 1, combined with h
+                                                  "residual": filtered and convolved from level to level, added to h
+    progressive, of what is returned              "output_skip": a sum over levels, each with a convolution of its own
+                                                  "residual": convolved and filtered from level to level, added to h
+
+The published networks differ in a few options:
 
     NCSN++ (VE, continuous)   embedding="fourier", fir_taps=(1, 3, 3, 1), progressive_input="residual"
     DDPM++ (VP, continuous)   embedding="positional", fir_taps=(1, 1)
     NCSN++ at 256^2 and more  as NCSN++ with progressive_input="input_skip", progressive="output_skip"
+    DDPM (Ho et al. 2020)     block="ddpm", fir_taps=(), skip_rescale=False
 
-c_noise is used as given (log sigma for NCSN++, 999 t for DDPM++), x is centred about 0, and the output is not
-divided by sigma: all that belongs to the parameterization.
+Where the taps are (), there is no filter: nearest neighbours, means, plain convolutions. c_noise is used as given (log
+sigma for NCSN++, 999 t for DDPM++), x is centred about 0, and the output is not divided by sigma: all that belongs to
+the parameterization.
 """
 
 from collections.abc import Callable
@@ -19,27 +30,26 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from models.blocks import AttentionBlock, ConvDownsample, ConvUpsample, ResidualBlock
 from models.layers import (
     EMBEDDINGS,
-    AttentionBlock,
-    ConvDownsample,
+    NONLINEARITIES,
     GroupNorm,
     Number,
-    ResidualBlock,
+    activation,
     add_class,
     check_option,
     conv1x1,
     conv3x3,
-    crop_like,
     dense,
-    fir_downsample,
-    fir_upsample,
     noise_features,
     over_sqrt2,
 )
+from models.resampling import crop_like, fir_downsample, fir_upsample
 
 PROGRESSIVE_INPUTS = ("none", "input_skip", "residual")
-PROGRESSIVES = ("none", "output_skip")
+PROGRESSIVES = ("none", "output_skip", "residual")
+BLOCKS = ("biggan", "ddpm")
 COMBINES = ("sum", "cat")
 
 Block = Callable[..., Array]
@@ -60,8 +70,9 @@ class NCSNpp(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
     Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is
-    in `attn_levels`. With `num_classes` > 0, cond is labels [B]; `num_classes` itself is the null label, which
-    cond=None stands for. It computes in the dtype of x.
+    in `attn_levels`. A norm has groups of `min_group` channels or more (GroupNorm). With `noise_conditional` False,
+    c_noise has no influence, nor can there be classes. With `num_classes` > 0, cond is labels [B]; `num_classes` itself
+    is the null label, which cond=None stands for. It computes in the dtype of x.
     Errors: ValueError for an option, a rank of x, or a cond that does not fit."""
 
     nf: int = 128
@@ -70,7 +81,11 @@ class NCSNpp(nn.Module):
     attn_resolutions: tuple[int, ...] = (16,)
     attn_levels: tuple[int, ...] = ()
     dropout: Number = 0.1
+    block: str = "biggan"
+    nonlinearity: str = "swish"
+    min_group: int = 4
     fir_taps: tuple[Number, ...] = (1, 1)
+    resample_with_conv: bool = True
     skip_rescale: bool = True
     embedding: str = "positional"
     fourier_scale: Number = 16.0
@@ -78,13 +93,18 @@ class NCSNpp(nn.Module):
     progressive: str = "none"
     progressive_combine: str = "sum"
     init_scale: Number = 0.0
+    noise_conditional: bool = True
     num_classes: int = 0
 
     def __post_init__(self) -> None:
+        check_option("block", self.block, BLOCKS)
+        check_option("nonlinearity", self.nonlinearity, NONLINEARITIES)
         check_option("embedding", self.embedding, EMBEDDINGS)
         check_option("progressive_input", self.progressive_input, PROGRESSIVE_INPUTS)
         check_option("progressive", self.progressive, PROGRESSIVES)
         check_option("progressive_combine", self.progressive_combine, COMBINES)
+        if self.num_classes and not self.noise_conditional:
+            raise ValueError(f"num_classes: expected 0 with noise_conditional=False, got {self.num_classes}")
         super().__post_init__()
 
     @nn.compact
@@ -97,8 +117,7 @@ class NCSNpp(nn.Module):
     ) -> Float[Array, "..."]:
         if not 3 <= x.ndim <= 5:
             raise ValueError(f"NCSNpp: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
-        emb = self._embed(c_noise, cond).astype(x.dtype)
-        block = partial(self._block, emb, train)
+        block = partial(self._block, self._embed(c_noise, cond, x.dtype), train)
         skips = self._down(x, block)
         h = block(skips[-1], skips[-1].shape[-1])
         h = self._attention(h)
@@ -106,13 +125,26 @@ class NCSNpp(nn.Module):
         return self._up(h, skips, block, x.shape[-1])
 
     @nn.nowrap
-    def _block(self, emb: Array, train: bool, x: Array, features: int, resample: str = "none") -> Array:
-        options = (self.fir_taps, self.dropout, self.skip_rescale, self.init_scale)
-        return ResidualBlock(features, resample, *options)(x, emb, train)
+    def _block(self, emb: Array | None, train: bool, x: Array, features: int, resample: str = "none") -> Array:
+        options = (self.dropout, self.skip_rescale, self.init_scale, self.nonlinearity, self.min_group)
+        return ResidualBlock(features, resample, self.fir_taps, *options)(x, emb, train)
+
+    @nn.nowrap
+    def _resampled(self, x: Array, block: Block, resample: str) -> Array:
+        features = x.shape[-1]
+        if self.block == "biggan":
+            return block(x, features, resample)
+        if self.resample_with_conv:
+            return (ConvUpsample if resample == "up" else ConvDownsample)(features, self.fir_taps)(x)
+        return (fir_upsample if resample == "up" else fir_downsample)(x, self._taps)
+
+    @property
+    def _taps(self) -> tuple[Number, ...]:
+        return self.fir_taps or (1, 1)
 
     @nn.nowrap
     def _attention(self, h: Array) -> Array:
-        return AttentionBlock(self.skip_rescale, self.init_scale)(h)
+        return AttentionBlock(self.skip_rescale, self.init_scale, self.min_group)(h)
 
     @nn.nowrap
     def _level_attention(self, h: Array, level: int) -> Array:
@@ -120,11 +152,14 @@ class NCSNpp(nn.Module):
         return self._attention(h) if wanted else h
 
     @nn.nowrap
-    def _embed(self, c_noise: Array, cond: Array | None) -> Array:
+    def _embed(self, c_noise: Array, cond: Array | None, dtype: jnp.dtype) -> Array | None:
+        # Without noise_conditional too: the published networks keep the frequencies that they do not use.
         emb = noise_features(c_noise, self.nf, self.embedding, self.fourier_scale)
-        emb = dense(emb, 4 * self.nf)
-        emb = dense(nn.swish(emb), 4 * self.nf)
-        return add_class(emb, cond, self.num_classes)
+        if self.noise_conditional:
+            emb = dense(emb, 4 * self.nf)
+            emb = dense(activation(self.nonlinearity)(emb), 4 * self.nf)
+        emb = add_class(emb, cond, self.num_classes).astype(dtype)
+        return emb if self.noise_conditional else None
 
     @nn.nowrap
     def _down(self, x: Array, block: Block) -> list[Array]:
@@ -134,7 +169,7 @@ class NCSNpp(nn.Module):
                 h = block(skips[-1], self.nf * mult)
                 skips.append(self._level_attention(h, level))
             if level < len(self.ch_mult) - 1:
-                h = block(skips[-1], skips[-1].shape[-1], "down")
+                h = self._resampled(skips[-1], block, "down")
                 h, pyramid = self._add_input(h, pyramid)
                 skips.append(h)
         return skips
@@ -145,7 +180,7 @@ class NCSNpp(nn.Module):
         if self.progressive_input == "none":
             return h, pyramid
         if self.progressive_input == "input_skip":
-            pyramid = fir_downsample(pyramid, self.fir_taps)
+            pyramid = fir_downsample(pyramid, self._taps)
             return Combine(self.progressive_combine)(pyramid, h), pyramid
         pyramid = ConvDownsample(h.shape[-1], self.fir_taps)(pyramid)
         h = over_sqrt2(pyramid + h, self.skip_rescale)
@@ -158,17 +193,25 @@ class NCSNpp(nn.Module):
             for _ in range(self.num_res_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.nf * mult)
             h = self._level_attention(h, level)
-            if self.progressive == "output_skip":
-                pyramid = self._add_output(h, pyramid, channels)
+            h, pyramid = self._add_output(h, pyramid, channels)
             if level > 0:
-                h = crop_like(block(h, h.shape[-1], "up"), skips[-1])
-        return self._to_output(h, channels) if pyramid is None else pyramid
+                h = crop_like(self._resampled(h, block, "up"), skips[-1])
+        return pyramid if self.progressive == "output_skip" else self._to_output(h, channels, self.init_scale)
 
     @nn.nowrap
-    def _to_output(self, h: Array, channels: int) -> Array:
-        return conv3x3(nn.swish(GroupNorm()(h)), channels, self.init_scale)
+    def _to_output(self, h: Array, channels: int, scale: Number = 1.0) -> Array:
+        return conv3x3(activation(self.nonlinearity)(GroupNorm(self.min_group)(h)), channels, scale)
 
     @nn.nowrap
-    def _add_output(self, h: Array, pyramid: Array | None, channels: int) -> Array:
-        out = self._to_output(h, channels)
-        return out if pyramid is None else out + crop_like(fir_upsample(pyramid, self.fir_taps), out)
+    def _add_output(self, h: Array, pyramid: Array | None, channels: int) -> tuple[Array, Array | None]:
+        """h with what the levels below return, and what is passed on to the next."""
+        if self.progressive == "none":
+            return h, None
+        if self.progressive == "output_skip":
+            out = self._to_output(h, channels, self.init_scale)
+            return h, out if pyramid is None else out + crop_like(fir_upsample(pyramid, self._taps), out)
+        if pyramid is None:
+            return h, self._to_output(h, h.shape[-1])
+        pyramid = crop_like(ConvUpsample(h.shape[-1], self.fir_taps)(pyramid), h)
+        h = over_sqrt2(pyramid + h, self.skip_rescale)
+        return h, h

@@ -14,7 +14,7 @@ which is that of the published code as far as both compute the same. Axes:
 Each leaf of theirs is used once and each of ours filled once, or nothing is.
 
 Another architecture is a line in the tables for each class or part whose name differs from ours; its classes may share
-one of ours only if they are counted together.
+one of ours only if they are counted together, or never stand in one network.
 """
 
 import re
@@ -30,12 +30,17 @@ LeafPath = tuple[str, ...]
 # Their class of module → ours; where there is no line the names agree. The flax files need it.
 MODULES = {
     "ResnetBlockBigGANpp": "ResidualBlock",
+    "ResnetBlockDDPMpp": "ResidualBlock",
+    "ResnetBlockDDPM": "ResidualBlock",
     "AttnBlockpp": "AttentionBlock",
+    "AttnBlock": "AttentionBlock",
     "Downsample": "ConvDownsample",
+    "Upsample": "ConvUpsample",
 }
 # Our module and their part of it → our part; or their part alone, whatever the module. With a counter, or without.
 PARTS = {
     "NIN": "Dense",
+    "ResidualBlock/NIN_0": "Conv_2",
     "Conv2d": "Conv",
 }
 # Their leaf → our leaf, the first that the module has.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import layers
+from models import blocks, layers, resampling
 
 TAPS = [(1, 1), (1, 2, 4, 2), (3, 1), (1, 2, 3, 4, 7)]
 
@@ -37,48 +37,48 @@ def random(*shape):
 def test_upsample_is_the_direct_convolution(taps):
     x, p = random(2, 6, 5, 2), len(taps) - 2
     expected = along_spatial(x, lambda s: upfirdn(s, 2 * unit(taps), 2, 1, (p + 1) // 2 + 1, p // 2))
-    np.testing.assert_allclose(layers.fir_upsample(jnp.asarray(x), taps), expected, atol=1e-12)
+    np.testing.assert_allclose(resampling.fir_upsample(jnp.asarray(x), taps), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("taps", TAPS)
 def test_downsample_is_the_direct_convolution(taps):
     x, p = random(2, 6, 8, 2), len(taps) - 2
     expected = along_spatial(x, lambda s: upfirdn(s, unit(taps), 1, 2, (p + 1) // 2, p // 2))
-    np.testing.assert_allclose(layers.fir_downsample(jnp.asarray(x), taps), expected, atol=1e-12)
+    np.testing.assert_allclose(resampling.fir_downsample(jnp.asarray(x), taps), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("taps", TAPS)
 def test_filter_is_the_direct_convolution(taps):
     x = random(2, 6, 8, 2)
     expected = along_spatial(x, lambda s: upfirdn(s, unit(taps), 1, 1, 3, 2))
-    np.testing.assert_allclose(layers.fir_filter(jnp.asarray(x), taps, 3, 2), expected, atol=1e-12)
+    np.testing.assert_allclose(resampling.fir_filter(jnp.asarray(x), taps, 3, 2), expected, atol=1e-12)
 
 
 def test_taps_of_one_are_nearest_neighbours_and_means():
     x = jnp.asarray(np.random.default_rng(1).integers(-8, 8, (2, 6, 4, 3)), jnp.float32)
     nearest = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
     means = np.asarray(x).reshape(2, 3, 2, 2, 2, 3).mean(axis=(2, 4))
-    np.testing.assert_array_equal(layers.fir_upsample(x, (1, 1)), nearest)
-    np.testing.assert_array_equal(layers.fir_downsample(x, (1, 1)), means)
+    np.testing.assert_array_equal(resampling.fir_upsample(x, (1, 1)), nearest)
+    np.testing.assert_array_equal(resampling.fir_downsample(x, (1, 1)), means)
 
 
 def test_odd_sizes_repeat_the_edge():
     x = random(1, 7, 5, 2)
     even = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], mode="edge")
-    down = layers.fir_downsample(jnp.asarray(x), (1, 3, 3, 1))
-    np.testing.assert_array_equal(down, layers.fir_downsample(jnp.asarray(even), (1, 3, 3, 1)))
-    back = layers.crop_like(layers.fir_upsample(down), jnp.asarray(x))
+    down = resampling.fir_downsample(jnp.asarray(x), (1, 3, 3, 1))
+    np.testing.assert_array_equal(down, resampling.fir_downsample(jnp.asarray(even), (1, 3, 3, 1)))
+    back = resampling.crop_like(resampling.fir_upsample(down), jnp.asarray(x))
     assert back.shape == x.shape
 
 
 @pytest.mark.parametrize("taps", [(1,), (1, -1)])
 def test_taps_must_be_two_or_more_with_a_sum(taps):
     with pytest.raises(ValueError, match="taps: expected at least two numbers with a sum other than 0, got"):
-        layers.fir_upsample(jnp.ones((1, 4, 1)), taps)
+        resampling.fir_upsample(jnp.ones((1, 4, 1)), taps)
 
 
 def test_conv_downsample_filters_then_strides():
-    layer = layers.ConvDownsample(2, (1, 3, 3, 1))
+    layer = blocks.ConvDownsample(2, (1, 3, 3, 1))
     x = random(2, 8, 6, 3)
     variables = layer.init(jax.random.key(0), jnp.asarray(x))
     kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], float)
@@ -87,6 +87,33 @@ def test_conv_downsample_filters_then_strides():
     for i, j in np.ndindex(4, 3):
         patch = filtered[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
         expected[:, i, j] = np.einsum("bhwc,hwcd->bd", patch, kernel)
+    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
+
+
+def test_conv_downsample_without_taps_starts_at_the_first_element():
+    layer, x = blocks.ConvDownsample(2, ()), random(2, 8, 3)
+    variables = layer.init(jax.random.key(0), jnp.asarray(x))
+    kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], float)
+    padded = np.pad(x, [(0, 0), (0, 1), (0, 0)])
+    expected = np.stack([np.einsum("bwc,wcd->bd", padded[:, 2 * i : 2 * i + 3], kernel) for i in range(4)], axis=1)
+    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("taps", [*TAPS, ()])
+def test_conv_upsample_is_the_transposed_convolution_then_the_filter(taps):
+    """The definition: zeros between the elements, the full convolution with w, and then with the taps."""
+    layer, x = blocks.ConvUpsample(2, taps), random(2, 6, 3)
+    variables = layer.init(jax.random.key(0), jnp.asarray(x))
+    kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], float)
+    taps = taps or (1, 1)
+    p = (len(taps) - 2) - (3 - 1)
+    low, high = (p + 1) // 2 + 1, p // 2 + 1
+    expected = np.zeros((2, 12, 2))
+    for b, c, d in np.ndindex(2, 3, 2):
+        stuffed = np.zeros(11)
+        stuffed[::2] = x[b, :, c]
+        wide = np.convolve(stuffed, kernel[::-1, c, d])
+        expected[b, :, d] += np.convolve(np.pad(wide, (low, high)), 2 * unit(taps), mode="valid")
     np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
 
 
@@ -153,7 +180,7 @@ def randomised(module, key, *args):
 
 
 def test_attention_is_softmax_of_scaled_products():
-    block = layers.AttentionBlock()
+    block = blocks.AttentionBlock()
     x = random(2, 3, 5, 8)
     variables = randomised(block, jax.random.key(1), jnp.asarray(x))
     p = jax.tree.map(lambda a: np.asarray(a, float), variables["params"])
@@ -174,10 +201,14 @@ def test_attention_is_softmax_of_scaled_products():
 def test_a_fresh_residual_block_is_its_skip_path(resample):
     # init_scale 0 silences the branch, so what is left is the (resampled, projected) input over sqrt 2.
     x, emb = jnp.asarray(random(2, 8, 6, 4)), jnp.ones((2, 16))
-    block = layers.ResidualBlock(4, resample, (1, 3, 3, 1))
+    block = blocks.ResidualBlock(4, resample, (1, 3, 3, 1))
     init = jax.jit(block.init_with_output, compiler_options={"xla_backend_optimization_level": 0})
     out, variables = init(jax.random.key(0), x, emb)
-    skip = {"none": x, "up": layers.fir_upsample(x, (1, 3, 3, 1)), "down": layers.fir_downsample(x, (1, 3, 3, 1))}
+    skip = {
+        "none": x,
+        "up": resampling.fir_upsample(x, (1, 3, 3, 1)),
+        "down": resampling.fir_downsample(x, (1, 3, 3, 1)),
+    }
     expected = np.asarray(skip[resample])
     if resample != "none":
         expected = expected @ np.asarray(variables["params"]["Conv_2"]["kernel"])[0, 0]
@@ -186,4 +217,4 @@ def test_a_fresh_residual_block_is_its_skip_path(resample):
 
 def test_residual_block_names_its_resamplings():
     with pytest.raises(ValueError, match="resample: expected one of 'none', 'up', 'down', got 'half'"):
-        layers.ResidualBlock(4, "half").init(jax.random.key(0), jnp.ones((1, 4, 4)), jnp.ones((1, 4)))
+        blocks.ResidualBlock(4, "half").init(jax.random.key(0), jnp.ones((1, 4, 4)), jnp.ones((1, 4)))

@@ -61,6 +61,9 @@ def test_published_cifar10_size():
         ((64, 3), NCSNPP),
         ((5, 1), {"ch_mult": (1, 1, 1, 1)}),
         ((4, 3, 5, 1), NCSNPP),
+        ((7, 5, 3), {"block": "ddpm", "progressive": "residual", "fir_taps": (1, 3, 3, 1)}),
+        ((5, 2), {"block": "ddpm", "fir_taps": ()}),
+        ((9, 4, 1), {"block": "ddpm", "fir_taps": (), "resample_with_conv": False}),
     ],
 )
 def test_any_spatial_shape(event, options):
@@ -71,7 +74,12 @@ def test_any_spatial_shape(event, options):
 
 
 @pytest.mark.parametrize(
-    "options", [NCSNPP, {"progressive_input": "input_skip", "progressive": "output_skip", "fir_taps": (1, 3, 3, 1)}]
+    "options",
+    [
+        NCSNPP,
+        {"progressive_input": "input_skip", "progressive": "output_skip", "fir_taps": (1, 3, 3, 1)},
+        {"block": "ddpm", "progressive_input": "residual", "progressive": "residual", "fir_taps": (1, 3, 3, 1)},
+    ],
 )
 def test_every_pixel_and_every_kernel_has_influence(options):
     # So padding and cropping of odd sizes cut nothing off, and no branch is computed in vain.
@@ -170,7 +178,7 @@ def test_labels_without_classes():
     [
         ("embedding", "'positional', 'fourier'"),
         ("progressive_input", "'none', 'input_skip', 'residual'"),
-        ("progressive", "'none', 'output_skip'"),
+        ("progressive", "'none', 'output_skip', 'residual'"),
         ("progressive_combine", "'sum', 'cat'"),
     ],
 )

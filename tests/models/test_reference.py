@@ -9,7 +9,8 @@ from flax import linen as nn
 from io_lib.msgpack_file import read_msgpack
 from io_lib.torch_file import read_torch
 from models import LinenNetwork, NCSNpp
-from models.layers import AttentionBlock, GroupNorm, conv3x3, dense
+from models.blocks import AttentionBlock
+from models.layers import GroupNorm, conv3x3, dense
 from models.reference import from_flax, from_torch, parameter_shapes, torch_parameters, torch_trainable
 from tests.published import GOLDEN, NETWORKS
 
