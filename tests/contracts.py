@@ -115,6 +115,16 @@ SDES = {
 
 # What a contract over solvers or losses runs in `make test`; with all of them it is `make test-all`.
 CORE = ("vp", "subvp", "ve", "cosine", "edm")
+
+
+def quick(names, table):
+    """(name, value) of each in the table as a pytest parameter: those that are not named are slow."""
+    return [
+        pytest.param(name, value, id=name, marks=[] if name in names else pytest.mark.slow)
+        for name, value in table.items()
+    ]
+
+
 each_sde = pytest.mark.parametrize(
     "sde", [pytest.param(sde, id=name, marks=[] if name in CORE else pytest.mark.slow) for name, sde in SDES.items()]
 )

@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     config.training.update(num_steps=2, batch_size=8, log_every=0, eval_every=0, sample_every=0)
     config.eval.batch_size = 8
     config.eval.likelihood = spec(Likelihood, solver=Fixed(grid=LogSNRGrid(), num_steps=12), to_data=True)
-    del config.eval["report"]
+    del config.eval["report"], config.eval["features"]
     with jax.numpy_dtype_promotion("standard"):
         run_lib.train(config, directory, DATA, devices=jax.devices()[:1])
     config.eval.bits.update(split="heldout", elbo_times=16)

@@ -226,9 +226,9 @@ def test_paths_converge():
 @pytest.mark.parametrize(
     "sampler",
     [
-        SDE_SAMPLER,
+        pytest.param(SDE_SAMPLER, marks=pytest.mark.slow),
         SDE_SAMPLER.replace(noise=redrawn, denoise=tweedie),
-        ODE_SAMPLER,
+        pytest.param(ODE_SAMPLER, marks=pytest.mark.slow),
         ODE_SAMPLER.replace(ode=Adaptive(rtol=1e-4, atol=1e-4, method=diffrax.Dopri5()), denoise=tweedie),
         ODE_SAMPLER.replace(ode=Adaptive(rtol=1e-2, atol=1e-2, method=diffrax.Heun())),
     ],

@@ -14,7 +14,7 @@ from sde_lib import SDE, VP, StraightLine, expand
 from sde_lib.check import SDECheckError, check_sde
 from sde_lib.node import Scalar
 from sde_lib.noise import normal
-from tests.contracts import DIAGONAL, SDES
+from tests.contracts import DIAGONAL, SDES, quick
 
 PROCESSES = SDES | DIAGONAL
 NO_DRIFT = {"ve", "edm", "discrete_ve"}  # f = 0 and α = 1: no factor and no power changes them
@@ -36,9 +36,9 @@ def names(report):
     return {row.name for row in report.failed}
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_shipped_processes_agree_with_themselves(name):
-    report = check_sde(PROCESSES[name], verbose=False, **data_of(name))
+@pytest.mark.parametrize("name, sde", quick(("vp", "subvp", "ve", "coefficients", "learned", *DIAGONAL), PROCESSES))
+def test_shipped_processes_agree_with_themselves(name, sde):
+    report = check_sde(sde, verbose=False, **data_of(name))
     assert not report.failed and not report.not_reached and len(report.rows) >= 25
 
 
@@ -175,10 +175,10 @@ MUTATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_mutations_are_seen_and_named(name):
+@pytest.mark.parametrize("name, sde", quick(("subvp", "ve", "coefficients"), PROCESSES))
+def test_mutations_are_seen_and_named(name, sde):
     """One method changed and the others pinned: the rows that fail are those of that method, and say so."""
-    sde, kwargs = PROCESSES[name], data_of(name)
+    kwargs = data_of(name)
     fields = {f.name: getattr(sde, f.name) for f in dataclasses.fields(sde)}
     build = lambda **change: mutant(type(sde))(**fields, **change)  # noqa: E731
     assert not check_sde(build(), verbose=False, **kwargs).failed

@@ -76,13 +76,16 @@ def keys_of(name, count):
     return sample_keys(jax.random.key(0), jnp.arange(count))
 
 
-def pairs(core):
-    """(sampler, name of an SDE, SDE): `core` in `make test`, all of them, and the dear, in `make test-all`."""
+def pairs(core, samplers=tuple(SAMPLERS)):
+    """(sampler, SDE): `samplers` with `core` in `make test`, all of them, and the dear, in `make test-all`."""
     sdes = together({name: SDES[name] for name in CLOSED})
     sdes |= {name: sde for name, sde in (SDES | DIAGONAL).items() if name not in CLOSED}
     return [
         pytest.param(
-            sampler, sde, id=f"{sampler}-{name}", marks=[] if name in core and not dear(sampler) else pytest.mark.slow
+            sampler,
+            sde,
+            id=f"{sampler}-{name}",
+            marks=[] if name in core and sampler in samplers and not dear(sampler) else pytest.mark.slow,
         )
         for sampler in SAMPLERS
         for name, sde in sdes.items()
@@ -103,7 +106,10 @@ def test_a_gaussian(name, sde):
     assert stats.kstest(centred[:, 7], "norm").pvalue > 1e-4
 
 
-@pytest.mark.parametrize("name, sde", [pair for pair in pairs(("vp",)) if "diagonal" not in pair.id])
+ONE_OF_A_KIND = ("ddim", "euler_maruyama", "pc_published", "dpm3", "sde_dpm++2m", "seeds2", "probability_flow_ode")
+
+
+@pytest.mark.parametrize("name, sde", [pair for pair in pairs(("vp",), ONE_OF_A_KIND) if "diagonal" not in pair.id])
 def test_modes_of_a_mixture(name, sde):
     """Five equal modes: a chi-square test of the counts, and the distance to the nearest, a Rayleigh variable of the
     modes' own width, by its mean square and its 95th percentile."""

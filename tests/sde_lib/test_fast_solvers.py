@@ -122,7 +122,9 @@ def follow(name):
     return lambda state, times, sde: compiled(state, np.pad(times, (0, 129 - len(times))), len(times) - 1, sde)
 
 
-@pytest.mark.parametrize("name_of_sde", WAYS)
+@pytest.mark.parametrize(
+    "name_of_sde", [pytest.param(way, marks=[] if way in ("vp", "ve") else pytest.mark.slow) for way in WAYS]
+)
 @pytest.mark.parametrize("name", FLOW)
 def test_order_on_a_mixture(name, name_of_sde):
     """The end point's error falls as N^-order from 32 steps to 128, on steps that are even in log-SNR and on others."""

@@ -271,7 +271,9 @@ def test_evaluations_are_counted():
     assert len(count) == found + int(rough) + 1
 
 
-@pytest.mark.parametrize("name", ["vp", "ve", "straight_line"])
+@pytest.mark.parametrize(
+    "name", ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ve", "straight_line"))]
+)
 def test_truncation(name):
     """The first-order estimate of log p_0 − log p_{t_min}; with `to_data` what it leaves is of order σ⁴/α⁴."""
     data = mixture(2)

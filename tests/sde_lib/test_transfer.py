@@ -16,7 +16,7 @@ MIXTURE = GaussianMixture(
     stds=jnp.asarray([[0.3, 0.8], [0.5, 0.2]]),
     weights=jnp.asarray([0.3, 0.7]),
 )
-FEW = ("vp", "subvp", "ve", "coefficients", "edm")
+FEW = ("vp", "ve", "coefficients")
 PAIRS = [
     pytest.param(a, b, id=f"{a}-{b}", marks=[] if a in FEW and b in FEW else pytest.mark.slow)
     for a, b in itertools.permutations(SDES, 2)
