@@ -188,6 +188,7 @@ def test_evaluation_draws_the_same_files_and_tells_the_mean_cost(fresh):
     directory, config = fresh
     config.sampling.use = "adaptive"
     x = run_lib.sample(directory, 5, 3, config)
+    del config.eval["features"]
     config.eval.report = bind(mean_report)
     data = from_arrays(np.zeros((64, 2), np.float32))
     report = run_lib.evaluate(directory, 24, 3, config, data)
