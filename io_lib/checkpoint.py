@@ -88,8 +88,10 @@ class Checkpoints:
     def _read(self, abstract_state: Any, step: int) -> Any:
         where = self._directory / str(step)
         metadata = self._unharmed(step, lambda: self._manager.item_metadata(step).tree)
+        if not {"state", "crc32"} & set(metadata):
+            raise ValueError(f"{where} is no checkpoint of this version: it holds {sorted(metadata)}")
         if not {"state", "crc32"} <= set(metadata):
-            raise DamagedError(f"{where} is no checkpoint of ours: it holds {sorted(metadata)}")
+            raise DamagedError(f"{where} lacks its state or its checksums: it holds {sorted(metadata)}")
         _require_same(abstract_state, metadata["state"], where)
         abstract = {"state": abstract_state, "crc32": jax.ShapeDtypeStruct(metadata["crc32"].shape, np.uint32)}
         restore = ocp.args.StandardRestore(_with_shardings(abstract))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import struct
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -261,3 +262,12 @@ with Checkpoints({str(tmp_path / "c")!r}) as checkpoints:
     message, steps = done.stdout.splitlines()[:2]
     assert message.startswith(f"a checkpoint could not be written to {tmp_path / 'c'}: "), done
     assert steps == "[1]"
+
+
+def test_a_checkpoint_of_another_layout_stays_where_it_is(tmp_path):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(5, args=ocp.args.StandardSave({"params": {"w": np.ones(3)}}))
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match=r"5 is no checkpoint of this version: it holds \['params'\]"):
+            checkpoints.restore(abstract(make_state(0)))
+        assert checkpoints.steps() == [5]
