@@ -6,6 +6,8 @@ from data_lib.batches import Batches as Batches
 from data_lib.batches import eval_batches as eval_batches
 from data_lib.batches import prefetch as prefetch
 from data_lib.digits import digits as digits
+from data_lib.images import from_folder as from_folder
+from data_lib.images import read_image as read_image
 from data_lib.sources import ArraySource as ArraySource
 from data_lib.sources import Dataset as Dataset
 from data_lib.sources import Source as Source
