@@ -8,6 +8,9 @@ from data_lib.arrays import from_npz as from_npz
 from data_lib.batches import Batches as Batches
 from data_lib.batches import eval_batches as eval_batches
 from data_lib.batches import prefetch as prefetch
+from data_lib.describe import Description as Description
+from data_lib.describe import describe as describe
+from data_lib.describe import shared_examples as shared_examples
 from data_lib.digits import digits as digits
 from data_lib.images import from_folder as from_folder
 from data_lib.images import read_image as read_image
@@ -28,3 +31,4 @@ from data_lib.transform import Identity as Identity
 from data_lib.transform import Scale as Scale
 from data_lib.transform import Standardize as Standardize
 from data_lib.transform import Transform as Transform
+from data_lib.transform import fitting as fitting

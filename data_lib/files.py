@@ -64,7 +64,8 @@ def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:
 
 
 def heldout_mask(names: Sequence[str], heldout: float | int, seed: int, where: str) -> np.ndarray:
-    """Which names are held out, bool [N]: a float is a share by the rule above, an int takes the n lowest hashes.
+    """Which names are held out, bool [N]: a float is a share by the rule above, of which the lowest hash is
+    always one and the highest never; an int takes the n lowest hashes.
 
     ValueError unless at least one is on either side.
     """
@@ -74,6 +75,8 @@ def heldout_mask(names: Sequence[str], heldout: float | int, seed: int, where: s
         mask[np.argsort(u, kind="stable")[: max(heldout, 0)]] = True
     else:
         mask = u < heldout
+        if 0 < heldout < 1:  # of a few files the rule may take none, or all
+            mask[np.argmin(u)], mask[np.argmax(u)] = True, False
     if not 0 < mask.sum() < len(names):
         raise ValueError(
             f"{where}: heldout={heldout} of {len(names)} holds {mask.sum()} out; "

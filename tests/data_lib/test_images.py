@@ -62,6 +62,7 @@ def test_a_file_added_moves_no_other():
     assert heldout_mask(names, 7, 0, "").sum() == 7
     u = int.from_bytes(hashlib.blake2b(b"0/5.png", digest_size=8).digest(), "big") / 2**64
     assert not heldout_mask(names, u, 0, "")[5] and heldout_mask(names, u + 1e-12, 0, "")[5]
+    assert [heldout_mask(["a", "b"], share, 0, "").sum() for share in (1e-9, 1 - 1e-9)] == [1, 1]
     with pytest.raises(ValueError, match=r"here: heldout=2 of 2 holds 2 out; at least one"):
         heldout_mask(["a", "b"], 2, 0, "here")
 
