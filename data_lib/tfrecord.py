@@ -32,7 +32,7 @@ class TFRecordSource:
 
     def __init__(self, path: str | PathLike, name: str):
         self.path, self.name = Path(path), name
-        self._bytes = _mapped(self.path)
+        self._bytes = mapped(self.path)
         self._places = np.array(list(frames(self._bytes, str(path))), np.int64).reshape(-1, 2)
         if not len(self._places):
             raise ValueError(f"{path}: no records")
@@ -177,7 +177,8 @@ def _table() -> list[int]:
     return table
 
 
-def _mapped(path: Path) -> bytes | mmap.mmap:
+def mapped(path: Path) -> bytes | mmap.mmap:
+    """The file's bytes, read as they are asked for."""
     if path.stat().st_size == 0:
         return b""
     with open(path, "rb") as file:
