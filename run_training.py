@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_lib import Dataset, eval_batches
+from data_lib import Dataset, Waits, eval_batches
 from io_lib import pictures
 from io_lib.metrics import Progress
 from io_lib.signals import StopRequest
@@ -47,13 +47,13 @@ class Run:
     def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
         """Steps from `start` to the end, or to a request to stop; after each call, whatever is due. The last step."""
         with Progress(self.training.num_steps, start) as progress:
-            step = start
+            step, feed = start, Waits(feed)
             while step < self.training.num_steps and not stop.requested:
                 count = self.steps_to_take(step)
                 state, metrics = self.call(state, [next(feed) for _ in range(count)])
                 step += count
                 self.window.append(metrics)
-                progress.update(step, partial(last_loss, metrics))
+                progress.update(step, partial(note, metrics, feed))
                 self.do_what_is_due(step, state)
             if step > (self.checkpoints.latest_step() or 0):
                 self.save(step, state)
@@ -132,5 +132,6 @@ class Run:
             pictures.save_png(folder / f"step_{step:07d}.png", grid)
 
 
-def last_loss(metrics: dict) -> str:
-    return f"loss {float(jnp.ravel(metrics['loss'])[-1]):.4f}"
+def note(metrics: dict, feed: Waits) -> str:
+    """data_wait: the share of the time since the last note that the loop waited for batches."""
+    return f"loss {float(jnp.ravel(metrics['loss'])[-1]):.4f}  data_wait {feed.share():.1%}"

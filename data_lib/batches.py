@@ -6,6 +6,7 @@ a batch runs across the end of an epoch, and may be larger than the set. A proce
 of those positions.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -92,6 +93,31 @@ def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any
             if step + 1 in steps:
                 ahead = pool.submit(_prepare, batches, step + 1, put)
             yield ready
+
+
+class Waits:
+    """The items of an iterator, and how long they were waited for."""
+
+    def __init__(self, feed: Iterator[Any], clock: Callable[[], float] = time.monotonic):
+        self._feed, self._clock = feed, clock
+        self._since, self._waited = clock(), 0.0
+
+    def __iter__(self) -> "Waits":
+        return self
+
+    def __next__(self) -> Any:
+        asked = self._clock()
+        try:
+            return next(self._feed)
+        finally:
+            self._waited += self._clock() - asked
+
+    def share(self) -> float:
+        """Of the time since this was last asked, the share spent waiting."""
+        now = self._clock()
+        share = self._waited / max(now - self._since, 1e-9)
+        self._since, self._waited = now, 0.0
+        return share
 
 
 def eval_batches(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:

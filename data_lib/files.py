@@ -8,7 +8,7 @@ that files that are added or removed move no other file to the other side.
 import hashlib
 import logging
 import os
-import queue
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 4 * 2**30
 MAX_SHOWN = 3
+CHUNK = 64
+SMALL = 16 * 2**10
 RULES = ("raise", "skip")
 
 
@@ -96,7 +98,7 @@ def decode_all(
     require_rule(on_error)
     results, places, bad = [], [], []
     with tqdm(total=len(paths), desc=f"decoding {name}", delay=2) as progress:
-        for place, found in enumerate(_mapped(lambda path: attempt(decode, path), paths, threads)):
+        for place, found in enumerate(in_threads(lambda path: attempt(decode, path), paths, threads)):
             progress.update()
             if isinstance(found, Unreadable):
                 bad.append(found)
@@ -132,22 +134,28 @@ def require_rule(on_error: str) -> None:
         raise ValueError(f"on_error: expected one of {', '.join(RULES)}, got {on_error!r}")
 
 
-def default_threads() -> int:
-    """Decoders leave Python's lock for most of their time."""
-    return min(32, 2 * (os.cpu_count() or 1))
+def default_threads(paths: Sequence[str]) -> int:
+    """One a core, but one in all for files under 16 KiB: what they take is mostly Python, which threads only fight for.
+
+    On two cores 32×32 PNG: 8,800 files/s by one thread, 4,500 by two; 512×512 JPEG: 300 and 610.
+    """
+    sizes = [os.stat(path).st_size for path in paths[:: max(1, len(paths) // 100)]]
+    return min(32, os.cpu_count() or 1) if sum(sizes) >= SMALL * len(sizes) else 1
 
 
-def _mapped(function: Callable, items: Sequence, threads: int) -> Iterator:
-    """function(item) in order, by threads, with few results waiting however many items there are."""
+def in_threads(function: Callable, items: Sequence, threads: int) -> Iterator:
+    """function(item) in order; a thread takes a chunk of them, since a task for each costs more than a small file.
+
+    Few results wait, however many items there are.
+    """
+    size = max(1, min(CHUNK, len(items) // threads))
+    chunks = iter([items[i : i + size] for i in range(0, len(items), size)])
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting, left = queue.SimpleQueue(), iter(items)
-        for item in islice(left, 8 * threads):
-            waiting.put(pool.submit(function, item))
-        while not waiting.empty():
-            result = waiting.get().result()
-            for item in islice(left, 1):
-                waiting.put(pool.submit(function, item))
-            yield result
+        submit = lambda chunk: pool.submit(lambda: list(map(function, chunk)))  # noqa: E731
+        waiting = deque(map(submit, islice(chunks, 2 * threads)))
+        while waiting:
+            yield from waiting.popleft().result()
+            waiting.extend(map(submit, islice(chunks, 1)))
 
 
 def _hash(name: str, seed: int) -> float:

@@ -12,7 +12,6 @@ limit against decompression bombs.
 
 import csv
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -49,13 +48,13 @@ def from_folder(
     labels are whole numbers, or names that count in their order. They stand in `classes` of the sources.
 
     `on_error`: "raise", or "skip" what cannot be read: it is logged, and listed in `unreadable` of the sources.
-    All are decoded once, in `threads` (0: two a core), if they take 4 GiB at most and unless `in_memory` is False;
-    otherwise each when it is asked for. Then all are opened but not decoded at first, and one that turns out to be cut
-    short raises, or under "skip" the next one stands in its place.
+    All are decoded once, in `threads` (0: one a core, one in all for small files), if they take 4 GiB at most and
+    unless `in_memory` is False; otherwise each when it is asked for. Then all are opened but not decoded at first, and
+    one that turns out to be cut short raises, or under "skip" the next one stands in its place.
 
     FileNotFoundError without the folder; ValueError for a folder without images and for labels that are not there.
     """
-    root, threads = Path(path), threads or files.default_threads()
+    root = Path(path)
     files.require_rule(on_error)
     if len(shape) != 3 or shape[2] not in MODES or min(shape) < 1:
         raise ValueError(f"shape: expected (H, W, 3) or (H, W, 1), got {tuple(shape)}")
@@ -63,6 +62,7 @@ def from_folder(
     names = files.find_files(root, SUFFIXES)
     classes, label = _labels(root, names, labels)
     mask = files.heldout_mask(names, heldout, seed, str(root))
+    threads = threads or files.default_threads([str(root / name) for name in names])
     fits = in_memory and len(names) * prod(shape) <= files.IN_MEMORY_BYTES
     make = _decoded if fits else FileSource.checked
     parts = {}
@@ -124,8 +124,7 @@ class FileSource:
         files.report(bad, len(self), "raise", self.name)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
-            return list(pool.map(self.__getitem__, indices))
+        return list(files.in_threads(self.__getitem__, indices, self.threads))
 
 
 def _decoded(paths, label, decode, on_error, threads, name, classes) -> Source:

@@ -42,7 +42,7 @@ def from_audio(
     parts = {}
     for part, chosen in (("train", ~mask), ("heldout", mask)):
         paths, name = [str(Path(path, names[i])) for i in np.flatnonzero(chosen)], f"{Path(path).name} {part}"
-        found, _, bad = files.decode_all(paths, decode, on_error, threads or files.default_threads(), name)
+        found, _, bad = files.decode_all(paths, decode, on_error, threads or files.default_threads(paths), name)
         parts[part] = ArraySource(np.concatenate(found), name=name, unreadable=bad)
     return Dataset(**parts)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_lib import gather
-from data_lib.files import decode_all, find_files, heldout_mask
+from data_lib.files import decode_all, default_threads, find_files, heldout_mask, in_threads
 from data_lib.images import FileSource, from_folder, read_image
 
 
@@ -276,3 +276,16 @@ def test_mutated_files_are_read_or_reported_never_worse(tmp_path):
     assert all(x.shape == (4, 4, 3) and x.dtype == np.uint8 for x in read)
     assert sorted([*(paths[i] for i in places), *(entry.path for entry in bad)]) == sorted(paths)
     assert all(entry.reason for entry in bad)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
+def test_threads_keep_the_order(threads, count):
+    assert list(in_threads(lambda i: i * i, range(count), threads)) == [i * i for i in range(count)]
+
+
+def test_small_files_take_one_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for name, size in (("small", 1000), ("large", 100_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert [default_threads([str(tmp_path / name)] * 3) for name in ("small", "large")] == [1, 4]
