@@ -4,6 +4,9 @@ The stream of a seed is one random permutation of the whole set after another. I
 // n and is entry p % n of that epoch's permutation (1). Step k takes the positions k B … (k+1) B − 1, so that
 a batch runs across the end of an epoch, and may be larger than the set. A process takes its contiguous slice
 of those positions.
+
+grain's `MapDataset` gives the same promise. On two cores, 32×32×3 by 128 (benchmarks/data.py), it gathers 25,000
+images/s from memory and 4,300 from a folder of PNG files; the code below, by whole batches, 152,000 and 6,000.
 """
 
 import time
@@ -96,10 +99,18 @@ def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any
 
 
 class Waits:
-    """The items of an iterator, and how long they were waited for."""
+    """The items of an iterator, and how long they were waited for with nothing else to do.
 
-    def __init__(self, feed: Iterator[Any], clock: Callable[[], float] = time.monotonic):
-        self._feed, self._clock = feed, clock
+    A wait costs nothing if the devices are still `busy()` with the step before when the item comes.
+    """
+
+    def __init__(
+        self,
+        feed: Iterator[Any],
+        busy: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._feed, self._busy, self._clock = feed, busy, clock
         self._since, self._waited = clock(), 0.0
 
     def __iter__(self) -> "Waits":
@@ -110,7 +121,7 @@ class Waits:
         try:
             return next(self._feed)
         finally:
-            self._waited += self._clock() - asked
+            self._waited += 0.0 if self._busy() else self._clock() - asked
 
     def share(self) -> float:
         """Of the time since this was last asked, the share spent waiting."""

@@ -200,3 +200,5 @@ def test_waits_are_a_share_of_the_time_since_they_were_asked_for():
     now[0] += 2.0
     assert list(feed) == [1, 2]
     assert feed.share() == 4 / 6
+    hidden = Waits(slow(), busy=lambda: True, clock=lambda: now[0])
+    assert next(hidden) == 0 and hidden.share() == 0
