@@ -1,7 +1,8 @@
-"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train|sample|eval|stats|check|suggest|import
+"""python main.py --config=configs/digits.py --workdir=runs/digits --mode=train
 
-Flags to run_lib, and nothing else. Sampling and evaluation read the config from the work directory; check and suggest
-need a config alone; import makes a work directory from a config and a published checkpoint.
+Flags to run_lib, and nothing else; the modes are train, sample, eval, stats, data, check, suggest and import. Sampling
+and evaluation read the config from the work directory; stats, data, check and suggest need a config alone; import makes
+a work directory from a config and a published checkpoint.
 """
 
 import sys
@@ -11,8 +12,8 @@ from absl import flags, logging
 from configs.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import load_config
 
-MODES = ("train", "sample", "eval", "stats", "check", "suggest", "import")
-WITHOUT_WORKDIR = ("stats", "check", "suggest")
+MODES = ("train", "sample", "eval", "stats", "data", "check", "suggest", "import")
+WITHOUT_WORKDIR = ("stats", "data", "check", "suggest")
 
 define_config_flag()
 flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
@@ -20,12 +21,12 @@ flags.DEFINE_enum(
     "mode",
     "train",
     MODES,
-    "train (resumes by itself), sample or eval a run; stats of the data, for evaluations; "
+    "train (resumes by itself), sample or eval a run; stats of the data, for evaluations; data: what they are; "
     "check the config's SDE, suggest its parameters; "
     "import a published checkpoint.",
 )
 flags.DEFINE_string("checkpoint", None, "To import: a checkpoint of score_sde (flax) or score_sde_pytorch (.pth).")
-flags.DEFINE_string("out", None, "The file, .npz, that --mode=stats writes.")
+flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
 flags.DEFINE_string("eval_folder", "eval", "Where in the work directory evaluation writes.")
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
@@ -49,7 +50,7 @@ def main(config):
         raise ConfigError("--workdir=DIR is needed")
     if (FLAGS.mode == "import") != (FLAGS.checkpoint is not None):
         raise ConfigError("--checkpoint=FILE and --mode=import go together")
-    if (FLAGS.mode == "stats") != (FLAGS.out is not None):
+    if FLAGS.mode != "data" and (FLAGS.mode == "stats") != (FLAGS.out is not None):
         raise ConfigError("--out=FILE.npz and --mode=stats go together")
     logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     import run_lib  # here, since JAX takes seconds to import and --help and wrong flags should not
@@ -62,6 +63,10 @@ def main(config):
             run_lib.sample(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config, FLAGS.animate)
         elif FLAGS.mode == "stats":
             run_lib.stats(config, FLAGS.out)
+        elif FLAGS.mode == "data":
+            from run_data import report
+
+            report(config, FLAGS.out)
         elif FLAGS.mode == "check":
             run_lib.check(config)
         elif FLAGS.mode == "suggest":

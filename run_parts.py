@@ -1,5 +1,6 @@
 """What training, sampling and evaluation share: the objects of a config, devices, data, a state, a model."""
 
+import logging
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs.spec import ConfigError, build
-from data_lib import Dataset, gather
+from data_lib import Dataset, gather, shared_examples
 from io_lib.checkpoint import Checkpoints
 from models.network import as_network
 from sde_lib import Likelihood, ScoreModel, init_state
+
+log = logging.getLogger(__name__)
 
 # Streams of the one seed: a number for each use, folded into jax.random.key(seed).
 INIT, TRAIN, EVAL, SNAPSHOT = range(4)
@@ -141,11 +144,18 @@ def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
 
 def load_data(config: ConfigDict, layout: Layout) -> Dataset:
     """The data of config.data, checked. ConfigError where they are not there."""
+    return check_data(config, build_data(config), layout)
+
+
+def build_data(config: ConfigDict) -> Dataset:
+    """The data of config.data; the log says whether held-out examples are also to train on."""
     try:
         dataset = build(config.data, "config.data")
     except FileNotFoundError as error:
         raise ConfigError(f"config.data: {error}") from error
-    return check_data(config, dataset, layout)
+    if shared := shared_examples(dataset):
+        log.warning("%d of %d held-out examples are also to train on", shared, len(dataset.heldout))
+    return dataset
 
 
 def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:

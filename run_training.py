@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_lib import Dataset, eval_batches
+from data_lib import Dataset, Waits, eval_batches
 from io_lib import pictures
 from io_lib.metrics import Progress
 from io_lib.signals import StopRequest
@@ -47,13 +47,13 @@ class Run:
     def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
         """Steps from `start` to the end, or to a request to stop; after each call, whatever is due. The last step."""
         with Progress(self.training.num_steps, start) as progress:
-            step = start
+            step, feed = start, Waits(feed, self.busy)
             while step < self.training.num_steps and not stop.requested:
                 count = self.steps_to_take(step)
                 state, metrics = self.call(state, [next(feed) for _ in range(count)])
                 step += count
                 self.window.append(metrics)
-                progress.update(step, partial(last_loss, metrics))
+                progress.update(step, partial(note, metrics, feed))
                 self.do_what_is_due(step, state)
             if step > (self.checkpoints.latest_step() or 0):
                 self.save(step, state)
@@ -64,6 +64,10 @@ class Run:
         due = (self.training[name] for name in ("log_every", "eval_every", "sample_every", "checkpoint_every"))
         left = min([self.training.num_steps - step, *(every - step % every for every in due if every)])
         return self.steps_per_call if left >= self.steps_per_call else 1
+
+    def busy(self) -> bool:
+        """Whether the devices still work on the last step."""
+        return bool(self.window) and not self.window[-1]["loss"].is_ready()
 
     def call(self, state, batches: list):
         if len(batches) == 1:
@@ -132,5 +136,6 @@ class Run:
             pictures.save_png(folder / f"step_{step:07d}.png", grid)
 
 
-def last_loss(metrics: dict) -> str:
-    return f"loss {float(jnp.ravel(metrics['loss'])[-1]):.4f}"
+def note(metrics: dict, feed: Waits) -> str:
+    """data_wait: the share of the time since the last note that the devices waited for batches."""
+    return f"loss {float(jnp.ravel(metrics['loss'])[-1]):.4f}  data_wait {feed.share():.1%}"

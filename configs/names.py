@@ -17,7 +17,9 @@ from typing import Any
 
 # Neither run_lib, io_lib nor the rest of flax: they write and remove files, which no config has to name.
 TRUSTED = ("sde_lib", "models", "data_lib", "eval_lib", "configs", "optax", "flax.linen", "diffrax")
-MACHINERY = ("configs.command_line", "configs.names", "configs.saved", "configs.spec", "configs.types")  # runs files
+MACHINERY = (  # runs files
+    "configs.command_line", "configs.names", "configs.own_data", "configs.saved", "configs.spec", "configs.types",
+)  # fmt: skip
 
 _seen: dict[str, Callable] = {}
 

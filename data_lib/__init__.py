@@ -1,17 +1,35 @@
 """Training on one's own data: a source of examples, a transform into model space, an order of batches."""
 
+from data_lib.archives import from_cifar as from_cifar
+from data_lib.archives import from_idx as from_idx
+from data_lib.archives import from_svhn as from_svhn
 from data_lib.arrays import from_arrays as from_arrays
 from data_lib.arrays import from_npz as from_npz
 from data_lib.batches import Batches as Batches
+from data_lib.batches import Waits as Waits
 from data_lib.batches import eval_batches as eval_batches
 from data_lib.batches import prefetch as prefetch
+from data_lib.describe import Description as Description
+from data_lib.describe import describe as describe
+from data_lib.describe import shared_examples as shared_examples
 from data_lib.digits import digits as digits
+from data_lib.images import from_folder as from_folder
+from data_lib.images import read_image as read_image
+from data_lib.sequences import from_audio as from_audio
+from data_lib.sequences import from_text as from_text
+from data_lib.sequences import text_of as text_of
 from data_lib.sources import ArraySource as ArraySource
 from data_lib.sources import Dataset as Dataset
 from data_lib.sources import Source as Source
 from data_lib.sources import gather as gather
 from data_lib.tfds_source import tfds_dataset as tfds_dataset
+from data_lib.tfrecord import from_tfrecord as from_tfrecord
+from data_lib.toys import checkerboard as checkerboard
+from data_lib.toys import gaussians as gaussians
+from data_lib.toys import moons as moons
+from data_lib.toys import swirl as swirl
 from data_lib.transform import Identity as Identity
 from data_lib.transform import Scale as Scale
 from data_lib.transform import Standardize as Standardize
 from data_lib.transform import Transform as Transform
+from data_lib.transform import fitting as fitting

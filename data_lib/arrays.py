@@ -49,7 +49,7 @@ def from_npz(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: expected an .npz file with an array '{x}', or an .npy file")
-    arrays = _load(path, x)
+    arrays = load_arrays(path, x)
     for key in (x, label):
         if key is not None and key not in arrays:
             raise ValueError(f"{path}: expected an array '{key}', got {sorted(arrays)}")
@@ -59,7 +59,8 @@ def from_npz(
     return from_arrays(images, None if label is None else arrays[label], heldout, seed, name=path.name)
 
 
-def _load(path: Path, x: str) -> dict[str, np.ndarray]:
+def load_arrays(path: str | PathLike, x: str = "x") -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, or that of an .npy file under the name `x`. ValueError naming the file."""
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

@@ -4,8 +4,12 @@ The stream of a seed is one random permutation of the whole set after another. I
 // n and is entry p % n of that epoch's permutation (1). Step k takes the positions k B … (k+1) B − 1, so that
 a batch runs across the end of an epoch, and may be larger than the set. A process takes its contiguous slice
 of those positions.
+
+grain's `MapDataset` gives the same promise. On two cores, 32×32×3 by 128 (benchmarks/data.py), it gathers 25,000
+images/s from memory and 4,300 from a folder of PNG files; the code below, by whole batches, 152,000 and 6,000.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -92,6 +96,39 @@ def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any
             if step + 1 in steps:
                 ahead = pool.submit(_prepare, batches, step + 1, put)
             yield ready
+
+
+class Waits:
+    """The items of an iterator, and how long they were waited for with nothing else to do.
+
+    A wait costs nothing if the devices are still `busy()` with the step before when the item comes.
+    """
+
+    def __init__(
+        self,
+        feed: Iterator[Any],
+        busy: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._feed, self._busy, self._clock = feed, busy, clock
+        self._since, self._waited = clock(), 0.0
+
+    def __iter__(self) -> "Waits":
+        return self
+
+    def __next__(self) -> Any:
+        asked = self._clock()
+        try:
+            return next(self._feed)
+        finally:
+            self._waited += 0.0 if self._busy() else self._clock() - asked
+
+    def share(self) -> float:
+        """Of the time since this was last asked, the share spent waiting."""
+        now = self._clock()
+        share = self._waited / max(now - self._since, 1e-9)
+        self._since, self._waited = now, 0.0
+        return share
 
 
 def eval_batches(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:

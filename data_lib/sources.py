@@ -12,7 +12,7 @@ never reach a device.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Dataset(NamedTuple):
 class ArraySource:
     """Examples held in memory: x [N, ...] and label [N] or [N, ...], read-only; `name` stands in messages.
 
+    `classes` names the labels 0, 1, …; `unreadable` are files that could not become examples.
     Integer labels become int32, floating ones float32. ValueError for an empty set, unlike lengths, arrays
     that are not of plain numbers, and values that are not finite.
     """
@@ -45,6 +46,8 @@ class ArraySource:
     x: np.ndarray
     label: np.ndarray | None = None
     name: str = "data"
+    classes: tuple[str, ...] = ()
+    unreadable: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         x = _numbers(self.x, f"{self.name}: x")

@@ -1,4 +1,4 @@
-"""Data sets that tensorflow-datasets has prepared as array_record, read without TensorFlow.
+"""Data sets that tensorflow-datasets has prepared, as array_record or as TFRecord, read without TensorFlow.
 
 Nothing is ever downloaded here. The prepared folder DATA_DIR/NAME[/CONFIG]/VERSION is looked for first, and
 its shards checked, because tensorflow-datasets itself would try the network for minutes, or answer missing
@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_lib import tfrecord
 from data_lib.sources import ArraySource, Dataset, Source, gather
 
 IN_MEMORY_BYTES = 4 * 2**30
 CHUNK = 256
+FORMATS = ("array_record", "tfrecord")
 
 
 def tfds_dataset(
@@ -33,8 +35,8 @@ def tfds_dataset(
     overlap. `data_dir` defaults to $TFDS_DATA_DIR, then to ~/tensorflow_datasets. Events of one shape are
     decoded once into memory if they take at most 4 GiB.
 
-    FileNotFoundError if nothing is prepared or a shard is missing; ValueError for a file format that cannot
-    be indexed, an unknown split, or features without an event.
+    FileNotFoundError if nothing is prepared or a shard is missing; ValueError for another file format, an unknown
+    split, or features without an event.
     """
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     builder = _open(_prepared_folder(Path(root).expanduser(), name))
@@ -63,13 +65,12 @@ def _prepared_folder(root: Path, name: str) -> Path:
 def _open(folder: Path):
     import tensorflow_datasets as tfds  # slow, and needed here alone
 
-    try:
-        builder = tfds.builder_from_directory(str(folder), file_format="array_record")
-    except ValueError as error:
+    builder = tfds.builder_from_directory(str(folder))
+    if (given := builder.info.file_format.value) not in FORMATS:
         raise ValueError(
-            f"{folder}: expected the file format array_record, which alone is read by index without "
-            f"TensorFlow; prepare it again with --file_format=array_record ({error})"
-        ) from error
+            f"{folder}: expected the file format {' or '.join(FORMATS)}, got {given}, which is not read without "
+            "TensorFlow; prepare it again with --file_format=array_record"
+        )
     if not {"x", "image"} & set(builder.info.features):
         raise ValueError(f"{folder}: expected a feature 'x' or 'image', got {sorted(builder.info.features)}")
     return builder
@@ -88,13 +89,33 @@ def _record_ranges(builder, split: str) -> list[tuple[str, int, int]]:
 
 
 def _read(builder, split: str) -> Source:
-    source = builder.as_data_source(split)
+    records = builder.info.file_format.value == "tfrecord"
+    source = Records(builder, split) if records else builder.as_data_source(split)
     features = builder.info.features
     event = features["x" if "x" in features else "image"]
     shape, dtype = event.shape, np.dtype(event.np_dtype)
     if None in shape or len(source) * prod(shape) * dtype.itemsize > IN_MEMORY_BYTES:
         return source
     return _in_memory(source, f"{builder.info.name} {split}")
+
+
+class Records:
+    """The examples of a split that is kept as TFRecord, by index: their places are found when it is opened."""
+
+    def __init__(self, builder, split: str):
+        self._decode, self._files, places = builder.info.features.deserialize_example_np, [], []
+        for i, (file, start, end) in enumerate(_record_ranges(builder, split)):
+            self._files.append(tfrecord.mapped(Path(file)))
+            found = list(tfrecord.frames(self._files[-1], file))[start:end]
+            places += [(i, *place) for place in found]
+        self._places = np.array(places, np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int):
+        file, start, end = self._places[index]
+        return self._decode(self._files[file][start:end])
 
 
 def _in_memory(source: Source, name: str) -> ArraySource:

@@ -1,12 +1,14 @@
 """Data space ↔ model space: recorded with an experiment, for a network never centres its data itself.
 
-All three work on numpy arrays with the event in the trailing axes, return float32, and never clip.
+All work on numpy arrays with the event in the trailing axes, return float32, and never clip.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+
+MANY = 16  # entries of the last axis that are features, each with a scale of its own
 
 
 class Transform(Protocol):
@@ -89,6 +91,23 @@ class Standardize:
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         return _affine(x, self.std, self.mean)
+
+
+def fitting(x: np.ndarray) -> Transform:
+    """The transform for data [N, ...] of which nothing else is said; it holds the statistics that it was made from.
+
+    Scale(0, 255) for uint8; for other images [H, W, 1 or 3], Scale(0, 1) or Scale(−1, 1) where all values lie there;
+    else Standardize, with mean and deviation of each entry of the last axis (of all values where it has over 16).
+    """
+    if x.dtype == np.uint8:
+        return Scale(0.0, 255.0)
+    low, high = float(x.min()), float(x.max())
+    if x.ndim == 4 and x.shape[-1] in (1, 3) and -1 <= low < high <= 1:
+        return Scale(0.0 if low >= 0 else -1.0, 1.0)
+    axes = tuple(range(x.ndim - 1)) if x.ndim > 1 and x.shape[-1] <= MANY else None
+    mean, std = x.mean(axes, dtype=np.float64), x.std(axes, dtype=np.float64)
+    std = np.where(std > 0, std, 1.0)  # what never varies is moved to 0, and left
+    return Standardize(*(tuple(v.tolist()) if np.ndim(v) else float(v) for v in (mean, std)))
 
 
 def _affine(x: np.ndarray, slope: float | np.ndarray, offset: float | np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ LAYERS = {
 }
 PACKAGES = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib"}
 OURS = PACKAGES | {
+    "run_data",
     "run_evaluation",
     "run_import",
     "run_lib",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import likelihood_training, overhead, sampler_problems, samplers
+from benchmarks import data, likelihood_training, overhead, sampler_problems, samplers
 from tests.test_run_lib import usual_promotion as usual_promotion
 
 
@@ -41,3 +41,11 @@ def test_quality_of_samplers(capsys):
     samplers.measure(problem, rows, results)
     assert not capsys.readouterr().out
     assert all(f"| {name} | {samplers.number(ratio)} |" in samplers.markdown(results) for name, ratio in ratios.items())
+
+
+@pytest.mark.slow
+def test_data():
+    """Arrays come faster than files, and whole batches faster than one example after another."""
+    rates = dict(data.measure(count=300, steps=3))
+    assert rates["batches of folder in memory"] > 3 * rates["batches of folder at each use"]
+    assert rates["batches of arrays"] > 2 * rates.get("grain: arrays", 0)

@@ -49,6 +49,17 @@ def test_lesson_on_own_processes_runs(tmp_path, monkeypatch):
     assert (tmp_path / "moons.png").stat().st_size > 10_000
 
 
+def test_lesson_on_own_data_runs(tmp_path, monkeypatch):
+    names = run_blocks("docs/own_data.md", tmp_path, monkeypatch)
+    assert "photos/red/cut.png" in names["complaint"] and 'on_error="skip"' in names["complaint"]
+    assert [bad.path for bad in names["left_out"]] == ["photos/red/cut.png"]
+    red = names["data"].train.x[names["data"].train.label == 1]
+    assert names["data"].train.classes == ("blue", "red") and (red == (220, 30, 30)).all()
+    np.testing.assert_allclose([names["transform"].mean, names["transform"].std], [(3, -1), (5, 0.2)], atol=0.3)
+    np.testing.assert_allclose(names["description"].train.sigma_data, 1, atol=1e-3)
+    assert names["finished"] and (tmp_path / "runs" / "points" / "checkpoints" / "20").is_dir()
+
+
 @pytest.mark.parametrize("line", re.findall(r"^python main.py (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE))
 def test_every_command_has_flags_that_exist(line):
     """What is run in full elsewhere is at least spelt right here."""
@@ -58,7 +69,7 @@ def test_every_command_has_flags_that_exist(line):
     config = load_config(str(ROOT / flags.pop("config", "configs/digits.py")))
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
-    assert set(flags) <= {"workdir", "mode", "num_samples", "seed", "animate", "checkpoint"}
+    assert set(flags) <= {"workdir", "mode", "num_samples", "seed", "animate", "checkpoint", "data", "out"}
 
 
 def test_lesson_on_likelihoods_runs(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import run_lib
 from configs.spec import from_json, to_json
 from sde_lib import VE
 
-HELPERS = {"__init__", "base", "command_line", "names", "saved", "spec", "types"}
+HELPERS = {"__init__", "base", "command_line", "names", "own_data", "saved", "spec", "types"}
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("*.py") if p.stem not in HELPERS)
 
 

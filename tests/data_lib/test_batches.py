@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from data_lib import ArraySource, Batches, Identity, Scale, eval_batches, prefetch
+from data_lib import ArraySource, Batches, Identity, Scale, Waits, eval_batches, prefetch
 
 NUMBERS = ArraySource(np.arange(10)[:, None], np.arange(10))
 
@@ -183,3 +183,22 @@ def test_batches_are_faster_than_any_network():
         return 12_800 / (time.perf_counter() - start)
 
     assert max(rate() for _ in range(5)) > 200_000
+
+
+def test_waits_are_a_share_of_the_time_since_they_were_asked_for():
+    now = [0.0]
+
+    def slow():
+        for i in range(3):
+            now[0] += 2.0
+            yield i
+
+    feed = Waits(slow(), clock=lambda: now[0])
+    assert next(feed) == 0
+    now[0] += 6.0
+    assert feed.share() == 0.25 and feed.share() == 0
+    now[0] += 2.0
+    assert list(feed) == [1, 2]
+    assert feed.share() == 4 / 6
+    hidden = Waits(slow(), busy=lambda: True, clock=lambda: now[0])
+    assert next(hidden) == 0 and hidden.share() == 0

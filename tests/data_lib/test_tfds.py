@@ -79,6 +79,23 @@ def prepared(tmp_path_factory):
     return folder
 
 
+def to_tfrecord(folder):
+    """The same records as TensorFlow would have written them, which alone writes them."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    from tests.data_lib.test_tfrecord import frame
+
+    for file in folder.glob("*.array_record-*"):
+        reader = ArrayRecordReader(str(file))
+        file.with_name(file.name.replace("array_record", "tfrecord")).write_bytes(
+            b"".join(map(frame, reader.read_all()))
+        )
+        reader.close()
+        file.unlink()
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+
+
 def refusal(data_dir, **options):
     code = "import json, sys; from data_lib import tfds_dataset; tfds_dataset(**json.loads(sys.argv[1]))"
     done = python(code, json.dumps({"data_dir": str(data_dir), **options}))
@@ -86,8 +103,9 @@ def refusal(data_dir, **options):
     return done.stderr.splitlines()[-1]
 
 
-def test_a_prepared_cifar10_is_read_without_tensorflow(prepared, tmp_path):
-    done = python(READ, prepared, tmp_path / "read.npz")
+@pytest.mark.parametrize("change", [lambda folder: None, to_tfrecord], ids=["array_record", "tfrecord"])
+def test_a_prepared_cifar10_is_read_without_tensorflow(prepared, tmp_path, change):
+    done = python(READ, copy_of(prepared, tmp_path, change), tmp_path / "read.npz")
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "read.npz") as read:
         for name, seed, count in (("train", 0, 300), ("heldout", 1, 20)):
@@ -137,12 +155,12 @@ def test_a_missing_shard_is_named(prepared, tmp_path):
 
 
 def test_other_file_formats_are_refused(prepared, tmp_path):
-    def as_tfrecord(folder):
+    def as_parquet(folder):
         info = folder / "dataset_info.json"
-        info.write_text(info.read_text().replace("array_record", "tfrecord"))
+        info.write_text(info.read_text().replace("array_record", "parquet"))
 
-    line = refusal(copy_of(prepared, tmp_path, as_tfrecord))
-    assert "expected the file format array_record" in line and "['tfrecord']" in line
+    line = refusal(copy_of(prepared, tmp_path, as_parquet))
+    assert "expected the file format array_record or tfrecord, got parquet" in line
 
 
 def test_several_configurations_must_be_named(prepared, tmp_path):

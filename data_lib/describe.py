@@ -1,0 +1,106 @@
+"""What a data set holds, in numbers: counts, shapes, range, labels, σ_data, files left out, examples on both sides."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_lib.sources import ArraySource, Dataset, Source, gather
+from data_lib.transform import Transform
+
+SAMPLE = 10_000
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """One side of the split; range and σ_data are those of `seen` examples, all of them where they are in memory."""
+
+    count: int
+    seen: int
+    shape: tuple[int, ...]
+    dtype: str
+    low: float
+    high: float
+    sigma_data: float
+    labels: tuple[tuple[str, int], ...]
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Description:
+    """Of both sides; `shared` held-out examples also stand among those to train on, or None if that is not known."""
+
+    train: Part
+    heldout: Part
+    shared: int | None
+
+    def __str__(self) -> str:
+        return "\n".join([*_lines("train", self.train), *_lines("heldout", self.heldout), _split(self)])
+
+
+def describe(dataset: Dataset, transform: Transform) -> Description:
+    """σ_data is the standard deviation over all values in model space: what `Karras(sigma_data)` takes."""
+    train, heldout = (_part(source, transform) for source in dataset)
+    return Description(train, heldout, shared_examples(dataset))
+
+
+def shared_examples(dataset: Dataset) -> int | None:
+    """How many held-out examples equal one to train on, byte for byte; None unless both sides are in memory."""
+    if not all(isinstance(source, ArraySource) for source in dataset):
+        return None
+    known = set(_keys(dataset.train.x))
+    return sum(key in known for key in _keys(dataset.heldout.x))
+
+
+def _part(source: Source, transform: Transform) -> Part:
+    count = len(source)
+    whole = isinstance(source, ArraySource)
+    seen = np.arange(count) if whole else np.linspace(0, count - 1, min(count, SAMPLE)).astype(int)
+    low, high, moments, size = np.inf, -np.inf, np.zeros(2), 0
+    labels: dict[int, int] = {}
+    for start in range(0, len(seen), 1000):
+        batch = gather(source, seen[start : start + 1000])
+        x = batch["x"]
+        low, high = min(low, float(x.min())), max(high, float(x.max()))
+        x = transform.forward(x).astype(np.float64)
+        moments += x.sum(), (x**2).sum()
+        size += x.size
+        label = batch.get("label")
+        if label is not None and label.ndim == 1 and label.dtype.kind == "i":
+            for value, n in zip(*np.unique(label, return_counts=True), strict=True):
+                labels[int(value)] = labels.get(int(value), 0) + int(n)
+    mean, square = moments / size
+    names = getattr(source, "classes", ())
+    named = [(names[k] if 0 <= k < len(names) else str(k), n) for k, n in sorted(labels.items())]
+    bad = tuple(map(str, getattr(source, "unreadable", ())))
+    sigma = float(np.sqrt(max(square - mean**2, 0.0)))
+    return Part(count, len(seen), x.shape[1:], str(batch["x"].dtype), low, high, sigma, tuple(named), bad)
+
+
+def _lines(name: str, part: Part) -> Iterator[str]:
+    seen = "" if part.seen == part.count else f" (of {part.seen} of them)"
+    yield f"{name:8} {part.count} examples {part.dtype} {list(part.shape)}"
+    yield f"{'':8} range {part.low:.6g} to {part.high:.6g}, sigma_data {part.sigma_data:.4g} in model space{seen}"
+    if part.labels:
+        shown = ", ".join(f"{label}: {count}" for label, count in part.labels[:SHOWN])
+        more = f", and {len(part.labels) - SHOWN} more" if len(part.labels) > SHOWN else ""
+        one = "; there is one class only" if len(part.labels) == 1 else ""
+        yield f"{'':8} labels {shown}{more}{one}"
+    if part.unreadable:
+        yield f"{'':8} {len(part.unreadable)} files cannot be read:"
+        yield from (f"{'':10}{line}" for line in part.unreadable[:SHOWN])
+        if len(part.unreadable) > SHOWN:
+            yield f"{'':10}and {len(part.unreadable) - SHOWN} more"
+
+
+def _split(found: Description) -> str:
+    if found.shared is None:
+        return "split    read by index: whether examples repeat has not been looked at"
+    if found.shared == 0:
+        return "split    no held-out example is also to train on"
+    return f"split    {found.shared} of {found.heldout.count} held-out examples are also to train on"
+
+
+def _keys(x: np.ndarray) -> Iterator[int]:
+    return (hash(row.tobytes()) for row in x)

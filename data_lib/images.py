@@ -1,0 +1,201 @@
+"""A folder of images of any sizes and modes, by one rule, as examples x uint8 [H, W, C].
+
+    file ─► turned as EXIF says ─► over `background` where it is transparent ─► mode RGB or L
+         ─► centre crop to the ratio W : H ─► bicubic, antialiased, to H × W           (Pillow's ImageOps.fit)
+
+The filter sees across the edge of the crop. An image of H × W already keeps its pixels. Of several frames the first
+counts. A palette is looked up. 16-bit grey is divided by 257 and rounded; 16-bit colour is what Pillow makes of it, the
+high byte. CMYK becomes RGB by Pillow's conversion without a colour profile. 32-bit integers and floats have no stated
+range: such a file is unreadable. So are files that are empty, cut short, not what their name says, or beyond Pillow's
+limit against decompression bombs.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data_lib import files
+from data_lib.files import Unreadable, UnreadableError
+from data_lib.sources import ArraySource, Batch, Dataset, Source
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that runs another program
+MODES = {1: "L", 3: "RGB"}
+
+
+def from_folder(
+    path: str | PathLike,
+    shape: tuple[int, ...] = (32, 32, 3),
+    labels: str = "auto",
+    background: tuple[int, ...] = (255, 255, 255),
+    heldout: float | int = 0.1,
+    seed: int = 0,
+    on_error: str = "raise",
+    in_memory: bool = True,
+    threads: int = 0,
+) -> Dataset:
+    """The images below `path` as uint8 of `shape` [H, W, 3 or 1], split by the hash of their paths (`files`).
+
+    `labels`: "folders" takes the folder below `path` that an image lies in, in the order of their names; "auto" does so
+    where all images lie in one; "none"; or a CSV file with the header file,label that has a line for each image, where
+    labels are whole numbers, or names that count in their order. They stand in `classes` of the sources.
+
+    `on_error`: "raise", or "skip" what cannot be read: it is logged, and listed in `unreadable` of the sources.
+    All are decoded once, in `threads` (0: one a core, one in all for small files), if they take 4 GiB at most and
+    unless `in_memory` is False; otherwise each when it is asked for. Then all are opened but not decoded at first, and
+    one that turns out to be cut short raises, or under "skip" the next one stands in its place.
+
+    FileNotFoundError without the folder; ValueError for a folder without images and for labels that are not there.
+    """
+    root = Path(path)
+    files.require_rule(on_error)
+    if len(shape) != 3 or shape[2] not in MODES or min(shape) < 1:
+        raise ValueError(f"shape: expected (H, W, 3) or (H, W, 1), got {tuple(shape)}")
+    decode = partial(read_image, shape=tuple(shape), background=tuple(background))
+    names = files.find_files(root, SUFFIXES)
+    classes, label = _labels(root, names, labels)
+    mask = files.heldout_mask(names, heldout, seed, str(root))
+    threads = threads or files.default_threads([str(root / name) for name in names])
+    fits = in_memory and len(names) * prod(shape) <= files.IN_MEMORY_BYTES
+    make = _decoded if fits else FileSource.checked
+    parts = {}
+    for part, chosen in (("train", ~mask), ("heldout", mask)):
+        paths = [str(root / names[i]) for i in np.flatnonzero(chosen)]
+        own = None if label is None else label[chosen]
+        parts[part] = make(paths, own, decode, on_error, threads, f"{root.name} {part}", classes)
+    return Dataset(**parts)
+
+
+def read_image(path: str | PathLike, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)):
+    """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow's."""
+    height, width, channels = shape
+    with Image.open(path, formats=FORMATS) as file:
+        image = ImageOps.exif_transpose(_eight_bits(file))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+    image = image.convert("RGB" if channels == 3 or image.mode not in ("1", "L") else "L").convert(MODES[channels])
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.uint8).reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """Images that are decoded when they are asked for, a batch of them in threads."""
+
+    paths: tuple[str, ...]
+    label: np.ndarray | None
+    decode: partial
+    on_error: str
+    threads: int
+    name: str
+    classes: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @classmethod
+    def checked(cls, paths, label, decode, on_error, threads, name, classes) -> "FileSource":
+        """Of the files that Pillow can open."""
+        _, places, bad = files.decode_all(paths, _opened, on_error, threads, name)
+        label = None if label is None else label[places]
+        return cls(tuple(paths[i] for i in places), label, decode, on_error, threads, name, classes, bad)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Batch:
+        bad = []
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            found = files.attempt(self.decode, self.paths[place])
+            if not isinstance(found, Unreadable):
+                files.report(bad, len(self), self.on_error, self.name)
+                return {"x": found} if self.label is None else {"x": found, "label": self.label[place]}
+            bad.append(found)
+            if self.on_error == "raise":
+                break
+        files.report(bad, len(self), "raise", self.name)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        return list(files.in_threads(self.__getitem__, indices, self.threads))
+
+
+def _decoded(paths, label, decode, on_error, threads, name, classes) -> Source:
+    x = np.empty((len(paths), *decode.keywords["shape"]), np.uint8)
+    row = {path: i for i, path in enumerate(paths)}
+
+    def fill(path: str) -> None:
+        x[row[path]] = decode(path)
+
+    _, places, bad = files.decode_all(paths, fill, on_error, threads, name)
+    label = None if label is None else label[places]
+    return ArraySource(x[places] if bad else x, label, name, classes, bad)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UnreadableError(f"mode {image.mode}, 32 bits a pixel, has no stated range: expected 8 or 16 bits")
+    image.load()
+    return image
+
+
+def _opened(path: str) -> None:
+    with Image.open(path, formats=FORMATS):
+        pass
+
+
+def _labels(root: Path, names: list[str], labels: str) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """(the classes by number, the label of each file), or ((), None)."""
+    inside = [name.partition("/")[0] if "/" in name else "" for name in names]
+    if labels == "none" or (labels == "auto" and not all(inside)):
+        return (), None
+    if labels in ("auto", "folders"):
+        if not all(inside):
+            raise ValueError(f"{root}: labels='folders', but {names[inside.index('')]} lies in no folder below it")
+        return _numbered(inside)
+    table = _read_table(Path(labels))
+    missing = [name for name in names if name not in table]
+    if missing or len(table) > len(names):
+        extra = sorted(set(table) - set(names))
+        raise ValueError(
+            f"{labels}: expected a line for each of the {len(names)} images of {root} and no other; "
+            f"{len(missing)} have none{_first(missing)}, {len(extra)} lines have no image{_first(extra)}"
+        )
+    return _numbered([table[name] for name in names])
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"labels: expected 'auto', 'folders', 'none' or a CSV file, got {str(path)!r}")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"file", "label"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path}: expected the header file,label, got {','.join(reader.fieldnames or ())!r}")
+        return {row["file"]: row["label"] for row in reader}
+
+
+def _numbered(values: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Whole numbers as they are, if all are; other names by their place among the sorted ones."""
+    try:
+        numbers = np.array([int(value) for value in values])
+    except (ValueError, TypeError):
+        classes = tuple(sorted({str(value) for value in values}))
+        place = {name: i for i, name in enumerate(classes)}
+        return classes, np.array([place[str(value)] for value in values])
+    if numbers.min() < 0:
+        raise ValueError(f"labels that are numbers count from 0, got {numbers.min()}")
+    return tuple(map(str, range(numbers.max() + 1))) if numbers.max() < 10_000 else (), numbers
+
+
+def _first(names: list[str]) -> str:
+    return f" ({names[0]} for one)" if names else ""

@@ -1,0 +1,48 @@
+"""--mode=data: what a config's data are, before anything is trained on them."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.spec import ConfigError, build
+from data_lib import Dataset, Description, describe, gather
+from io_lib import pictures
+from run_parts import build_data
+
+PICTURES = 100
+POINTS = 5000
+
+
+def report(config: ConfigDict, out: str | Path | None = None, dataset: Dataset | None = None) -> Description:
+    """Prints what config.data hold, in the units of the data and in model space; files that cannot be read are listed.
+
+    `out` is a picture to write, .png: a hundred training images, or points and histograms of vectors of 1 or 2.
+    ConfigError where the data are not there, or are of a kind that has no picture.
+    """
+    if "on_error" in config.data:
+        config.data.on_error = "skip"
+    dataset = build_data(config) if dataset is None else dataset
+    transform = build(config.transform, "config.transform")
+    found = describe(dataset, transform)
+    print(found)
+    if found.train.shape != tuple(config.shape):
+        print(f"config.shape is {tuple(config.shape)}: it has to be {found.train.shape} to train on these")
+    if out is not None:
+        count = PICTURES if hasattr(transform, "to_uint8") else POINTS
+        indices = np.random.default_rng(0).permutation(len(dataset.train))[:count]
+        contact_sheet(Path(out), transform, transform.forward(gather(dataset.train, np.sort(indices))["x"]))
+        print(f"wrote {out}")
+    return found
+
+
+def contact_sheet(path: Path, transform, x: np.ndarray) -> None:
+    """Of x in model space."""
+    if x.ndim == 4 and hasattr(transform, "to_uint8"):
+        scale = max(1, 32 // x.shape[1])
+        picture = pictures.image_grid(transform.to_uint8(x), scale=scale)
+    elif x.ndim == 2 and x.shape[1] <= 2:
+        picture = pictures.point_frames(np.zeros(1), x[None])[0]
+    else:
+        raise ConfigError(f"no picture of events of shape {x.shape[1:]} under {type(transform).__name__}")
+    pictures.save_png(path, picture)

@@ -1,0 +1,291 @@
+import hashlib
+import io
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_lib import gather
+from data_lib.files import decode_all, default_threads, find_files, heldout_mask, in_threads
+from data_lib.images import FileSource, from_folder, read_image
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def folder_of(root, count=20, classes=("cat", "dog"), suffix=".png"):
+    """The top left pixel carries the number and the class."""
+    for i in range(count):
+        pixels = noise(6, 5, 3, seed=i)
+        pixels[0, 0, :2] = i, i % len(classes)
+        place = root / classes[i % len(classes)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{i:03d}{suffix}")
+    return root
+
+
+def saved(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_sub_folders_are_labels_and_splits_are_disjoint(tmp_path):
+    train, heldout = from_folder(folder_of(tmp_path), shape=(6, 5, 3), heldout=6)
+    assert (len(train), len(heldout)) == (14, 6) and train.classes == ("cat", "dog")
+    numbers = [*train.x[:, 0, 0, 0], *heldout.x[:, 0, 0, 0]]
+    assert sorted(numbers) == list(range(20))
+    for part in (train, heldout):
+        np.testing.assert_array_equal(part.x[:, 0, 0, 1], part.label)
+        for x in part.x:
+            np.testing.assert_array_equal(x[1:], noise(6, 5, 3, seed=int(x[0, 0, 0]))[1:])
+
+
+def test_files_on_demand_are_those_in_memory(tmp_path):
+    folder_of(tmp_path)
+    for now, later in zip(
+        from_folder(tmp_path, (4, 4, 3)), from_folder(tmp_path, (4, 4, 3), in_memory=False), strict=True
+    ):
+        assert isinstance(later, FileSource) and len(now) == len(later)
+        order = np.random.default_rng(0).permutation(len(now))
+        for key in ("x", "label"):
+            np.testing.assert_array_equal(gather(now, order)[key], gather(later, order)[key])
+
+
+def test_a_file_added_moves_no_other():
+    names = [f"{i}.png" for i in range(2000)]
+    before, after = heldout_mask(names, 0.1, 0, ""), heldout_mask([*names, "new.png"], 0.1, 0, "")
+    np.testing.assert_array_equal(before, after[:-1])
+    assert abs(before.mean() - 0.1) < 4 * np.sqrt(0.09 / 2000)
+    assert (heldout_mask(names, 0.1, 1, "") != before).any()
+    assert heldout_mask(names, 7, 0, "").sum() == 7
+    u = int.from_bytes(hashlib.blake2b(b"0/5.png", digest_size=8).digest(), "big") / 2**64
+    assert not heldout_mask(names, u, 0, "")[5] and heldout_mask(names, u + 1e-12, 0, "")[5]
+    assert [heldout_mask(["a", "b"], share, 0, "").sum() for share in (1e-9, 1 - 1e-9)] == [1, 1]
+    with pytest.raises(ValueError, match=r"here: heldout=2 of 2 holds 2 out; at least one"):
+        heldout_mask(["a", "b"], 2, 0, "here")
+
+
+def test_labels_of_a_table(tmp_path):
+    folder_of(tmp_path / "images", count=4)
+    table = tmp_path / "labels.csv"
+    lines = ["cat/000.png,7", "dog/001.png,0", "cat/002.png,3", "dog/003.png,1"]
+    table.write_text("file,label\n" + "\n".join(lines))
+    parts = from_folder(tmp_path / "images", (6, 5, 3), labels=str(table), heldout=1)
+    found = {int(x[0, 0, 0]): int(label) for part in parts for x, label in zip(part.x, part.label, strict=True)}
+    assert found == {0: 7, 1: 0, 2: 3, 3: 1}
+    table.write_text("file,label\n" + "\n".join(lines[1:]) + "\ncat/9.png,2")
+    with pytest.raises(ValueError, match=r"1 have none \(cat/000\.png for one\), 1 lines have no image \(cat/9\.png"):
+        from_folder(tmp_path / "images", labels=str(table))
+    table.write_text("name,label\nx,1")
+    with pytest.raises(ValueError, match=r"labels\.csv: expected the header file,label, got 'name,label'"):
+        from_folder(tmp_path / "images", labels=str(table))
+    table.write_text("file,label\n" + "\n".join(line.replace(",7", ",-1") for line in lines))
+    with pytest.raises(ValueError, match="labels that are numbers count from 0, got -1"):
+        from_folder(tmp_path / "images", labels=str(table))
+    assert from_folder(tmp_path / "images", labels="none").train.label is None
+
+
+def test_labels_by_name_and_images_beside_folders(tmp_path):
+    folder_of(tmp_path, count=6, classes=("only",))
+    assert set(from_folder(tmp_path).train.label) == {0}
+    saved(tmp_path / "top.png", Image.fromarray(noise(4, 4, 3)))
+    assert from_folder(tmp_path).train.label is None
+    with pytest.raises(ValueError, match=r"labels='folders', but top\.png lies in no folder below it"):
+        from_folder(tmp_path, labels="folders")
+
+
+# The rule
+
+
+def test_alpha_lies_over_the_background(tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:2] = (200, 100, 0, 255)
+    pixels[2:] = (200, 100, 0, 51)  # a fifth
+    path = saved(tmp_path / "a.png", Image.fromarray(pixels))
+    over_blue = read_image(path, (4, 4, 3), background=(0, 0, 255))
+    np.testing.assert_array_equal(over_blue[0, 0], (200, 100, 0))
+    np.testing.assert_allclose(over_blue[3, 3], (40, 20, 204), atol=1)
+    grey = saved(tmp_path / "la.png", Image.fromarray(pixels).convert("LA"))
+    luma = 0.299 * 200 + 0.587 * 100
+    np.testing.assert_allclose(read_image(grey, (4, 4, 1))[3, 3], 0.2 * luma + 0.8 * 255, atol=1.5)
+
+
+def test_a_palette_with_a_transparent_entry(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((1, 0), 1)
+    path = saved(tmp_path / "p.png", image, transparency=1)
+    np.testing.assert_array_equal(read_image(path, (1, 2, 3), (9, 8, 7))[0], [(255, 0, 0), (9, 8, 7)])
+
+
+def test_sixteen_bits_are_rounded_and_floats_refused(tmp_path):
+    values = np.array([[0, 128, 129, 257 * 100 + 128, 257 * 100 + 129, 65535]], np.uint16)
+    path = saved(tmp_path / "16.png", Image.fromarray(values))
+    np.testing.assert_array_equal(read_image(path, (1, 6, 1))[0, :, 0], [0, 0, 1, 100, 101, 255])
+    path = saved(tmp_path / "f.tiff", Image.fromarray(np.zeros((2, 2), np.float32)))
+    with pytest.raises(ValueError, match="mode F, 32 bits a pixel, has no stated range"):
+        read_image(path, (2, 2, 1))
+
+
+def test_cmyk_and_grey_become_the_mode_asked_for(tmp_path):
+    path = saved(tmp_path / "c.tiff", Image.new("CMYK", (3, 3), (255, 0, 0, 0)))
+    np.testing.assert_array_equal(read_image(path, (3, 3, 3))[0, 0], (0, 255, 255))
+    path = saved(tmp_path / "l.png", Image.new("L", (3, 3), 77))
+    np.testing.assert_array_equal(read_image(path, (3, 3, 3))[0, 0], (77, 77, 77))
+    path = saved(tmp_path / "rgb.png", Image.new("RGB", (3, 3), (10, 200, 30)))
+    np.testing.assert_allclose(read_image(path, (3, 3, 1))[0, 0], 0.299 * 10 + 0.587 * 200 + 0.114 * 30, atol=1)
+
+
+def test_crop_is_of_the_centre_and_resize_is_antialiased(tmp_path):
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 255  # the centre alone is white
+    wide = read_image(saved(tmp_path / "wide.png", Image.fromarray(pixels)), (4, 4, 3))
+    high = read_image(saved(tmp_path / "high.png", Image.fromarray(pixels.swapaxes(0, 1))), (4, 4, 3))
+    assert (
+        wide[:, 1:3].min() == high[1:3].min() == 255 and min(wide.min(), high.min()) > 230
+    )  # the filter sees the edge
+    np.testing.assert_array_equal(wide, wide[:, ::-1])
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255  # without a filter that is as wide as the step, one colour would win
+    small = read_image(saved(tmp_path / "stripes.png", Image.fromarray(stripes)), (8, 8, 3))
+    np.testing.assert_allclose(small[:, 1:-1], 127.5, atol=3)
+
+
+def test_exif_turns_the_image(tmp_path):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    turned = read_image(saved(tmp_path / "t.png", Image.fromarray(pixels), exif=exif), (4, 4, 3))
+    assert turned[0, 3].min() == 255 and turned.sum() == 3 * 255
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp", ".gif", ".tiff", ".ppm", ".JPG"])
+def test_formats(tmp_path, suffix):
+    path = saved(tmp_path / f"a{suffix}", Image.new("RGB", (7, 7), (250, 10, 130)))
+    np.testing.assert_allclose(read_image(path, (5, 6, 3)), np.broadcast_to((250, 10, 130), (5, 6, 3)), atol=6)
+    assert find_files(tmp_path, (suffix.lower(),)) == [path.name]
+
+
+# What cannot be read
+
+
+def spoilt(root):
+    """Bad files among good ones: {name: part of the reason}."""
+    folder_of(root, count=40, classes=("all",))
+    jpeg = io.BytesIO()
+    Image.fromarray(noise(64, 64, 3)).save(jpeg, "JPEG")
+    (root / "all" / "cut.jpg").write_bytes(jpeg.getvalue()[:1500])
+    (root / "all" / "empty.png").write_bytes(b"")
+    (root / "all" / "text.png").write_text("no picture")
+    saved(root / "all" / "float.tiff", Image.fromarray(np.zeros((2, 2), np.float32)))
+    return {
+        "cut.jpg": "truncated",
+        "empty.png": "cannot identify",
+        "text.png": "cannot identify",
+        "float.tiff": "mode F",
+    }
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_what_cannot_be_read_raises_with_path_and_count(tmp_path, in_memory):
+    reasons = spoilt(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"(train|heldout): \d of \d+ files cannot be read; on_error=\"skip\""
+    ) as error:
+        from_folder(tmp_path, heldout=0.5, in_memory=in_memory)
+    assert any(str(tmp_path / "all" / name) in str(error.value) for name in reasons)
+
+
+def test_what_cannot_be_read_is_skipped_logged_and_listed(tmp_path, caplog):
+    reasons = spoilt(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        parts = from_folder(tmp_path, (6, 5, 3), heldout=0.3, on_error="skip", labels="folders")
+    bad = [entry for part in parts for entry in part.unreadable]
+    assert {entry.path.rsplit("/", 1)[1] for entry in bad} == set(reasons)
+    for entry in bad:
+        assert reasons[entry.path.rsplit("/", 1)[1]] in entry.reason
+        assert entry.path in caplog.text
+    numbers = np.concatenate([part.x[:, 0, 0, 0] for part in parts])
+    assert sorted(numbers) == list(range(40)) and sum(len(part.label) for part in parts) == 40
+
+
+def test_on_demand_the_next_file_stands_in_for_one_cut_short(tmp_path, caplog):
+    spoilt(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        parts = from_folder(tmp_path, (6, 5, 3), heldout=0.3, on_error="skip", in_memory=False)
+    source = next(part for part in parts if any(path.endswith("cut.jpg") for path in part.paths))
+    place = next(i for i, path in enumerate(source.paths) if path.endswith("cut.jpg"))
+    caplog.clear()
+    np.testing.assert_array_equal(source[place]["x"], source[(place + 1) % len(source)]["x"])
+    assert "cut.jpg" in caplog.text
+    strict = FileSource(source.paths, None, source.decode, "raise", 1, "mine")
+    with pytest.raises(ValueError, match=r"mine: 1 of \d+ files cannot be read.*cut\.jpg"):
+        strict[place]
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*none"):
+        from_folder(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"expected files that end in \.png, .* got no files"):
+        from_folder(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"got 1 other files, notes\.txt for one"):
+        from_folder(tmp_path)
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"train: 1 of 1 files cannot be read: .*\.png"):
+        from_folder(tmp_path, heldout=1, on_error="skip")
+
+
+def test_what_a_folder_refuses(tmp_path):
+    with pytest.raises(ValueError, match="on_error: expected one of raise, skip, got 'ignore'"):
+        from_folder(tmp_path, on_error="ignore")
+    with pytest.raises(ValueError, match=r"shape: expected \(H, W, 3\) or \(H, W, 1\), got \(8, 8, 4\)"):
+        from_folder(tmp_path, shape=(8, 8, 4))
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path):
+    folder_of(tmp_path / "outside", count=3)
+    folder_of(tmp_path / "inside", count=3)
+    (tmp_path / "inside" / "link").symlink_to(tmp_path / "outside")
+    assert len(find_files(tmp_path / "inside", (".png",))) == 3
+
+
+def test_mutated_files_are_read_or_reported_never_worse(tmp_path):
+    """Flipped bytes, cuts and repeats of six formats: an array of the shape, or an entry with a reason."""
+    generator, paths = np.random.default_rng(0), []
+    for number, suffix in enumerate(("png", "jpg", "webp", "bmp", "gif", "tiff") * 25):
+        buffer = io.BytesIO()
+        Image.fromarray(noise(9, 7, 3, seed=number)).save(buffer, {"jpg": "JPEG"}.get(suffix, suffix.upper()))
+        content = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+        kind = number % 3
+        if kind == 0:
+            content[generator.integers(0, len(content), 1 + number % 7)] = generator.integers(0, 256, 1 + number % 7)
+        elif kind == 1:
+            content = content[: generator.integers(0, len(content))]
+        else:
+            content = np.insert(content, generator.integers(0, len(content)), content[:50])
+        paths.append(str(tmp_path / f"{number}.{suffix}"))
+        content.tofile(paths[-1])
+
+    read, places, bad = decode_all(paths, lambda path: read_image(path, (4, 4, 3)), "skip", 2, "fuzz")
+    assert len(read) + len(bad) == 150 and len(read) > 20 and len(bad) > 20
+    assert all(x.shape == (4, 4, 3) and x.dtype == np.uint8 for x in read)
+    assert sorted([*(paths[i] for i in places), *(entry.path for entry in bad)]) == sorted(paths)
+    assert all(entry.reason for entry in bad)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
+def test_threads_keep_the_order(threads, count):
+    assert list(in_threads(lambda i: i * i, range(count), threads)) == [i * i for i in range(count)]
+
+
+def test_small_files_take_one_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for name, size in (("small", 1000), ("large", 100_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert [default_threads([str(tmp_path / name)] * 3) for name in ("small", "large")] == [1, 4]

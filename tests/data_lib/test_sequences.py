@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from data_lib import Scale, from_audio, from_text, text_of
+from data_lib.sequences import read_audio
+
+
+def tone(rate, seconds=1.0, hertz=100):
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda x: np.int16(np.rint(x * 2**15)),
+        lambda x: np.int32(np.rint(x * 2**31)),
+        lambda x: np.uint8(np.rint(x * 128 + 128)),
+        np.float32,
+        np.float64,
+    ],
+)
+def test_full_scale_is_one_in_every_encoding(tmp_path, encode):
+    wavfile.write(tmp_path / "a.wav", 8000, encode(tone(8000)))
+    x = read_audio(tmp_path / "a.wav", 8000)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, tone(8000), atol=0.6 / 128)
+
+
+def test_another_rate_keeps_the_tone_and_channels_are_averaged(tmp_path):
+    both = np.stack([tone(44_100) + 0.1, tone(44_100) - 0.3], axis=1).astype(np.float32)
+    wavfile.write(tmp_path / "a.wav", 44_100, both)
+    x = read_audio(tmp_path / "a.wav", 16_000)
+    assert x.shape == (16_000,)
+    np.testing.assert_allclose(x[1000:-1000], (tone(16_000) - 0.1)[1000:-1000], atol=1e-3)
+
+
+def test_windows_of_a_file_stay_on_one_side(tmp_path):
+    for i in range(10):
+        wavfile.write(tmp_path / f"{i}.wav", 100, (np.arange(35) / 100 + i).astype(np.float32))
+    parts = from_audio(tmp_path, rate=100, length=10, heldout=3)
+    assert [part.x.shape for part in parts] == [(21, 10, 1), (9, 10, 1)]
+    files = [set(np.floor(part.x.ravel()).astype(int)) for part in parts]
+    assert files[0] | files[1] == set(range(10)) and not files[0] & files[1]
+    np.testing.assert_allclose(np.diff(parts.train.x[:3].ravel()), 0.01, atol=1e-5)
+
+
+def test_recordings_that_cannot_be_read(tmp_path):
+    for i in range(6):
+        wavfile.write(tmp_path / f"{i}.wav", 100, np.zeros(30, np.float32))
+    wavfile.write(tmp_path / "short.wav", 100, np.zeros(9, np.float32))
+    wavfile.write(tmp_path / "nan.wav", 100, np.full(30, np.nan, np.float32))
+    (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "a.flac").write_bytes(b"fLaC")
+    parts = from_audio(tmp_path, rate=100, length=10, heldout=5, on_error="skip")
+    reasons = {bad.path.rsplit("/")[-1]: bad.reason for part in parts for bad in part.unreadable}
+    assert sorted(reasons) == ["a.flac", "empty.wav", "nan.wav", "short.wav", "text.wav"]
+    assert reasons["short.wav"] == "9 values are shorter than one window of 10"
+    assert reasons["nan.wav"] == "30 of 30 values are not finite"
+    with pytest.raises(ValueError, match=r"files cannot be read; on_error=\"skip\""):
+        from_audio(tmp_path, rate=100, length=10, heldout=5)
+
+
+def test_text_goes_there_and_back(tmp_path):
+    text = "".join(f"{i:03d} größer; " for i in range(200))
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    parts = from_text(tmp_path / "a.txt", length=28, heldout=0.25)
+    assert parts.train.x.shape[1:] == (28, 8) and set(np.unique(parts.train.x)) == {0, 1}
+    found = [piece for part in parts for piece in text_of(Scale(0, 1).forward(part.x))]
+    assert sorted(found) == sorted(text[i : i + 24] for i in range(0, len(text), 24))
+    assert text_of(np.full((1, 2, 8), 1.0)) == ["\ufffd\ufffd"]
+    np.testing.assert_array_equal(parts.train.x[0, 0], [int(b) for b in f"{ord('0'):08b}"])
+
+
+def test_texts_of_a_folder_and_none(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name * 50)
+    parts = from_text(tmp_path, length=10, heldout=2)
+    assert "".join(sorted(p[0] for part in parts for p in text_of(part.x))) == "aaaaabbbbb"
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt"):
+        from_text(tmp_path / "none.txt")
+    with pytest.raises(ValueError, match="50 values are shorter than one window of 51"):
+        from_text(tmp_path / "a.txt", length=51)
