@@ -1,6 +1,6 @@
 """The layers of the networks, for any number of spatial axes: x is [B, *spatial, C].
 
-The functions that own parameters (conv, dense, noise_features, add_class) are called inside a compact
+The functions that own parameters (conv, dense, noise_features) are called inside a compact
 method. Everything computes in the dtype of x.
 """
 
@@ -128,22 +128,6 @@ def noise_features(c_noise: Float[Array, " B"], dim: int, embedding: str, scale:
     if embedding == "fourier":
         return GaussianFourierProjection(dim, scale)(c_noise)
     return positional_features(c_noise, dim)
-
-
-def add_class(emb: Float[Array, "B E"], cond: Array | None, num_classes: int) -> Float[Array, "B E"]:
-    """emb plus a learned vector for each label; cond is integers [B]; None stands for the null label num_classes.
-
-    Errors: ValueError for a cond without classes, or one that is not integers [B]."""
-    if num_classes == 0:
-        if cond is not None:
-            raise ValueError("cond: expected None, since the network has num_classes=0, got an array")
-        return emb
-    batch = emb.shape[:1]
-    labels = jnp.full(batch, num_classes, jnp.int32) if cond is None else cond
-    if labels.shape != batch or not jnp.issubdtype(labels.dtype, jnp.integer):
-        got = f"{labels.dtype} of shape {labels.shape}"
-        raise ValueError(f"cond: expected integer labels of shape {batch}, got {got}")
-    return emb + nn.Embed(num_classes + 1, emb.shape[-1], dtype=emb.dtype)(labels)
 
 
 def check_option(name: str, value: str, valid: Sequence[str]) -> None:

@@ -31,13 +31,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.blocks import AttentionBlock, ConvDownsample, ConvUpsample, ResidualBlock
+from models.conditioning import Conditioning
 from models.layers import (
     EMBEDDINGS,
     NONLINEARITIES,
     GroupNorm,
     Number,
     activation,
-    add_class,
     check_option,
     conv1x1,
     conv3x3,
@@ -71,8 +71,8 @@ class NCSNpp(nn.Module):
 
     Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is
     in `attn_levels`. A norm has groups of `min_group` channels or more (GroupNorm). With `noise_conditional` False,
-    c_noise has no influence, nor can there be classes. With `num_classes` > 0, cond is labels [B]; `num_classes` itself
-    is the null label, which cond=None stands for. It computes in the dtype of x.
+    c_noise has no influence, nor can there be a cond: labels [B], a vector [B, cond_dim], or both, as `Conditioning`
+    says. It computes in the dtype of x.
     Errors: ValueError for an option, a rank of x, or a cond that does not fit."""
 
     nf: int = 128
@@ -95,6 +95,8 @@ class NCSNpp(nn.Module):
     init_scale: Number = 0.0
     noise_conditional: bool = True
     num_classes: int = 0
+    cond_dim: int = 0
+    cond_dropout: Number = 0.0
 
     def __post_init__(self) -> None:
         check_option("block", self.block, BLOCKS)
@@ -103,8 +105,9 @@ class NCSNpp(nn.Module):
         check_option("progressive_input", self.progressive_input, PROGRESSIVE_INPUTS)
         check_option("progressive", self.progressive, PROGRESSIVES)
         check_option("progressive_combine", self.progressive_combine, COMBINES)
-        if self.num_classes and not self.noise_conditional:
-            raise ValueError(f"num_classes: expected 0 with noise_conditional=False, got {self.num_classes}")
+        for name in ("num_classes", "cond_dim"):
+            if getattr(self, name) and not self.noise_conditional:
+                raise ValueError(f"{name}: expected 0 with noise_conditional=False, got {getattr(self, name)}")
         super().__post_init__()
 
     @nn.compact
@@ -112,12 +115,12 @@ class NCSNpp(nn.Module):
         self,
         x: Float[Array, "..."],
         c_noise: Float[Array, " B"],
-        cond: Array | None = None,
+        cond: object = None,
         train: bool = False,
     ) -> Float[Array, "..."]:
         if not 3 <= x.ndim <= 5:
             raise ValueError(f"NCSNpp: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
-        block = partial(self._block, self._embed(c_noise, cond, x.dtype), train)
+        block = partial(self._block, self._embed(c_noise, cond, x.dtype, train), train)
         skips = self._down(x, block)
         h = block(skips[-1], skips[-1].shape[-1])
         h = self._attention(h)
@@ -152,14 +155,14 @@ class NCSNpp(nn.Module):
         return self._attention(h) if wanted else h
 
     @nn.nowrap
-    def _embed(self, c_noise: Array, cond: Array | None, dtype: jnp.dtype) -> Array | None:
+    def _embed(self, c_noise: Array, cond: object, dtype: jnp.dtype, train: bool) -> Array | None:
         # Without noise_conditional too: the published networks keep the frequencies that they do not use.
         emb = noise_features(c_noise, self.nf, self.embedding, self.fourier_scale)
         if self.noise_conditional:
             emb = dense(emb, 4 * self.nf)
             emb = dense(activation(self.nonlinearity)(emb), 4 * self.nf)
-        emb = add_class(emb, cond, self.num_classes).astype(dtype)
-        return emb if self.noise_conditional else None
+        emb = Conditioning(self.num_classes, self.cond_dim, self.cond_dropout)(emb, cond, train)
+        return emb.astype(dtype) if self.noise_conditional else None
 
     @nn.nowrap
     def _down(self, x: Array, block: Block) -> list[Array]:

@@ -66,8 +66,6 @@ def test_errors():
         LinenNetwork(MLP()).init(KEY, x, C_NOISE, jnp.arange(3))
     with pytest.raises(ValueError, match="embedding: expected one of 'positional', 'fourier', got 'sine'"):
         MLP(embedding="sine")
-    with pytest.raises(ValueError, match=r"expected num_classes or cond_dim, got both \(2, 3\)"):
-        MLP(num_classes=2, cond_dim=3)
 
 
 def test_learns_a_function_of_x_and_the_noise_level():

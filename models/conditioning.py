@@ -1,0 +1,93 @@
+"""What a network is told beside x and the noise level: a class, a vector, or both; one embedding for all networks.
+
+    labels [B]          ── E[label]     ─┐
+    vector [B, cond_dim] ── W vector    ─┴─ + emb [B, F]
+
+    cond          stands for
+    labels        a class of 0 … num_classes − 1, or num_classes: the null label, "no class told"
+    vector        any real numbers: augmentation parameters, an embedding of text; zeros tell nothing (no bias)
+    (both)        a pair, where the network has both; each may be None
+    None          the null label, and the vector of zeros
+
+In training `dropout` tells an example nothing with this probability, so that one network learns the conditional and
+the unconditional score (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from models.layers import Number, dense
+
+
+class Conditioning(nn.Module):
+    """emb [B, F] -> emb + E[label] + W vector; without classes and vector it is emb, and there are no parameters.
+
+    Errors: ValueError for a cond that does not fit."""
+
+    num_classes: int = 0
+    cond_dim: int = 0
+    dropout: Number = 0.0
+
+    @nn.compact
+    def __call__(self, emb: Float[Array, "B F"], cond: object = None, train: bool = False) -> Float[Array, "B F"]:
+        labels, vector = self._parts(emb, cond)
+        told = self._told(emb.shape[0], train)
+        if labels is not None:
+            labels = labels if told is None else jnp.where(told, labels, self.num_classes)
+            emb = emb + nn.Embed(self.num_classes + 1, emb.shape[-1], dtype=emb.dtype)(labels)
+        if vector is not None:
+            vector = vector.astype(emb.dtype)
+            vector = vector if told is None else jnp.where(told[:, None], vector, jnp.zeros_like(vector))
+            emb = emb + dense(vector, emb.shape[-1], use_bias=False)
+        return emb
+
+    @nn.nowrap
+    def _parts(self, emb: Array, cond: object) -> tuple[Array | None, Array | None]:
+        """Labels, where there are classes, and the vector, where there is one."""
+        if not (self.num_classes or self.cond_dim):
+            if cond is not None:
+                raise ValueError("cond: expected None, since the network has num_classes=0 and cond_dim=0, got one")
+            return None, None
+        if self.num_classes and self.cond_dim:
+            pair = (None, None) if cond is None else cond
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ValueError(f"cond: expected a pair (labels, vector), got {type(cond).__name__}")
+            labels, vector = pair
+        else:
+            labels, vector = (cond, None) if self.num_classes else (None, cond)
+        batch = emb.shape[0]
+        return (
+            checked_labels(labels, batch, self.num_classes) if self.num_classes else None,
+            checked_vector(vector, batch, self.cond_dim, emb.dtype) if self.cond_dim else None,
+        )
+
+    @nn.nowrap
+    def _told(self, batch: int, train: bool) -> Array | None:
+        """[B], false where the condition is kept back; None where it never is."""
+        if not train or not self.dropout or not (self.num_classes or self.cond_dim):
+            return None
+        return jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, (batch,))
+
+
+def checked_labels(labels: object, batch: int, num_classes: int) -> Array:
+    """The labels, or for None the null label num_classes everywhere. ValueError unless they are integers [B]."""
+    if labels is None:
+        return jnp.full(batch, num_classes, jnp.int32)
+    shape, dtype = getattr(labels, "shape", None), getattr(labels, "dtype", None)
+    if shape != (batch,) or not jnp.issubdtype(dtype, jnp.integer):
+        got = type(labels).__name__ if shape is None else f"{dtype} of shape {shape}"
+        raise ValueError(f"cond: expected integer labels of shape {(batch,)}, got {got}")
+    return jnp.asarray(labels)
+
+
+def checked_vector(vector: object, batch: int, size: int, dtype: jnp.dtype) -> Array:
+    """The vector, or for None zeros. ValueError unless it is of shape [B, size]."""
+    if vector is None:
+        return jnp.zeros((batch, size), dtype)
+    shape = getattr(vector, "shape", None)
+    if shape != (batch, size):
+        got = type(vector).__name__ if shape is None else shape
+        raise ValueError(f"cond: expected a vector of shape {(batch, size)}, got {got}")
+    return jnp.asarray(vector)
