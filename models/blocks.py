@@ -5,16 +5,16 @@
     down       x ── taps ── conv of size 3, stride 2 ──►
     up         x ── taps at twice the size ── conv of size 3 ──►
 
-Everything computes in the dtype of x.
-"""
+    attention  x ── norm ── q, k, v ── softmax(q kᵀ / sqrt C) v ── dense ── + x ──► / sqrt 2
 
-import math
+Everything computes in the dtype of x, but dense(act(emb)) in that of emb.
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.layers import GroupNorm, activation, check_option, conv, conv1x1, conv3x3, dense, over_sqrt2
+from models.layers import GroupNorm, activation, attention, check_option, conv, conv1x1, conv3x3, dense, over_sqrt2
 from models.resampling import Number, Taps, fir_downsample, fir_filter, fir_upsample, pad_to_even, spatial_axes
 
 RESAMPLINGS = ("none", "up", "down")
@@ -86,7 +86,7 @@ class ResidualBlock(nn.Module):
         h = conv3x3(h, self.features)
         if emb is not None:
             shift = dense(act(emb), self.features)
-            h = h + jnp.expand_dims(shift, tuple(spatial_axes(h)))
+            h = h + jnp.expand_dims(shift.astype(h.dtype), tuple(spatial_axes(h)))
         h = act(GroupNorm(self.min_group)(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(h, self.features, self.init_scale)
@@ -107,8 +107,6 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         batch, *_, channels = x.shape
         normed = GroupNorm(self.min_group)(x).reshape(batch, -1, channels)
-        q, k, v = (dense(normed, channels, 0.1) for _ in range(3))
-        # Not jax.nn.dot_product_attention: it refuses dtypes other than float32 under strict promotion.
-        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) / math.sqrt(channels))
-        h = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(x.shape)
+        q, k, v = (dense(normed, channels, 0.1)[:, :, None] for _ in range(3))
+        h = attention(q, k, v).reshape(x.shape)
         return over_sqrt2(x + dense(h, channels, self.init_scale), self.skip_rescale)

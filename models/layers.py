@@ -1,7 +1,12 @@
 """The layers of the networks, for any number of spatial axes: x is [B, *spatial, C].
 
-The functions that own parameters (conv, dense, noise_features) are called inside a compact
-method. Everything computes in the dtype of x.
+The functions that own parameters (conv, dense, noise_features) are called inside a compact method. Everything computes
+in the dtype of x, with float32 parameters. So a network computes in bfloat16 when it turns x into it first; the parts
+whose rounding would be felt stay in float32:
+
+    x ── cast ── convolutions, maps, activations: bfloat16 ──────────────────── cast ── last norm and convolution ──►
+                   │ norms: moments, scale and shift in float32          │ the softmax of attention in float32
+    c_noise ── features, maps of the embedding: float32 ── cast, added to each block
 """
 
 import math
@@ -15,8 +20,33 @@ from jaxtyping import Array, Float
 
 Number = float | int
 
+DTYPES = ("bfloat16", "float32")
 EMBEDDINGS = ("positional", "fourier")
 NONLINEARITIES = ("swish", "elu", "relu", "lrelu")
+
+
+def compute_dtype(name: str | None, x: Array) -> jnp.dtype:
+    """The dtype of that name; None stands for x's own. float16 is not offered: it needs scaled losses."""
+    return x.dtype if name is None else jnp.dtype(name)
+
+
+def at_least_float32(x: Array) -> Array:
+    """x, in float32 if its dtype is narrower."""
+    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+
+
+def check_dtype(name: str | None) -> None:
+    """Raises ValueError, listing the valid ones, unless the name is None or one of them."""
+    if name is not None:
+        check_option("dtype", name, DTYPES)
+
+
+def rematerialised(wanted: bool, block: Callable[..., Array]) -> Callable[..., Array]:
+    """block(module, *arrays), which makes its layers in `module`, so that the backward pass computes them again.
+
+    Of each block only what enters it is kept (Chen et al. 2016, arXiv 1604.06174): less memory for one more forward
+    pass. The parameters keep their names, and dropout its mask. The block as it is, if not wanted."""
+    return nn.remat(block) if wanted else block
 
 
 def variance_scaling(scale: Number = 1.0) -> nn.initializers.Initializer:
@@ -74,9 +104,9 @@ class GroupNorm(nn.Module):
         groups = max(1, min(channels // self.min_group, 32))
         while channels % groups:
             groups -= 1
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        wide = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32).reshape(batch, -1, channels)
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        wide = at_least_float32(x).reshape(batch, -1, channels)
 
         def group_mean(values: Array) -> Array:
             # Positions before channels: two small reductions instead of one over a transposed array.
@@ -86,6 +116,14 @@ class GroupNorm(nn.Module):
         centred = wide - group_mean(wide)
         factor = jax.lax.rsqrt(group_mean(centred**2) + 1e-6) * scale.astype(wide.dtype)[None, None]
         return (centred * factor + bias.astype(wide.dtype)[None, None]).astype(x.dtype).reshape(x.shape)
+
+
+def attention(
+    q: Float[Array, "B N heads D"], k: Float[Array, "B M heads D"], v: Float[Array, "B M heads D"]
+) -> Float[Array, "B N heads D"]:
+    """softmax(q k^T / sqrt D) v for each head, in the dtype of q; the softmax is always float32's."""
+    with jax.numpy_dtype_promotion("standard"):  # inside, jax mixes q's dtype with float32
+        return jax.nn.dot_product_attention(q, k, v)
 
 
 def over_sqrt2(x: Float[Array, "..."], rescale: bool) -> Float[Array, "..."]:
@@ -117,7 +155,7 @@ class GaussianFourierProjection(nn.Module):
 
     @nn.compact
     def __call__(self, c_noise: Float[Array, " B"]) -> Float[Array, "B features"]:
-        frequencies = self.param("W", nn.initializers.normal(self.scale), (self.dim,))
+        frequencies = self.param("W", nn.initializers.normal(self.scale), (self.dim,), jnp.float32)
         frequencies = jax.lax.stop_gradient(frequencies).astype(c_noise.dtype)
         angles = c_noise[:, None] * frequencies[None] * (2 * math.pi)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -38,12 +38,16 @@ from models.layers import (
     GroupNorm,
     Number,
     activation,
+    at_least_float32,
+    check_dtype,
     check_option,
+    compute_dtype,
     conv1x1,
     conv3x3,
     dense,
     noise_features,
     over_sqrt2,
+    rematerialised,
 )
 from models.resampling import crop_like, fir_downsample, fir_upsample
 
@@ -72,7 +76,11 @@ class NCSNpp(nn.Module):
     Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is
     in `attn_levels`. A norm has groups of `min_group` channels or more (GroupNorm). With `noise_conditional` False,
     c_noise has no influence, nor can there be a cond: labels [B], a vector [B, cond_dim], or both, as `Conditioning`
-    says. It computes in the dtype of x.
+    says.
+
+    It computes in `dtype`, "bfloat16" or "float32", or in the dtype of x; what enters and leaves it has x's dtype, and
+    norms, embeddings and the last convolution are never narrower than float32 (layers). With `remat` the backward pass
+    computes each block again, for less memory.
     Errors: ValueError for an option, a rank of x, or a cond that does not fit."""
 
     nf: int = 128
@@ -97,6 +105,8 @@ class NCSNpp(nn.Module):
     num_classes: int = 0
     cond_dim: int = 0
     cond_dropout: Number = 0.0
+    dtype: str | None = None
+    remat: bool = False
 
     def __post_init__(self) -> None:
         check_option("block", self.block, BLOCKS)
@@ -105,6 +115,7 @@ class NCSNpp(nn.Module):
         check_option("progressive_input", self.progressive_input, PROGRESSIVE_INPUTS)
         check_option("progressive", self.progressive, PROGRESSIVES)
         check_option("progressive_combine", self.progressive_combine, COMBINES)
+        check_dtype(self.dtype)
         for name in ("num_classes", "cond_dim"):
             if getattr(self, name) and not self.noise_conditional:
                 raise ValueError(f"{name}: expected 0 with noise_conditional=False, got {getattr(self, name)}")
@@ -120,17 +131,21 @@ class NCSNpp(nn.Module):
     ) -> Float[Array, "..."]:
         if not 3 <= x.ndim <= 5:
             raise ValueError(f"NCSNpp: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
-        block = partial(self._block, self._embed(c_noise, cond, x.dtype, train), train)
+        block = partial(self._block, self._embed(c_noise, cond, train), train)
         skips = self._down(x, block)
         h = block(skips[-1], skips[-1].shape[-1])
         h = self._attention(h)
         h = block(h, h.shape[-1])
-        return self._up(h, skips, block, x.shape[-1])
+        return self._up(h, skips, block, x)
 
     @nn.nowrap
     def _block(self, emb: Array | None, train: bool, x: Array, features: int, resample: str = "none") -> Array:
         options = (self.dropout, self.skip_rescale, self.init_scale, self.nonlinearity, self.min_group)
-        return ResidualBlock(features, resample, self.fir_taps, *options)(x, emb, train)
+
+        def block(_, x: Array, emb: Array | None) -> Array:
+            return ResidualBlock(features, resample, self.fir_taps, *options)(x, emb, train)
+
+        return rematerialised(self.remat, block)(self, x, emb)
 
     @nn.nowrap
     def _resampled(self, x: Array, block: Block, resample: str) -> Array:
@@ -147,7 +162,10 @@ class NCSNpp(nn.Module):
 
     @nn.nowrap
     def _attention(self, h: Array) -> Array:
-        return AttentionBlock(self.skip_rescale, self.init_scale, self.min_group)(h)
+        def block(_, h: Array) -> Array:
+            return AttentionBlock(self.skip_rescale, self.init_scale, self.min_group)(h)
+
+        return rematerialised(self.remat, block)(self, h)
 
     @nn.nowrap
     def _level_attention(self, h: Array, level: int) -> Array:
@@ -155,18 +173,19 @@ class NCSNpp(nn.Module):
         return self._attention(h) if wanted else h
 
     @nn.nowrap
-    def _embed(self, c_noise: Array, cond: object, dtype: jnp.dtype, train: bool) -> Array | None:
+    def _embed(self, c_noise: Array, cond: object, train: bool) -> Array | None:
         # Without noise_conditional too: the published networks keep the frequencies that they do not use.
         emb = noise_features(c_noise, self.nf, self.embedding, self.fourier_scale)
         if self.noise_conditional:
             emb = dense(emb, 4 * self.nf)
             emb = dense(activation(self.nonlinearity)(emb), 4 * self.nf)
         emb = Conditioning(self.num_classes, self.cond_dim, self.cond_dropout)(emb, cond, train)
-        return emb.astype(dtype) if self.noise_conditional else None
+        return emb if self.noise_conditional else None
 
     @nn.nowrap
     def _down(self, x: Array, block: Block) -> list[Array]:
-        skips, pyramid = [conv3x3(x, self.nf)], x
+        pyramid = x.astype(compute_dtype(self.dtype, x))
+        skips = [conv3x3(pyramid, self.nf)]
         for level, mult in enumerate(self.ch_mult):
             for _ in range(self.num_res_blocks):
                 h = block(skips[-1], self.nf * mult)
@@ -190,31 +209,36 @@ class NCSNpp(nn.Module):
         return h, h
 
     @nn.nowrap
-    def _up(self, h: Array, skips: list[Array], block: Block, channels: int) -> Array:
+    def _up(self, h: Array, skips: list[Array], block: Block, x: Array) -> Array:
         pyramid = None
         for level, mult in reversed(list(enumerate(self.ch_mult))):
             for _ in range(self.num_res_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.nf * mult)
             h = self._level_attention(h, level)
-            h, pyramid = self._add_output(h, pyramid, channels)
+            h, pyramid = self._add_output(h, pyramid, x)
             if level > 0:
                 h = crop_like(self._resampled(h, block, "up"), skips[-1])
-        return pyramid if self.progressive == "output_skip" else self._to_output(h, channels, self.init_scale)
+        return pyramid if self.progressive == "output_skip" else self._to_output(h, x)
 
     @nn.nowrap
-    def _to_output(self, h: Array, channels: int, scale: Number = 1.0) -> Array:
-        return conv3x3(activation(self.nonlinearity)(GroupNorm(self.min_group)(h)), channels, scale)
+    def _to_output(self, h: Array, x: Array) -> Array:
+        """Of x's channels and dtype; not narrower than float32 inside."""
+        return self._normed_conv(at_least_float32(h), x.shape[-1], self.init_scale).astype(x.dtype)
 
     @nn.nowrap
-    def _add_output(self, h: Array, pyramid: Array | None, channels: int) -> tuple[Array, Array | None]:
+    def _normed_conv(self, h: Array, features: int, scale: Number = 1.0) -> Array:
+        return conv3x3(activation(self.nonlinearity)(GroupNorm(self.min_group)(h)), features, scale)
+
+    @nn.nowrap
+    def _add_output(self, h: Array, pyramid: Array | None, x: Array) -> tuple[Array, Array | None]:
         """h with what the levels below return, and what is passed on to the next."""
         if self.progressive == "none":
             return h, None
         if self.progressive == "output_skip":
-            out = self._to_output(h, channels, self.init_scale)
+            out = self._to_output(h, x)
             return h, out if pyramid is None else out + crop_like(fir_upsample(pyramid, self._taps), out)
         if pyramid is None:
-            return h, self._to_output(h, h.shape[-1])
+            return h, self._normed_conv(h, h.shape[-1])
         pyramid = crop_like(ConvUpsample(h.shape[-1], self.fir_taps)(pyramid), h)
         h = over_sqrt2(pyramid + h, self.skip_rescale)
         return h, h
