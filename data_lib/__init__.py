@@ -7,6 +7,7 @@ from data_lib.arrays import from_arrays as from_arrays
 from data_lib.arrays import from_npz as from_npz
 from data_lib.batches import Batches as Batches
 from data_lib.batches import Waits as Waits
+from data_lib.batches import as_grain as as_grain
 from data_lib.batches import eval_batches as eval_batches
 from data_lib.batches import prefetch as prefetch
 from data_lib.describe import Description as Description

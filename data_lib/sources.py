@@ -78,6 +78,8 @@ class ArraySource:
 
 def canonical(example: Mapping[str, np.ndarray], where: str = "example") -> Batch:
     """The example under the keys "x" and "label" alone, as arrays of numbers; see the head of this module."""
+    if not isinstance(example, Mapping):
+        raise ValueError(f"{where}: expected a dict of arrays, got {type(example).__name__}")
     key = "x" if "x" in example else "image"
     if key not in example:
         raise ValueError(f"{where}: expected a key 'x' or 'image', got {sorted(example)}")
