@@ -23,6 +23,7 @@ from data_lib.sources import ArraySource as ArraySource
 from data_lib.sources import Dataset as Dataset
 from data_lib.sources import Source as Source
 from data_lib.sources import gather as gather
+from data_lib.splits import split as split
 from data_lib.tfds_source import tfds_dataset as tfds_dataset
 from data_lib.tfrecord import from_tfrecord as from_tfrecord
 from data_lib.toys import checkerboard as checkerboard

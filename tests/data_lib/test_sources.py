@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_lib import ArraySource, digits, from_arrays, from_npz, gather
+from data_lib import ArraySource, Batches, Scale, digits, from_arrays, from_npz, gather, split
 
 
 class Folder:
@@ -41,6 +41,19 @@ def test_getitems_is_used_where_there_is_one():
 def test_pictures_of_pillow_are_images():
     pictures = [{"image": Image.fromarray(np.full((2, 3), i, np.uint8))} for i in range(2)]
     assert gather(pictures, [1])["x"].tolist() == [[[[1]] * 3] * 2]
+
+
+def test_datasets_of_hugging_face_are_sources():
+    datasets = pytest.importorskip("datasets")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": [Image.fromarray(p) for p in pixels], "label": [i % 2 for i in range(20)]}
+    parts = split(datasets.Dataset.from_dict(rows, features=features), 5)
+    for part in parts:
+        batch = Batches(part, Scale(), 8, seed=0).batch(0)
+        found = [np.flatnonzero((pixels == Scale().inverse(x).round()).all((1, 2, 3)))[0] for x in batch["x"]]
+        np.testing.assert_array_equal(batch["label"], np.asarray(found) % 2)
+    assert len(parts.train) == 15
 
 
 def test_a_table_of_numbers_is_not_an_image():
