@@ -93,12 +93,23 @@ def test_array_source_is_frozen():
         (np.zeros((2, 2)), np.array([0.0, np.nan]), r"mine: label: 1 of 2 values are not finite"),
         (np.array([{}, {}]), None, r"mine: x: expected an array of real numbers, got dtype object"),
         (np.zeros((2, 2)), np.array(["cat", "dog"]), r"mine: label: expected an array of real numbers, got dtype <U3"),
+        (
+            np.zeros((3, 2)),
+            np.array([0, -1, 2]),
+            r"mine: labels out of range: expected 0, 1, …, got 1 of 3 others, -1 of",
+        ),
         (np.zeros((2, 2)), np.array([0, 2**40]), r"labels must fit into int32, got a maximum of 1099511627776"),
     ],
 )
 def test_what_an_array_source_refuses(x, label, message):
     with pytest.raises(ValueError, match=message):
         ArraySource(x, label, name="mine")
+
+
+def test_labels_without_a_name_are_refused():
+    with pytest.raises(ValueError, match=r"expected 0 to 1, got 2 of 4 others, 2 of example 1 for one"):
+        ArraySource(np.zeros((4, 2)), np.array([0, 2, 1, 7]), classes=("cat", "dog"))
+    assert ArraySource(np.zeros((2, 2)), np.array([[-1, 0], [1, 2]])).label.shape == (2, 2)  # vectors may be any
 
 
 def test_what_gather_refuses():
