@@ -14,7 +14,8 @@ from configs.spec import ConfigError, build
 from data_lib import Dataset, gather, shared_examples
 from io_lib.checkpoint import Checkpoints
 from models.network import as_network
-from sde_lib import Likelihood, ScoreModel, init_state
+from sde_lib import Augmentation, Likelihood, ScoreModel, init_state
+from sde_lib.augmentation import DIM
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Parts(NamedTuple):
     transform: Any
     sampler: Any
     likelihood: Likelihood
+    augment: Augmentation | None = None
 
 
 def build_parts(config: ConfigDict) -> Parts:
@@ -58,6 +60,7 @@ def build_parts(config: ConfigDict) -> Parts:
         parts.sampler.check(parts.sde)
     except TypeError as error:
         raise ConfigError(f"config.sampling.{choice}: {error}") from error
+    parts = parts._replace(augment=build_augmentation(config, parts.network))
     missing = [name for name in requires(parts.loss) if not hasattr(parts.sde, name)]
     if missing:
         raise ConfigError(
@@ -65,6 +68,29 @@ def build_parts(config: ConfigDict) -> Parts:
             f"kernel take transition_loss or sliced_loss, with PredictPathScore for config.parameterization"
         )
     return parts
+
+
+def build_augmentation(config: ConfigDict, network) -> Augmentation | None:
+    """config.augmentation where its probability is not 0. ConfigError unless the network is told of it, and always."""
+    augment = build(config.augmentation, "config.augmentation") if "augmentation" in config else None
+    if augment is None or not augment.probability:
+        return None
+    if len(config.shape) != 3:
+        raise ConfigError(f"config.augmentation is for images [H, W, C], config.shape is {tuple(config.shape)}")
+    if config.network.get("cond_dropout", 0):
+        raise ConfigError("config.augmentation would leak: with config.network.cond_dropout it is not always told")
+    try:
+        jax.eval_shape(network.init, jax.random.key(0), *first_inputs(config), no_augmentation(1))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"config.augmentation tells the network a vector, so config.network.cond_dim should be {DIM}: {error}"
+        ) from error
+    return augment
+
+
+def no_augmentation(n: int) -> jax.Array:
+    """The condition of images as they are."""
+    return jnp.zeros((n, DIM), jnp.float32)
 
 
 def requires(loss) -> tuple[str, ...]:
@@ -100,9 +126,14 @@ def stream(config: ConfigDict, use: int) -> jax.Array:
 
 def new_state(config: ConfigDict, parts: Parts):
     """The training state at step 0, a function of the config."""
-    x = jnp.zeros((1, *config.shape), jnp.float32)
-    params = parts.network.init(stream(config, INIT), x, jnp.zeros(1, jnp.float32))
+    cond = () if parts.augment is None else (no_augmentation(1),)
+    params = parts.network.init(stream(config, INIT), *first_inputs(config), *cond)
     return init_state(stream(config, TRAIN), params, parts.tx)
+
+
+def first_inputs(config: ConfigDict) -> tuple[jax.Array, jax.Array]:
+    """x and c_noise of one example, to make parameters with."""
+    return jnp.zeros((1, *config.shape), jnp.float32), jnp.zeros(1, jnp.float32)
 
 
 def abstract_state(config: ConfigDict, parts: Parts, layout: Layout):

@@ -35,7 +35,7 @@ class Run:
         self.config, self.training, self.parts, self.layout = config, config.training, parts, layout
         self.dataset, self.directory, self.log, self.checkpoints = dataset, directory, log, checkpoints
         step = make_train_step(
-            parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, config.training.ema
+            parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, config.training.ema, parts.augment
         )
         compiled = partial(jax.jit, donate_argnums=0, out_shardings=layout.copied)
         self.one_step, self.many_steps = compiled(step), compiled(repeat(step))

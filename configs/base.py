@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from configs.spec import bind, spec
 from data_lib import Scale
-from sde_lib import VP, Likelihood, LogSNRGrid, PredictNoise, Sampler, ScaledTime, adam, as_is, dsm_loss
+from sde_lib import VP, Augmentation, Likelihood, LogSNRGrid, PredictNoise, Sampler, ScaledTime, adam, as_is, dsm_loss
 from sde_lib.solvers import Heun, PredictorCorrector, UniPC
 
 
@@ -18,6 +18,8 @@ def base() -> ConfigDict:
     config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=999.0))
     config.loss = bind(dsm_loss)
     config.optimizer = spec(adam)
+
+    config.augmentation = spec(Augmentation, probability=0.0)  # 0: none; else the network needs cond_dim=9
 
     config.training = ConfigDict()
     config.training.batch_size = 128

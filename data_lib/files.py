@@ -78,7 +78,7 @@ def heldout_mask(names: Sequence[str], heldout: float | int, seed: int, where: s
     else:
         mask = u < heldout
         if 0 < heldout < 1:  # of a few files the rule may take none, or all
-            mask[np.argmin(u)], mask[np.argmax(u)] = True, False
+            mask[u == u.min()], mask[u == u.max()] = True, False
     if not 0 < mask.sum() < len(names):
         raise ValueError(
             f"{where}: heldout={heldout} of {len(names)} holds {mask.sum()} out; "

@@ -21,12 +21,14 @@ import optax
 from jaxtyping import Array, Float, Integer, Key
 
 from sde_lib.node import Leaf, Node
+from sde_lib.noise import sample_keys
 from sde_lib.parameterization import Parameterization, make_score_fn
 from sde_lib.sde import SDE
 
 Params = Any
 Batch = dict[str, Array]
 Loss = Callable[..., Float[Array, " B"]]
+Augment = Callable[..., tuple[Array, Array]]
 
 
 class TrainState(Node):
@@ -83,12 +85,24 @@ def adam(
 
 
 def batch_loss(
-    network, params, sde: SDE, parameterization: Parameterization, loss: Loss, key, batch: Batch, train: bool
+    network,
+    params,
+    sde: SDE,
+    parameterization: Parameterization,
+    loss: Loss,
+    key,
+    batch: Batch,
+    train: bool,
+    augment: Augment | None = None,
 ):
     """The mean of `loss` over the batch, weighted by batch["mask"] where there is one (0 for padding)."""
     loss_key, dropout_key = jax.random.split(key)
-    apply = partial(network, params, cond=batch.get("label"), key=dropout_key if train else None, train=train)
-    losses = loss(loss_key, make_score_fn(apply, sde, parameterization), sde, batch["x"])
+    x, cond = batch["x"], batch.get("label")
+    if augment is not None:
+        x, vector = augment(sample_keys(jax.random.fold_in(key, 2), jnp.arange(x.shape[0])), x)
+        cond = vector if cond is None else (cond, vector)
+    apply = partial(network, params, cond=cond, key=dropout_key if train else None, train=train)
+    losses = loss(loss_key, make_score_fn(apply, sde, parameterization), sde, x)
     mask = batch.get("mask", jnp.ones_like(losses))
     return jnp.sum(losses * mask) / jnp.sum(mask)
 
@@ -100,16 +114,18 @@ def make_train_step(
     loss: Loss,
     tx: optax.GradientTransformation,
     ema: float = 0.9999,
+    augment: Augment | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """(state, batch) → (state, metrics): one step of (1).
 
     `network` is called as (params, x, c_noise, cond=, key=, train=); batch["x"] is [B, ...], batch["label"] the
-    condition, if any.
+    condition, if any. `augment`, as `Augmentation`, gives (x, vector) for (keys [B], x): the condition is then the
+    vector, or the pair (label, vector).
     """
 
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)
-        objective = partial(batch_loss, network)
+        objective = partial(batch_loss, network, augment=augment)
         value, grads = jax.value_and_grad(objective)(state.params, sde, parameterization, loss, key, batch, True)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
