@@ -95,6 +95,8 @@ def train(
         state = restored(config, parts, layout, checkpoints) if start else placed(config, parts, layout)
         start = int(state.step)  # an older one than the newest, if that was damaged
         log.rewind(start)
+        if start:
+            print(f"{directory}: training goes on from step {start}")
         run = Run(config, parts, layout, dataset, directory, log, checkpoints)
         feed = prefetch(batches, start, training.num_steps, lambda batch: layout.put(unlabelled(batch)))
         with contextlib.closing(feed):
