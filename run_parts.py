@@ -1,5 +1,6 @@
 """What training, sampling and evaluation share: the objects of a config, devices, data, a state, a model."""
 
+import hashlib
 import logging
 from functools import partial
 from typing import Any, NamedTuple
@@ -116,12 +117,27 @@ def placed(config: ConfigDict, parts: Parts, layout: Layout):
     return jax.jit(partial(new_state, config, parts), out_shardings=layout.copied)()
 
 
-def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Checkpoints, step: int | None = None):
-    """The checkpoint of that step, or the newest, on all devices."""
+def restored(
+    config: ConfigDict,
+    parts: Parts,
+    layout: Layout,
+    checkpoints: Checkpoints,
+    step: int | None = None,
+    only: tuple[str, ...] = (),
+):
+    """The checkpoint of that step, or the newest, on all devices; of the state the fields `only`, or all of it."""
     try:
-        return checkpoints.restore(abstract_state(config, parts, layout), step)
+        return checkpoints.restore(abstract_state(config, parts, layout), step, only)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}: train first") from error
+
+
+def digest(params) -> str:
+    """SHA-256 of the bytes of all leaves, in their order."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 @jax.jit

@@ -12,6 +12,7 @@ from data_lib import Dataset, Waits, eval_batches
 from io_lib import pictures
 from io_lib.metrics import Progress
 from io_lib.signals import StopRequest
+from run_card import signed
 from run_parts import (
     EVAL,
     SNAPSHOT,
@@ -31,9 +32,20 @@ from sde_lib.training import repeat
 class Run:
     """A training run under way: the compiled steps, and what is due at which step."""
 
-    def __init__(self, config, parts: Parts, layout: Layout, dataset: Dataset, directory: Path, log, checkpoints):
+    def __init__(
+        self,
+        config,
+        parts: Parts,
+        layout: Layout,
+        dataset: Dataset,
+        directory: Path,
+        log,
+        checkpoints,
+        card: dict | None = None,
+    ):
         self.config, self.training, self.parts, self.layout = config, config.training, parts, layout
         self.dataset, self.directory, self.log, self.checkpoints = dataset, directory, log, checkpoints
+        self.card = card or {}
         step = make_train_step(
             parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, config.training.ema
         )
@@ -123,7 +135,7 @@ class Run:
         if not all_finite((state.params, state.ema_params)):
             good = self.checkpoints.latest_step() or 0
             raise FloatingPointError(f"parameters are not finite at step {step}; the last good checkpoint is of {good}")
-        self.checkpoints.save(step, state)
+        self.checkpoints.save(step, state, signed(self.card, state))
 
     def snapshot(self, step: int, params) -> None:
         """A grid of samples under way, of the same noise at every step."""

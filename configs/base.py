@@ -12,6 +12,7 @@ def base() -> ConfigDict:
     """Images in [−1, 1], VP, noise prediction; the published optimiser, schedule and samplers."""
     config = ConfigDict()
     config.seed = 42
+    config.licence = ""  # of the weights, for the card of their checkpoints
     config.transform = spec(Scale, low=0.0, high=255.0)
 
     config.sde = spec(VP)

@@ -12,6 +12,7 @@ from data_lib import Identity, from_arrays
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
 from models import NCSNpp
+from run_parts import digest
 from sde_lib import VE, Karras, Sampler, adam
 from sde_lib.solvers import EulerMaruyama, PredictorCorrector
 from tests.contracts import DoubleWell
@@ -44,6 +45,11 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert [line["step"] for line in metrics if "loss" in line] == list(range(5, 41, 5))
     assert [line["step"] for line in metrics if "eval_loss" in line] == [20, 40]
     assert (directory / "samples" / "step_0000040.png").is_file()
+
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        cards = {step: checkpoints.card(step) for step in checkpoints.steps()}
+    assert [(card["step"], card["data"]["train"]) for card in cards.values()] == [(20, 1297), (30, 1297), (40, 1297)]
+    assert cards[40]["hash"]["ema_params"] == digest(run_lib.load(directory).params) != cards[30]["hash"]["ema_params"]
 
     x = run_lib.sample(directory, num_samples=80, seed=7)
     with np.load(directory / "samples" / "samples.npz", allow_pickle=False) as file:
