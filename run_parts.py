@@ -182,6 +182,10 @@ def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:
     for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
         if size < 1 or size % layout.count:
             raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
+    size, parts = config.training.batch_size, config.training.get("accumulate", 1)
+    if parts < 1 or size % (parts * layout.count):
+        raise ConfigError(f"config.training.accumulate={parts}: a batch of {size} on {layout.count} devices cannot be "
+                          f"seen in so many equal parts")  # fmt: skip
     return dataset
 
 
