@@ -1,8 +1,8 @@
 """python main.py --config=configs/digits.py --workdir=runs/digits --mode=train
 
-Flags to run_lib, and nothing else; the modes are train, sample, eval, stats, data, check, suggest and import. Sampling
-and evaluation read the config from the work directory; stats, data, check and suggest need a config alone; import makes
-a work directory from a config and a published checkpoint.
+Flags to run_lib, and nothing else; the modes are train, sample, eval, stats, data, check, suggest, import and inspect.
+Sampling, evaluation and inspection read the config from the work directory; stats, data, check and suggest need a
+config alone; import makes a work directory from a config and a published checkpoint.
 """
 
 import sys
@@ -12,7 +12,7 @@ from absl import flags, logging
 from configs.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import load_config
 
-MODES = ("train", "sample", "eval", "stats", "data", "check", "suggest", "import")
+MODES = ("train", "sample", "eval", "stats", "data", "check", "suggest", "import", "inspect")
 WITHOUT_WORKDIR = ("stats", "data", "check", "suggest")
 
 define_config_flag()
@@ -23,7 +23,7 @@ flags.DEFINE_enum(
     MODES,
     "train (resumes by itself), sample or eval a run; stats of the data, for evaluations; data: what they are; "
     "check the config's SDE, suggest its parameters; "
-    "import a published checkpoint.",
+    "import a published checkpoint; inspect: what a run's newest checkpoint holds.",
 )
 flags.DEFINE_string("checkpoint", None, "To import: a checkpoint of score_sde (flax) or score_sde_pytorch (.pth).")
 flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
@@ -75,6 +75,10 @@ def main(config):
             from run_import import import_checkpoint
 
             import_checkpoint(config, FLAGS.checkpoint, FLAGS.workdir)
+        elif FLAGS.mode == "inspect":
+            from run_inspect import inspect
+
+            inspect(FLAGS.workdir)
         else:
             run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config, folder=FLAGS.eval_folder)
     except (FloatingPointError, SDECheckError, OSError) as error:

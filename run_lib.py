@@ -25,6 +25,7 @@ from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog, read_metrics
 from io_lib.signals import StopRequest
+from run_card import card_of, data_of
 from run_parts import (
     Parts,
     build_parts,
@@ -79,6 +80,7 @@ def train(
     another process trains in it.
     """
     parts, layout, training = build_parts(config), make_layout(devices), config.training
+    given = dataset is not None
     dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
     try:
         batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip)
@@ -95,7 +97,10 @@ def train(
         state = restored(config, parts, layout, checkpoints) if start else placed(config, parts, layout)
         start = int(state.step)  # an older one than the newest, if that was damaged
         log.rewind(start)
-        run = Run(config, parts, layout, dataset, directory, log, checkpoints)
+        if start:
+            print(f"{directory}: training goes on from step {start}")
+        card = card_of(config, data_of(config, dataset, given))
+        run = Run(config, parts, layout, dataset, directory, log, checkpoints, card)
         feed = prefetch(batches, start, training.num_steps, lambda batch: layout.put(unlabelled(batch)))
         with contextlib.closing(feed):
             step = run.loop(state, start, feed, stop)

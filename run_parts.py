@@ -1,5 +1,6 @@
 """What training, sampling and evaluation share: the objects of a config, devices, data, a state, a model."""
 
+import hashlib
 import logging
 from functools import partial
 from typing import Any, NamedTuple
@@ -147,12 +148,27 @@ def placed(config: ConfigDict, parts: Parts, layout: Layout):
     return jax.jit(partial(new_state, config, parts), out_shardings=layout.copied)()
 
 
-def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Checkpoints, step: int | None = None):
-    """The checkpoint of that step, or the newest, on all devices."""
+def restored(
+    config: ConfigDict,
+    parts: Parts,
+    layout: Layout,
+    checkpoints: Checkpoints,
+    step: int | None = None,
+    only: tuple[str, ...] = (),
+):
+    """The checkpoint of that step, or the newest, on all devices; of the state the fields `only`, or all of it."""
     try:
-        return checkpoints.restore(abstract_state(config, parts, layout), step)
+        return checkpoints.restore(abstract_state(config, parts, layout), step, only)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}: train first") from error
+
+
+def digest(params) -> str:
+    """SHA-256 of the bytes of all leaves, in their order."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 @jax.jit
@@ -197,6 +213,10 @@ def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:
     for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
         if size < 1 or size % layout.count:
             raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
+    size, parts = config.training.batch_size, config.training.get("accumulate", 1)
+    if parts < 1 or size % (parts * layout.count):
+        raise ConfigError(f"config.training.accumulate={parts}: a batch of {size} on {layout.count} devices cannot be "
+                          f"seen in so many equal parts")  # fmt: skip
     return dataset
 
 

@@ -12,6 +12,7 @@ def base() -> ConfigDict:
     """Images in [−1, 1], VP, noise prediction; the published optimiser, schedule and samplers."""
     config = ConfigDict()
     config.seed = 42
+    config.licence = ""  # of the weights, for the card of their checkpoints
     config.transform = spec(Scale, low=0.0, high=255.0)
 
     config.sde = spec(VP)
@@ -26,6 +27,8 @@ def base() -> ConfigDict:
     config.training.num_steps = 1_300_000
     config.training.ema = 0.9999
     config.training.flip = False
+    config.training.accumulate = 1  # parts in which a batch is seen, so as to fit into memory: --mode=plan tells
+    config.training.skip_nonfinite = False  # True: a step whose loss or gradient is not finite is left out, and counted
     config.training.steps_per_call = 0  # 0: one on a CPU, ten on an accelerator
     config.training.log_every = 50
     config.training.eval_every = 500

@@ -14,9 +14,11 @@ LAYERS = {
 }
 PACKAGES = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib"}
 OURS = PACKAGES | {
+    "run_card",
     "run_data",
     "run_evaluation",
     "run_import",
+    "run_inspect",
     "run_lib",
     "run_likelihood",
     "run_parts",

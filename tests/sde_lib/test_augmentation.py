@@ -10,7 +10,7 @@ from models import MLP
 from models.network import as_network
 from sde_lib import VP, Augmentation, PredictNoise, dsm_loss, init_state, make_score_fn, make_train_step, sample_keys
 from sde_lib.augmentation import condition, cubic, interpolate
-from sde_lib.training import batch_loss
+from sde_lib.training import augmented, batch_loss
 
 AUGMENT = Augmentation(scale=1.5, stretch=1.3, shift=0.25)
 NOTHING = np.zeros(8)
@@ -159,7 +159,8 @@ def test_a_training_step_moves_the_images_and_tells_the_network():
     def both(key):
         arguments = (network, PARAMS, VP(), PredictNoise(), loss, key)
         label = jnp.arange(6)
-        found = [batch_loss(*arguments, batch, True, augment) for batch in ({"x": x}, {"x": x, "label": label})]
+        batches = [augmented(augment, key, batch) for batch in ({"x": x}, {"x": x, "label": label})]
+        found = [batch_loss(*arguments, batch, True) for batch in batches]
         moved, told = augment(sample_keys(jax.random.fold_in(key, 2), jnp.arange(6)), x)
         return found, [given(moved, told), given(moved, (label, told))], given(x, jnp.zeros_like(told))
 
