@@ -9,6 +9,7 @@ Splits are theirs: the test part is held out.
 
 import gzip
 import tarfile
+import zlib
 from os import PathLike
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def from_cifar(path: str | PathLike, coarse: bool = False) -> Dataset:
             for member in archive:
                 if member.isfile():
                     contents[member.name.removeprefix("./")] = archive.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path}: expected a .tar.gz archive: {error}") from error
@@ -96,7 +97,7 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             content = file.read()
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{path}: expected a gzip file: {error}") from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path}: expected an idx file, got one that begins with {content[:4]!r}")
