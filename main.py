@@ -26,7 +26,7 @@ flags.DEFINE_enum(
     "import a published checkpoint; inspect: what a run's newest checkpoint holds.",
 )
 flags.DEFINE_string("checkpoint", None, "To import: a checkpoint of score_sde (flax) or score_sde_pytorch (.pth).")
-flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
+flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or the picture of --mode=data, .png.")
 flags.DEFINE_string("eval_folder", "eval", "Where in the work directory evaluation writes.")
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
@@ -66,7 +66,7 @@ def main(config):
         elif FLAGS.mode == "data":
             from run_data import report
 
-            report(config, FLAGS.out)
+            report(config, FLAGS.out or "data.png", picture=FLAGS.out is not None)
         elif FLAGS.mode == "check":
             run_lib.check(config)
         elif FLAGS.mode == "suggest":

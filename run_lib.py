@@ -32,6 +32,7 @@ from run_parts import (
     check_data,
     is_image,
     load_data,
+    log_shared,
     make_layout,
     placed,
     restored,
@@ -81,7 +82,7 @@ def train(
     """
     parts, layout, training = build_parts(config), make_layout(devices), config.training
     given = dataset is not None
-    dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
+    dataset = load_data(config, layout) if dataset is None else check_data(config, log_shared(dataset), layout)
     try:
         batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip)
         checkpoints = Checkpoints(Path(directory) / "checkpoints", training.keep_newest, training.keep_every or None)

@@ -197,10 +197,17 @@ def load_data(config: ConfigDict, layout: Layout) -> Dataset:
 def build_data(config: ConfigDict) -> Dataset:
     """The data of config.data; the log says whether held-out examples are also to train on."""
     try:
-        dataset = build(config.data, "config.data")
+        return log_shared(build(config.data, "config.data"))
     except FileNotFoundError as error:
         raise ConfigError(f"config.data: {error}") from error
-    if shared := shared_examples(dataset):
+
+
+def log_shared(dataset: Dataset) -> Dataset:
+    """The data again; a warning where held-out examples, by which a result is judged, are also to train on."""
+    shared = shared_examples(dataset)
+    if shared is None:
+        log.warning("the data are read by index: whether held-out examples are also to train on has not been looked at")
+    elif shared:
         log.warning("%d of %d held-out examples are also to train on", shared, len(dataset.heldout))
     return dataset
 

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 4 * 2**30
 MAX_SHOWN = 3
+LONGEST = 300  # a reason may quote what the file holds
 CHUNK = 64
 SMALL = 16 * 2**10
 RULES = ("raise", "skip")
@@ -114,7 +115,7 @@ def attempt(decode: Callable[[str], Any], path: str) -> Any:
     try:
         return decode(path)
     except Exception as error:
-        reason = " ".join(str(error).split()).replace(repr(path), "it")
+        reason = " ".join(str(error).split()).replace(repr(path), "it")[:LONGEST]
         return Unreadable(path, reason if isinstance(error, UnreadableError) else f"{type(error).__name__}: {reason}")
 
 

@@ -48,4 +48,5 @@ def test_data():
     """Arrays come faster than files, and whole batches faster than one example after another."""
     rates = dict(data.measure(count=300, steps=3))
     assert rates["batches of folder in memory"] > 3 * rates["batches of folder at each use"]
-    assert rates["batches of arrays"] > 2 * rates.get("grain: arrays", 0)
+    assert rates["batches of arrays"] > 2 * rates["grain: arrays"]
+    assert rates["plain loop: arrays"] > 3 * rates["plain loop: folder at each use"]

@@ -58,6 +58,9 @@ def test_lesson_on_own_data_runs(tmp_path, monkeypatch):
     np.testing.assert_allclose([names["transform"].mean, names["transform"].std], [(3, -1), (5, 0.2)], atol=0.3)
     np.testing.assert_allclose(names["description"].train.sigma_data, 1, atol=1e-3)
     assert names["finished"] and (tmp_path / "runs" / "points" / "checkpoints" / "20").is_dir()
+    doubled, batch = names["doubled"][7], names["batches"].batch(7)
+    np.testing.assert_array_equal(doubled, 2 * batch["x"])
+    assert names["text"].train.x.shape[1:] == (14, 4)
 
 
 @pytest.mark.parametrize("line", re.findall(r"^python main.py (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from data_lib import from_cifar, from_idx, from_svhn
+from data_lib import archives, from_cifar, from_idx, from_svhn
 
 
 def images(count, *shape, seed=0):
@@ -93,6 +93,27 @@ def cifar_100(folder):
         f"cifar-100-binary/{name}.bin": records(x, np.arange(6), 90 + np.arange(6)) for name in ("train", "test")
     }
     return archive(folder / "c.tar.gz", contents)
+
+
+def test_only_what_is_asked_for_is_read_of_an_archive(tmp_path, monkeypatch):
+    """Links and other files, however large they say that they are, are passed over."""
+    read = []
+    real = tarfile.TarFile.extractfile
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda self, m: read.append(m.name) or real(self, m))
+    path = cifar_100(tmp_path)
+    with tarfile.open(path) as old, tarfile.open(tmp_path / "more.tar", "w") as new:
+        for member in old.getmembers():
+            new.addfile(member, old.extractfile(member))
+        link = tarfile.TarInfo("cifar-100-binary/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        new.addfile(link)
+        new.addfile(tarfile.TarInfo("/absolute"), io.BytesIO())
+    read.clear()
+    assert len(from_cifar(tmp_path / "more.tar").train) == 6
+    assert read == ["cifar-100-binary/train.bin", "cifar-100-binary/test.bin"]
+    monkeypatch.setattr(archives, "_LARGEST", 100)
+    with pytest.raises(ValueError, match=r"train\.bin has 0 bytes: expected a multiple of 3074"):
+        from_cifar(path)
 
 
 def test_cifar_100_has_fine_and_coarse_labels(tmp_path):
