@@ -1,5 +1,8 @@
 """Networks, and the boundary behind which the rest of the library sees them."""
 
+from models.adm import ADM as ADM
+from models.dit import DIT_SIZES as DIT_SIZES
+from models.dit import DiT as DiT
 from models.mlp import MLP as MLP
 from models.ncsn import NCSN as NCSN
 from models.ncsn import NCSNv2 as NCSNv2
