@@ -1,6 +1,12 @@
 """Networks, and the boundary behind which the rest of the library sees them."""
 
+from models.adm import ADM as ADM
+from models.dit import DIT_SIZES as DIT_SIZES
+from models.dit import DiT as DiT
 from models.mlp import MLP as MLP
+from models.ncsn import NCSN as NCSN
+from models.ncsn import NCSNv2 as NCSNv2
+from models.ncsn import ncsnv2_levels as ncsnv2_levels
 from models.ncsnpp import NCSNpp as NCSNpp
 from models.network import FunctionNetwork as FunctionNetwork
 from models.network import LinenNetwork as LinenNetwork

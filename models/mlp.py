@@ -1,4 +1,12 @@
-"""A multilayer perceptron for low-dimensional data: tutorials, tests, tables of numbers."""
+"""A multilayer perceptron with residual layers for low-dimensional data: tutorials, tests, tables of numbers.
+
+    x ── dense ── + ── … ── + ── swish ── dense, nearly 0 at first ──► F          `num_layers` times the inner part
+                  └ h ── swish, dense ── + ── swish, dense ──► + h
+    c_noise ── features ── dense ── + class, vector ── swish ── dense ┘
+
+The features are those of Ho et al. 2020 (positional), or random Fourier features (Tancik et al. 2020, arXiv 2006.10739,
+section 5; Song et al. 2021, section H).
+"""
 
 import math
 
@@ -6,7 +14,16 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.conditioning import Conditioning
-from models.layers import EMBEDDINGS, Number, check_option, dense, noise_features
+from models.layers import (
+    EMBEDDINGS,
+    Number,
+    at_least_float32,
+    check_dtype,
+    check_option,
+    compute_dtype,
+    dense,
+    noise_features,
+)
 
 
 class MLP(nn.Module):
@@ -15,7 +32,7 @@ class MLP(nn.Module):
         emb = dense(features(c_noise)) + embed(cond)
         h <- h + dense(swish(dense(swish(h)) + dense(swish(emb))))        num_layers times
 
-    cond is labels [B], a vector [B, cond_dim], or both, as `Conditioning` says.
+    cond is labels [B], a vector [B, cond_dim], or both, as `Conditioning` says; dtype as in NCSNpp.
     Errors: ValueError for an option or a cond that does not fit."""
 
     features: int = 128
@@ -25,9 +42,11 @@ class MLP(nn.Module):
     num_classes: int = 0
     cond_dim: int = 0
     cond_dropout: Number = 0.0
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         check_option("embedding", self.embedding, EMBEDDINGS)
+        check_dtype(self.dtype)
         super().__post_init__()
 
     @nn.compact
@@ -37,9 +56,10 @@ class MLP(nn.Module):
         emb = noise_features(c_noise, self.features, self.embedding, self.fourier_scale)
         emb = dense(emb, self.features)
         emb = Conditioning(self.num_classes, self.cond_dim, self.cond_dropout)(emb, cond, train)
-        emb = nn.swish(emb.astype(x.dtype))
-        h = dense(x.reshape(x.shape[0], -1), self.features)
+        emb = nn.swish(emb)
+        h = dense(x.reshape(x.shape[0], -1).astype(compute_dtype(self.dtype, x)), self.features)
         for _ in range(self.num_layers):
-            r = dense(nn.swish(h), self.features) + dense(emb, self.features)
+            r = dense(nn.swish(h), self.features) + dense(emb, self.features).astype(h.dtype)
             h = h + dense(nn.swish(r), self.features)
-        return dense(nn.swish(h), math.prod(x.shape[1:]), scale=0.0).reshape(x.shape)
+        out = dense(nn.swish(at_least_float32(h)), math.prod(x.shape[1:]), scale=0.0)
+        return out.astype(x.dtype).reshape(x.shape)

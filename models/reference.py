@@ -2,6 +2,7 @@
 
     theirs, flax     AttnBlockpp_1/NIN_0/W                  by name: class and counter, translated by the table MODULES
     theirs, torch    module.all_modules.10.NIN_0.W          by place: the i-th module with parameters is our i-th
+                     module.res1.0.conv1.weight             by name, where modules have names (`reference_ncsn`)
       ↓ inside of a module, both by name: PARTS, then LEAVES
     ours, linen      AttentionBlock_1/Dense_0/kernel
 
@@ -25,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 
+from models.reference_ncsn import ncsn_path
+
 LeafPath = tuple[str, ...]
 
 # Their class of module → ours; where there is no line the names agree. The flax files need it.
@@ -36,12 +39,15 @@ MODULES = {
     "AttnBlock": "AttentionBlock",
     "Downsample": "ConvDownsample",
     "Upsample": "ConvUpsample",
+    "ResidualBlock": "DilatedBlock",
+    "InstanceNorm2dPlus": "InstanceNormPlus",
 }
 # Our module and their part of it → our part; or their part alone, whatever the module. With a counter, or without.
 PARTS = {
     "NIN": "Dense",
     "ResidualBlock/NIN_0": "Conv_2",
     "Conv2d": "Conv",
+    "InstanceNorm2dPlus": "InstanceNormPlus",
 }
 # Their leaf → our leaf, the first that the module has.
 LEAVES = {
@@ -81,24 +87,29 @@ def from_flax(theirs: Mapping[str, Any], shapes: dict) -> dict:
     leaves = []
     for path, value in flatten_dict(theirs).items():
         module, *rest = path
-        ours = _module(module, shapes) if len(path) > 1 else None
+        ours = _module(module) if len(path) > 1 else None
         leaves.append(Leaf("/".join(path), value, _inside(ours, rest, shapes)))
     return _filled(leaves, shapes)
 
 
 def from_torch(theirs: Mapping[str, Any], shapes: dict) -> dict:
     """Our parameters from the state dict of a torch file, in its order, without buffers. ValueError as `from_flax`."""
-    parsed = {name: re.fullmatch(r"(?:module\.)?all_modules\.(\d+)\.(.+)", name) for name in theirs}
-    numbers = list(dict.fromkeys(match[1] for match in parsed.values() if match))
+    names = frozenset(theirs)
+    numbers = list(dict.fromkeys(match[1] for match in map(_numbered, theirs) if match))
     modules = dict(zip(numbers, shapes, strict=False))
     leaves = []
     for name, value in theirs.items():
-        match = parsed[name]
-        ours = _inside(modules.get(match[1]), match[2].split("."), shapes) if match else None
+        match = _numbered(name)
+        path = [modules.get(match[1]), *match[2].split(".")] if match else ncsn_path(name, names)
+        ours = _inside(path[0], path[1:], shapes) if path else None
         if name.endswith(".weight") and getattr(value, "ndim", 0) > 1:
             value = value.transpose(*range(2, value.ndim), 1, 0)
         leaves.append(Leaf(name, value, ours))
     return _filled(leaves, shapes)
+
+
+def _numbered(name: str) -> re.Match | None:
+    return re.fullmatch(r"(?:module\.)?all_modules\.(\d+)\.(.+)", name)
 
 
 def torch_parameters(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,15 +122,14 @@ def torch_trainable(names: Iterable[str]) -> list[str]:
     return [name for name in names if not re.fullmatch(r"(?:module\.)?all_modules\.\d+\.W", name)]
 
 
-def _module(name: str, shapes: dict) -> str | None:
+def _module(name: str) -> str:
     kind, counter = _split(name)
-    ours = f"{MODULES.get(kind, kind)}{counter}"
-    return ours if ours in shapes else None
+    return f"{MODULES.get(kind, kind)}{counter}"
 
 
 def _inside(module: str | None, theirs: list[str], shapes: dict) -> LeafPath | None:
     """The path of our leaf, for a path of theirs inside of our module."""
-    if module is None:
+    if module not in shapes:
         return None
     path, group, kind = [module], shapes[module], _split(module)[0]
     for part in theirs[:-1]:

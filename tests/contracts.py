@@ -1,9 +1,12 @@
 """The table of everything that the contracts run over: a newcomer's class gets its tests by a line here."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import ADM, MLP, NCSN, DiT, NCSNpp, NCSNv2
 from sde_lib import (
     EDM,
     VE,
@@ -224,3 +227,17 @@ def together(sdes):
 
 CLOSED = ("vp", "vp_slow", "subvp", "ve", "cosine", "cosine_vp", "edm", "straight_line", "ornstein_uhlenbeck")
 QUICK = {"xla_backend_optimization_level": 0}  # for programs that take longer to compile than to run
+
+# Each network, as small as it can be, to be called with further options.
+_U_NET = dict(ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), attn_levels=(1,), dropout=0.0)
+_NCSNPP = dict(_U_NET, nf=4, embedding="fourier", fir_taps=(1, 3, 3, 1), progressive_input="residual")
+NETWORKS = {
+    "mlp": partial(MLP, features=8, num_layers=1),
+    "ncsnpp": partial(NCSNpp, **_NCSNPP),
+    "ddpm": partial(NCSNpp, **_U_NET, nf=4, block="ddpm", fir_taps=(), skip_rescale=False),
+    "ncsnv2": partial(NCSNv2, nf=4, ch_mult=(1, 2), dilations=(1, 1), refine_mult=(2, 1)),
+    "ncsn": partial(NCSN, nf=4, ch_mult=(1, 2), dilations=(1, 2), refine_mult=(2, 1), num_levels=4),
+    "adm": partial(ADM, **_U_NET, nf=4, head_features=4),
+    "dit": partial(DiT, features=12, depth=2, heads=2, frequencies=8),
+}
+CONVOLUTIONAL = ("ncsnpp", "ddpm", "ncsnv2", "ncsn", "adm")

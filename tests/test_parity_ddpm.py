@@ -1,9 +1,4 @@
-"""DDPM (Ho et al. 2020) as an option set of NCSN++: the published leaves; and with its weights, outputs and losses.
-
-The file of the weights and what was computed from them (2.5 MB) are not among the golden files, which may have 8 MB in
-all: they belong in tests/golden/checkpoints/ddpm, as torch.pth and golden.npz. What they would test is also tested
-without them, piece by piece: blocks and options in test_variants.py, plain convolutions in test_layers.py.
-"""
+"""DDPM (Ho et al. 2020) as an option set of NCSN++: the published leaves; and with its weights, outputs and losses."""
 
 import json
 from functools import partial
@@ -14,11 +9,10 @@ import numpy as np
 import pytest
 
 from models import LinenNetwork, NCSNpp
-from models.reference import from_flax, parameter_shapes
-from run_import import read_published
+from models.reference import from_flax, from_torch, parameter_shapes
 from sde_lib import VP, LikelihoodWeight, PredictNoise, ScaledTime, SigmaSquared, discrete_vp, dsm_loss, make_score_fn
 from sde_lib.losses import half_sum, mean
-from tests.published import GOLDEN, STEP, golden
+from tests.published import GOLDEN, golden
 from tests.test_parity import KEY, given, relative
 
 DDPM = dict(block="ddpm", fir_taps=(), skip_rescale=False)
@@ -57,12 +51,10 @@ def test_size_on_cifar10():
 
 @pytest.fixture(scope="module")
 def published():
-    if not (GOLDEN / "ddpm" / "torch.pth").exists():
-        pytest.skip("tests/golden/checkpoints/ddpm is not here")
     network = LinenNetwork(NCSNpp(**SMALL))
-    file = read_published(GOLDEN / "ddpm" / "torch.pth", parameter_shapes(network, (16, 16, 3)))
-    assert file.step == STEP and file.moments is None
-    return jax.jit(network), file, golden("ddpm")
+    with np.load(GOLDEN / "ddpm" / "ema.npz") as file:
+        params = from_torch(dict(file), parameter_shapes(network, (16, 16, 3)))
+    return partial(jax.jit(network), params), golden("ddpm")
 
 
 def process():
@@ -72,45 +64,42 @@ def process():
 def test_outputs_and_scores(published):
     """At whole labels k - 1 our score is the published one. Between them its sigma is that of the label below, and the
     published float32 product of the first is off by 6e-5."""
-    network, file, numbers = published
-    for weights, params in (("ema", file.ema_params), ("params", file.params)):
-        for at, c_noise in (("", "time_cond"), ("_labels", "labels")):
-            out = network(params, numbers["x_noisy"], jnp.asarray(numbers[c_noise], jnp.float32))
-            assert relative(out, numbers[f"net_out_{weights}_noisy{at}"]) < 2e-5
+    network, numbers = published
+    for at, c_noise in (("", "time_cond"), ("_labels", "labels")):
+        out = network(numbers["x_noisy"], jnp.asarray(numbers[c_noise], jnp.float32))
+        assert relative(out, numbers[f"net_out_ema_noisy{at}"]) < 2e-5
     sde, t = process(), jnp.asarray((np.floor(numbers["time_cond"]) + 1) / STEPS)
     for x in ("noisy", "clean"):
-        out = network(file.ema_params, numbers[f"x_{x}"], jnp.asarray(numbers["time_cond"]))
+        out = network(numbers[f"x_{x}"], jnp.asarray(numbers["time_cond"]))
         score = -out / np.asarray(sde.sigma(t), np.float32).reshape(-1, 1, 1, 1)
         assert relative(score, numbers[f"score_ema_{x}"]) < 1e-4
 
 
 def test_discrete_losses(published, monkeypatch):
     """Algorithm 1 of Ho et al. by dsm_loss, on the discrete process at t_k = k/N with the label k - 1."""
-    network, file, numbers = published
+    network, numbers = published
     sde, t = process(), jnp.asarray((numbers["dloss_labels"] + 1) / STEPS)
     x0, eps = (jnp.asarray(numbers[f"loss_{name}"]) for name in ("data", "z"))
     draws = given(monkeypatch, sde, t, eps)
     assert relative(sde.perturb(None, x0, t)[0], numbers["dloss_perturbed"]) < 1e-5
     parameterization = PredictNoise(c_noise=ScaledTime(scale=float(STEPS), offset=-1.0))
-    for weights, params in (("ema", file.ema_params), ("params", file.params)):
-        score_fn = make_score_fn(partial(network, params), sde, parameterization)
-        for rm, reduce in enumerate((half_sum, mean)):
-            loss = dsm_loss(KEY, score_fn, sde, x0, reduce=reduce, **draws)
-            np.testing.assert_allclose(loss, numbers[f"dloss_{weights}_rm{rm}"], rtol=1e-5)
+    score_fn = make_score_fn(network, sde, parameterization)
+    for rm, reduce in enumerate((half_sum, mean)):
+        loss = dsm_loss(KEY, score_fn, sde, x0, reduce=reduce, **draws)
+        np.testing.assert_allclose(loss, numbers[f"dloss_ema_rm{rm}"], rtol=1e-5)
 
 
 def test_continuous_losses(published, monkeypatch):
     """The published score of the discrete network under the continuous process, which has its sigma from the table."""
-    network, file, numbers = published
+    network, numbers = published
     sde, t = VP(), jnp.asarray(numbers["loss_t"])
     x0, eps = (jnp.asarray(numbers[f"loss_{name}"]) for name in ("data", "z"))
     draws = given(monkeypatch, sde, t, eps)
     x, _ = sde.perturb(None, x0, t)
     label = (STEPS - 1) * t
     sigma = np.asarray(process().sigma((jnp.floor(label) + 1) / STEPS), np.float32).reshape(-1, 1, 1, 1)
-    for weights, params in (("ema", file.ema_params), ("params", file.params)):
-        score = -network(params, x, label) / sigma
-        for lw, weight in enumerate((SigmaSquared(), LikelihoodWeight())):
-            for rm, reduce in enumerate((half_sum, mean)):
-                loss = dsm_loss(KEY, lambda *_, s=score: s, sde, x0, weight=weight, reduce=reduce, **draws)
-                np.testing.assert_allclose(loss, numbers[f"loss_{weights}_lw{lw}_rm{rm}"], rtol=5e-5)
+    score = -network(x, label) / sigma
+    for lw, weight in enumerate((SigmaSquared(), LikelihoodWeight())):
+        for rm, reduce in enumerate((half_sum, mean)):
+            loss = dsm_loss(KEY, lambda *_: score, sde, x0, weight=weight, reduce=reduce, **draws)
+            np.testing.assert_allclose(loss, numbers[f"loss_ema_lw{lw}_rm{rm}"], rtol=5e-5)

@@ -108,7 +108,7 @@ def test_reading_looks_up_no_class():
 import builtins, sys
 from io_lib.msgpack_file import read_msgpack
 import jax.numpy, ml_dtypes, pathlib
-path = {str(GOLDEN / "ncsnpp_subvp" / "flax.msgpack")!r}
+path = {str(GOLDEN / "ncsnpp_highres" / "flax.msgpack")!r}
 def refused(*_, **__): raise AssertionError("used")
 builtins.eval = builtins.exec = builtins.compile = refused
 sys.modules["pickle"].Unpickler = sys.modules["pickle"].loads = sys.modules["pickle"].load = refused

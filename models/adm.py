@@ -1,0 +1,172 @@
+"""The U-Net of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233, section 3) in the form of Karras et al. (2022, arXiv
+2206.00364, appendix F.2), who trained EDM's ImageNet networks with it.
+
+Down: on each level `num_res_blocks` blocks, then one that halves. Middle: a block with attention, a block. Up: on each
+level one that doubles, but on the lowest, then `num_res_blocks + 1` blocks, each of which also takes an activation of
+the way down.
+
+    block   x ── norm, act ── resample ── conv ── norm · (1 + scale) + shift ── act, dropout ── conv ── + ── attention►
+            │                          emb ── dense ── scale, shift                                     │
+            └──────────── resample ── conv of size 1, if the channels change ───────────────────────────┘
+
+    emb     c_noise ── features ── dense ── act ── dense ── + class, vector ── act ──►
+
+Other than NCSN++ it scales by the noise level as well as it shifts; its attention has heads of `head_features` channels
+and stands in every block of a level. Resampling is by means and nearest neighbours. The last convolutions start nearly
+at zero.
+
+    ImageNet 64^2, EDM        nf=192, ch_mult=(1, 2, 3, 4), num_res_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1,
+                              num_classes=1000                                            295.9 million parameters
+    CIFAR-10, EDM             is DDPM++: NCSNpp(nf=128, ch_mult=(2, 2, 2), num_res_blocks=4, dropout=0.13)
+
+There, augmentation parameters are a vector of 9 (`cond_dim`).
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from models.conditioning import Conditioning
+from models.layers import (
+    EMBEDDINGS,
+    GroupNorm,
+    Number,
+    at_least_float32,
+    attention,
+    check_dtype,
+    check_option,
+    compute_dtype,
+    conv1x1,
+    conv3x3,
+    dense,
+    noise_features,
+    rematerialised,
+)
+from models.resampling import crop_like, fir_downsample, fir_upsample, spatial_axes
+
+
+class HeadsAttention(nn.Module):
+    """x + W_o of softmax(q k^T / sqrt D) v over all positions, in heads of D = `head_features` channels."""
+
+    head_features: int = 64
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
+        batch, *_, channels = x.shape
+        heads = max(1, channels // self.head_features)
+        if channels % heads:
+            raise ValueError(f"head_features: expected to divide the {channels} channels, got {self.head_features}")
+        normed = GroupNorm()(x).reshape(batch, -1, channels)
+        q, k, v = jnp.split(dense(normed, 3 * channels).reshape(batch, -1, heads, 3 * channels // heads), 3, axis=-1)
+        return x + dense(attention(q, k, v).reshape(x.shape), channels, 0.0)
+
+
+class ADMBlock(nn.Module):
+    """The block above, at the same, twice or half the size; `attend` adds the attention."""
+
+    features: int
+    resample: str = "none"
+    attend: bool = False
+    head_features: int = 64
+    dropout: Number = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B *spatial C"], emb: Float[Array, "B E"], train: bool = False
+    ) -> Float[Array, "..."]:
+        resampled = {"none": _same, "up": fir_upsample, "down": fir_downsample}[self.resample]
+        h = conv3x3(resampled(nn.swish(GroupNorm()(x))), self.features)
+        changes = dense(emb, 2 * self.features).astype(h.dtype)
+        scale, shift = (jnp.expand_dims(c, tuple(spatial_axes(h))) for c in jnp.split(changes, 2, axis=1))
+        h = nn.swish(GroupNorm()(h) * (1 + scale) + shift)
+        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = conv3x3(h, self.features, 0.0)
+        skip = resampled(x)
+        h = h + (skip if x.shape[-1] == self.features else conv1x1(skip, self.features))
+        return HeadsAttention(self.head_features)(h) if self.attend else h
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+class ADM(nn.Module):
+    """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
+
+    Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is in
+    `attn_levels`, and in the middle. cond is labels [B], a vector [B, cond_dim], or both, as `Conditioning` says; dtype
+    and remat as in NCSNpp. Errors: ValueError for an option, a rank of x, or a cond that does not fit."""
+
+    nf: int = 192
+    ch_mult: tuple[int, ...] = (1, 2, 3, 4)
+    num_res_blocks: int = 3
+    attn_resolutions: tuple[int, ...] = (32, 16, 8)
+    attn_levels: tuple[int, ...] = ()
+    head_features: int = 64
+    dropout: Number = 0.1
+    embedding: str = "positional"
+    fourier_scale: Number = 16.0
+    num_classes: int = 0
+    cond_dim: int = 0
+    cond_dropout: Number = 0.0
+    dtype: str | None = None
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_option("embedding", self.embedding, EMBEDDINGS)
+        check_dtype(self.dtype)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "..."], c_noise: Float[Array, " B"], cond: object = None, train: bool = False
+    ) -> Float[Array, "..."]:
+        if not 3 <= x.ndim <= 5:
+            raise ValueError(f"ADM: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
+        block = partial(self._block, self._embed(c_noise, cond, train), train)
+        skips = self._down(x, block)
+        h = block(skips[-1], skips[-1].shape[-1], attend=True)
+        h = block(h, h.shape[-1])
+        h = at_least_float32(self._up(h, skips, block))
+        return conv3x3(nn.swish(GroupNorm()(h)), x.shape[-1], 0.0).astype(x.dtype)
+
+    @nn.nowrap
+    def _block(
+        self, emb: Array, train: bool, h: Array, features: int, resample: str = "none", attend: bool = False
+    ) -> Array:
+        def block(_, h: Array, emb: Array) -> Array:
+            return ADMBlock(features, resample, attend, self.head_features, self.dropout)(h, emb, train)
+
+        return rematerialised(self.remat, block)(self, h, emb)
+
+    @nn.nowrap
+    def _embed(self, c_noise: Array, cond: object, train: bool) -> Array:
+        emb = dense(noise_features(c_noise, self.nf, self.embedding, self.fourier_scale), 4 * self.nf)
+        emb = dense(nn.swish(emb), 4 * self.nf)
+        return nn.swish(Conditioning(self.num_classes, self.cond_dim, self.cond_dropout)(emb, cond, train))
+
+    @nn.nowrap
+    def _attends(self, h: Array, level: int) -> bool:
+        return h.shape[1] in self.attn_resolutions or level in self.attn_levels
+
+    @nn.nowrap
+    def _down(self, x: Array, block) -> list[Array]:
+        skips = [conv3x3(x.astype(compute_dtype(self.dtype, x)), self.nf * self.ch_mult[0])]
+        for level, mult in enumerate(self.ch_mult):
+            if level > 0:
+                skips.append(block(skips[-1], skips[-1].shape[-1], "down"))
+            for _ in range(self.num_res_blocks):
+                skips.append(block(skips[-1], self.nf * mult, attend=self._attends(skips[-1], level)))
+        return skips
+
+    @nn.nowrap
+    def _up(self, h: Array, skips: list[Array], block) -> Array:
+        for level, mult in reversed(list(enumerate(self.ch_mult))):
+            if level < len(self.ch_mult) - 1:
+                h = crop_like(block(h, h.shape[-1], "up"), skips[-1])
+            for _ in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, self.nf * mult, attend=self._attends(h, level))
+        return h
