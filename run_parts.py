@@ -106,6 +106,10 @@ class Layout(NamedTuple):
     split: NamedSharding
     copied: NamedSharding
 
+    @property
+    def devices(self) -> list[jax.Device]:
+        return list(self.copied.mesh.devices.flat)
+
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A batch, split over the devices."""
         return jax.device_put(batch, self.split)

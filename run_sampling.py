@@ -1,6 +1,7 @@
 """Samples of a trained model: drawn batch by batch, kept as they come, put together at the end; and their way there."""
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -127,10 +128,11 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
     key, model = jax.random.key(seed), jax.device_put(trained.model, trained.layout.copied)
     with StopRequest() as stop, Progress(count, min(done, count), "sample") as progress:
         while done < count and not stop.requested:
+            start = time.perf_counter()
             indices = jax.device_put(jnp.arange(done, done + size), trained.layout.split)
             x, evaluations = jax.device_get(model.with_evaluations(key, indices))
             require_finite(x, done)
-            shards.write(done, in_units_of_the_data(trained, x), evaluations)
+            shards.write(done, in_units_of_the_data(trained, x), evaluations, time.perf_counter() - start)
             done += size
             progress.update(min(done, count), partial("{:.4g} evaluations each".format, np.mean(evaluations)))
     if done < count:

@@ -59,5 +59,9 @@ def base() -> ConfigDict:
     config.eval.keep_features = True  # False: constant memory, for metrics that need moments alone
     config.eval.first_step = 0  # with last_step: every checkpoint between them; both 0: the newest
     config.eval.last_step = 0
+    config.eval.reproduce = ConfigDict()  # what --mode=reproduce draws
+    config.eval.reproduce.num_samples = 1000
+    config.eval.reproduce.seeds = 3
+    config.eval.expected = ConfigDict()  # by name, spec(Expected, …): what it then compares
     config.eval.likelihood = spec(Likelihood, to_data=True)
     return config
