@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from configs.spec import bind, spec
 from data_lib import Scale
 from sde_lib import VP, Augmentation, Likelihood, LogSNRGrid, PredictNoise, Sampler, ScaledTime, adam, as_is, dsm_loss
-from sde_lib.solvers import Heun, PredictorCorrector, UniPC
+from sde_lib.solvers import Heun, Langevin, PredictorCorrector, UniPC
 
 
 def base() -> ConfigDict:
@@ -43,6 +43,10 @@ def base() -> ConfigDict:
     config.sampling.fast = spec(Sampler, solver=UniPC(order=2), grid=LogSNRGrid(), num_steps=20, denoise=as_is)
     config.sampling.pc = spec(Sampler, solver=PredictorCorrector(), num_steps=1000)
     config.sampling.ode = spec(Sampler, solver=Heun(), num_steps=100)
+    in_code = PredictorCorrector(corrector=Langevin(norm="batch"))  # score_sde corrects before it predicts …
+    config.sampling.published = spec(Sampler, solver=in_code, num_steps=1000)
+    in_print = in_code.replace(corrector_first=False)  # … and algorithm 1 of Song et al. 2021 after
+    config.sampling.paper = spec(Sampler, solver=in_print, num_steps=1000)
     config.sampling.batch_size = 500  # samples drawn together, and a file of them each
 
     config.eval = ConfigDict()

@@ -52,7 +52,6 @@ def test_data():
     assert rates["plain loop: arrays"] > 3 * rates["plain loop: folder at each use"]
 
 
-
 @pytest.mark.slow
 def test_memory_of_evaluation():
     """Ten times as many images, 55 MB more of them: within 8 MB of the same memory."""
