@@ -10,12 +10,15 @@ import pytest
 
 from models import LinenNetwork, NCSNpp
 from models.layers import rematerialised
-from tests.models.test_ncsnpp import C_NOISE, KEY, NCSNPP, TINY, batch, jit, random_params, shapes
+from tests.models.test_ncsnpp import C_NOISE, KEY, NCSNPP, ONE_LEVEL, TINY, batch, jit, random_params, shapes
 
 SKIPS = dict(progressive_input="input_skip", progressive="output_skip", fir_taps=(1, 3, 3, 1))
 EVENT = (8, 8, 3)
 NETWORKS = {"residual": dict(TINY, **NCSNPP), "skips": dict(TINY, **SKIPS), "ddpm": dict(TINY, block="ddpm")}
-each_network = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
+each_network = pytest.mark.parametrize(
+    "options",
+    [pytest.param(v, id=k, marks=[] if k == "residual" else pytest.mark.slow) for k, v in NETWORKS.items()],
+)
 
 
 def equations(jaxpr):
@@ -75,7 +78,11 @@ def test_dtypes_are_listed():
         NCSNpp(dtype="float16")
 
 
-@each_network
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(ONE_LEVEL, id="one level")]
+    + [pytest.param(v, id=k, marks=pytest.mark.slow) for k, v in NETWORKS.items()],
+)
 def test_rematerialisation_changes_neither_names_nor_loss_nor_gradients(options):
     """With dropout: the block that is computed again has the mask that it had."""
     options = dict(options, dropout=0.3)

@@ -1,0 +1,15 @@
+"""LSUN bedroom at 256², DDPM.
+
+    python main.py --config=configs/bedroom_ddpm_vp_discrete.py --workdir=runs/bedroom_ddpm_vp_discrete
+
+As score_sde's configs/vp/ddpm/bedroom.py.
+"""
+
+from configs.published import ddpm_256, discrete_vp, large
+
+
+def get_config():
+    config = discrete_vp(large("data/lsun/bedroom", 256))
+    config.network = ddpm_256()
+    config.optimizer.learning_rate = 2e-5
+    return config

@@ -1,0 +1,168 @@
+"""What the published experiments are made of: data, a network, a process with its loss and sampler.
+
+An experiment is one of each, and what differs:
+
+    config = cifar10()                        shape, data, batch, steps
+    config.network = ncsnpp(...)              or ddpmpp, ddpm: published option sets
+    ve(config), vp(config), subvp(config)     process, parameterization, loss, EMA, the published sampler
+    discrete_ve(config), discrete_vp(config)  the same for the objective on a table of noise levels
+
+The values are those of the configurations published with Song et al. 2021 (arXiv:2011.13456, score_sde), in a model
+space of [−1, 1] throughout. Theirs is [0, 1] for VE, so all noise levels here are twice theirs; `unit` tells the
+networks so, and they see the same numbers. Their VP losses are means over pixels, their VE losses half sums: it
+matters, since gradients are clipped. `config.sampling.use` is "published", the sampler of their experiment;
+docs/samplers.md has faster ones.
+"""
+
+from ml_collections import ConfigDict
+
+import sde_lib
+from configs.base import base
+from configs.spec import bind, spec
+from data_lib import from_folder, from_tfrecord, tfds_dataset
+from eval_lib import InceptionFeatures, classifier_score, fid, fid_infinity, fidelity, kid
+from models import NCSNpp
+from sde_lib import (
+    VE,
+    VP,
+    GridTime,
+    LogSigma,
+    PredictNoise,
+    PredictScore,
+    Sampler,
+    ScaledTime,
+    SubVP,
+    UniformGrid,
+    UniformTime,
+    dsm_loss,
+    mean,
+    tweedie,
+)
+from sde_lib.solvers import Ancestral, EulerMaruyama, Langevin, PredictorCorrector, ReverseDiffusion, Solver
+
+FIR = (1.0, 3.0, 3.0, 1.0)
+UNIT = 2.0  # noise levels of data in [−1, 1] for one of data in [0, 1]
+
+
+# Data
+
+
+def cifar10() -> ConfigDict:
+    """CIFAR-10 as tensorflow-datasets has prepared it, with the FID and its like."""
+    config = base()
+    config.shape = (32, 32, 3)
+    config.data = spec(tfds_dataset, name="cifar10")
+    config.training.flip = True
+    config.eval.features = spec(InceptionFeatures)
+    metrics = dict(fid=fid, fid_infinity=fid_infinity, kid=kid, score=classifier_score, fidelity=fidelity)
+    config.eval.metrics.update({name: bind(metric) for name, metric in metrics.items()})
+    return config
+
+
+def images(path: str, size: int) -> ConfigDict:
+    """A folder of images, cut to squares and reduced to `size`."""
+    config = cifar10()
+    config.shape = (size, size, 3)
+    config.data = spec(from_folder, path=path, shape=config.shape)
+    config.sampling.batch_size = 64 if size < 256 else 16
+    return config
+
+
+def celeba() -> ConfigDict:
+    """CelebA at 64², of a folder of the aligned faces; the published ones were cut to their central 140² before."""
+    return images("data/celeba", 64)
+
+
+def large(path: str, size: int, batch_size: int = 64) -> ConfigDict:
+    """LSUN (a folder), CelebA-HQ or FFHQ (records) at 256² or 1024²: more steps of smaller batches."""
+    config = images(path, size)
+    if path.endswith(".tfrecords"):
+        config.data = spec(from_tfrecord, path=path)
+    config.training.update(batch_size=batch_size, num_steps=2_400_000, checkpoint_every=5_000)
+    return config
+
+
+# Networks
+
+
+def ncsnpp(**options) -> ConfigDict:
+    """NCSN++ (Song et al. 2021, appendix H): as on CIFAR-10, but for the options."""
+    return spec(NCSNpp, **{"fir_taps": FIR, "progressive_input": "residual", **options})
+
+
+def ncsnpp_256(**options) -> ConfigDict:
+    """NCSN++ with pyramids in and out, as for images of 256² and more."""
+    skips = dict(progressive_input="input_skip", progressive="output_skip", embedding="fourier", dropout=0.0)
+    return ncsnpp(**{**skips, "ch_mult": (1, 1, 2, 2, 2, 2, 2), "num_res_blocks": 2, **options})
+
+
+def ncsnpp_1024() -> ConfigDict:
+    return ncsnpp_256(nf=16, ch_mult=(1, 2, 4, 8, 16, 32, 32, 32), num_res_blocks=1)
+
+
+def ddpmpp(**options) -> ConfigDict:
+    """DDPM++: NCSN++ without filters and pyramids."""
+    return spec(NCSNpp, **options)
+
+
+def ddpm(**options) -> ConfigDict:
+    """DDPM as the published code has it (Ho et al. 2020, with two attention blocks fewer)."""
+    return spec(NCSNpp, block="ddpm", fir_taps=(), skip_rescale=False, min_group=1, **{"num_res_blocks": 2, **options})
+
+
+def ddpm_256() -> ConfigDict:
+    return ddpm(ch_mult=(1, 1, 2, 2, 4, 4), dropout=0.0)
+
+
+# Processes
+
+
+def ve(config: ConfigDict, sigma_max: float = 50.0, num_steps: int = 1000, snr: float = 0.16) -> ConfigDict:
+    """VE with noise levels from 0.01 to sigma_max for data in [0, 1]; reverse diffusion and Langevin steps."""
+    config.sde = spec(VE, sigma_min=0.01 * UNIT, sigma_max=sigma_max * UNIT)
+    config.parameterization = spec(PredictScore, c_noise=LogSigma(unit=UNIT))
+    config.loss = bind(dsm_loss, sample_time=UniformTime())
+    config.training.ema = 0.999
+    return _sampled_by(config, solver=_langevin(snr), num_steps=num_steps)
+
+
+def discrete_ve(config: ConfigDict, sigma_max: float = 50.0, num_scales: int = 1000, snr: float = 0.16) -> ConfigDict:
+    """VE on a table of num_scales levels; the network is told the number of the level, 0 the largest."""
+    last = num_scales - 1
+    config.sde = spec(sde_lib.discrete_ve, num_scales=num_scales, sigma_min=0.01 * UNIT, sigma_max=sigma_max * UNIT)
+    config.parameterization = spec(PredictScore, c_noise=ScaledTime(scale=-float(last), offset=float(last)))
+    config.loss = bind(dsm_loss, sample_time=GridTime(num_steps=num_scales))
+    config.training.ema = 0.999
+    return _sampled_by(config, solver=_langevin(snr), num_steps=last, denoise=tweedie)
+
+
+def vp(config: ConfigDict) -> ConfigDict:
+    """VP, its noise predicted by a network that is told 999 t; a thousand steps of Euler–Maruyama down to t = 10⁻³."""
+    config.sde = spec(VP)
+    config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=999.0))
+    config.loss = bind(dsm_loss, sample_time=UniformTime(), reduce=mean)
+    return _sampled_by(config, solver=EulerMaruyama(), grid=UniformGrid(t_end=1e-3), num_steps=1000)
+
+
+def subvp(config: ConfigDict) -> ConfigDict:
+    """Sub-VP, otherwise as VP."""
+    vp(config).sde = spec(SubVP)
+    return config
+
+
+def discrete_vp(config: ConfigDict, predictor: Solver = Ancestral(large_variance=True)) -> ConfigDict:
+    """DDPM's table of 1,000 levels; the network is told the number of the level, 0 the smallest."""
+    config.sde = spec(sde_lib.discrete_vp, num_steps=1000)
+    config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=1000.0, offset=-1.0))
+    config.loss = bind(dsm_loss, sample_time=GridTime(num_steps=1000), reduce=mean)
+    return _sampled_by(config, solver=predictor, num_steps=999, denoise=tweedie)
+
+
+def _langevin(snr: float) -> PredictorCorrector:
+    return PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(snr=snr, norm="batch"))
+
+
+def _sampled_by(config: ConfigDict, **sampler) -> ConfigDict:
+    config.sampling.use = "published"
+    config.sampling.published = spec(Sampler, **sampler)
+    return config
