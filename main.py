@@ -1,8 +1,9 @@
 """python main.py --config=configs/digits.py --workdir=runs/digits --mode=train
 
-Flags to run_lib, and nothing else; the modes are train, sample, eval, stats, data, check, suggest and import. Sampling
-and evaluation read the config from the work directory; stats, data, check and suggest need a config alone; import makes
-a work directory from a config and a published checkpoint.
+Flags to run_lib, and nothing else; the modes are train, sample, eval, reproduce, stats, data, check, suggest, import
+and inspect. Sampling, evaluation and inspection read the config from the work directory; stats, data, check and suggest
+need a config alone; import makes a work directory from a config and a published checkpoint; reproduce runs a config to
+its stated result.
 """
 
 import sys
@@ -12,7 +13,7 @@ from absl import flags, logging
 from configs.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import load_config
 
-MODES = ("train", "sample", "eval", "stats", "data", "check", "suggest", "import")
+MODES = ("train", "sample", "eval", "reproduce", "stats", "data", "check", "suggest", "import", "inspect")
 WITHOUT_WORKDIR = ("stats", "data", "check", "suggest")
 
 define_config_flag()
@@ -21,11 +22,14 @@ flags.DEFINE_enum(
     "mode",
     "train",
     MODES,
-    "train (resumes by itself), sample or eval a run; stats of the data, for evaluations; data: what they are; "
+    "train (resumes by itself), sample or eval a run; reproduce the config's stated figures, status 1 if they are "
+    "missed; stats of the data, for evaluations; data: what they are; "
     "check the config's SDE, suggest its parameters; "
-    "import a published checkpoint.",
+    "import a published checkpoint; inspect: what a run's newest checkpoint holds.",
 )
-flags.DEFINE_string("checkpoint", None, "To import: a checkpoint of score_sde (flax) or score_sde_pytorch (.pth).")
+flags.DEFINE_string(
+    "checkpoint", None, "To import or reproduce: a checkpoint of score_sde (flax) or score_sde_pytorch."
+)
 flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
 flags.DEFINE_string("eval_folder", "eval", "Where in the work directory evaluation writes.")
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
@@ -38,8 +42,8 @@ def saved_config():
     """The work directory's own config, for the modes that need no --config."""
     if FLAGS.workdir is None:
         raise ConfigError("--workdir=DIR is needed")
-    if FLAGS.mode == "train":
-        raise ConfigError("--config=FILE is needed to train, configs/digits.py for instance")
+    if FLAGS.mode in ("train", "reproduce"):
+        raise ConfigError(f"--config=FILE is needed to {FLAGS.mode}, configs/digits.py for instance")
     if FLAGS.mode == "import":
         raise ConfigError("--config=FILE is needed to import: the experiment of the checkpoint")
     return load_config(FLAGS.workdir)
@@ -48,7 +52,7 @@ def saved_config():
 def main(config):
     if FLAGS.workdir is None and FLAGS.mode not in WITHOUT_WORKDIR:
         raise ConfigError("--workdir=DIR is needed")
-    if (FLAGS.mode == "import") != (FLAGS.checkpoint is not None):
+    if FLAGS.mode != "reproduce" and (FLAGS.mode == "import") != (FLAGS.checkpoint is not None):
         raise ConfigError("--checkpoint=FILE and --mode=import go together")
     if FLAGS.mode != "data" and (FLAGS.mode == "stats") != (FLAGS.out is not None):
         raise ConfigError("--out=FILE.npz and --mode=stats go together")
@@ -61,12 +65,16 @@ def main(config):
             run_lib.train(config, FLAGS.workdir)
         elif FLAGS.mode == "sample":
             run_lib.sample(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config, FLAGS.animate)
+        elif FLAGS.mode == "reproduce":
+            from run_reproduce import reproduce
+
+            sys.exit(not reproduce(config, FLAGS.workdir, FLAGS.checkpoint or "", folder=FLAGS.eval_folder))
         elif FLAGS.mode == "stats":
             run_lib.stats(config, FLAGS.out)
         elif FLAGS.mode == "data":
             from run_data import report
 
-            report(config, FLAGS.out)
+            report(config, FLAGS.out or "data.png", picture=FLAGS.out is not None)
         elif FLAGS.mode == "check":
             run_lib.check(config)
         elif FLAGS.mode == "suggest":
@@ -75,6 +83,10 @@ def main(config):
             from run_import import import_checkpoint
 
             import_checkpoint(config, FLAGS.checkpoint, FLAGS.workdir)
+        elif FLAGS.mode == "inspect":
+            from run_inspect import inspect
+
+            inspect(FLAGS.workdir)
         else:
             run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config, folder=FLAGS.eval_folder)
     except (FloatingPointError, SDECheckError, OSError) as error:

@@ -1,147 +1,96 @@
-"""Samples against data through a feature function: statistics with their protocol, metrics over several seeds."""
+"""Samples beside data, seed by seed: what metrics and report say of them, pictures, and the loss against t."""
 
 import inspect
-import json
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.spec import ConfigError, build, to_json
-from data_lib import Dataset, Source, eval_batches, gather
-from eval_lib import Statistics, require_comparable, statistics_of
-from eval_lib import statistics as statistics_file
+import run_features
+from configs.spec import ConfigError, build
+from data_lib import Dataset, eval_batches, gather
+from eval_lib import Statistics
+from eval_lib.expected import flat_numbers
 from eval_lib.neighbours import nearest
 from io_lib import pictures
-from io_lib.workdir import atomic
-from run_parts import Parts, is_image, picture_scale, unlabelled
+from run_features import Judge, as_seen, judge_of
+from run_parts import Layout, Parts, is_image, picture_scale, requires, unlabelled
 from run_sampling import Trained, samples_of, shards_of
 from sde_lib import ScoreModel
 
-SPLITS = ("train", "heldout")
-PIXELS = "uint8, round(127.5 (x + 1)) of x in [-1, 1], clipped"
-BATCH = 500  # images that go through the feature function at a time
+Report = Callable[[np.ndarray], dict]
 
 
-class Judge(NamedTuple):
-    """A feature function, what it says of the data, and the protocol of both."""
+def judges_of(
+    config: ConfigDict, parts: Parts, dataset: Dataset, layout: Layout, folder: Path
+) -> tuple[Judge | None, Report | None]:
+    """Those of config.eval that samples go to: features with metrics, and the report. Neither is used yet.
 
-    features: Any
-    protocol: dict[str, str]
-    data: Statistics
-
-
-def wanted(config: ConfigDict) -> bool:
-    """Whether the config names features and metrics."""
-    return "features" in config.eval and bool(config.eval.get("metrics"))
-
-
-def judge_of(config: ConfigDict, parts: Parts, dataset: Dataset) -> Judge:
-    """Features of config.eval.features, fitted to the training data where they ask for it, and the data's statistics:
-    those of the file config.eval.reference, or of config.eval.reference_split, computed here.
-
-    ConfigError where files or labels are not there, or the file is of another protocol.
+    ConfigError for what is missing: before a loss is computed, or a sample drawn.
     """
-    try:
-        features = build(config.eval.features, "config.eval.features")
-        if hasattr(features, "fitted"):
-            train = gather(dataset.train, np.arange(len(dataset.train)))
-            features = features.fitted(as_seen(config, parts, train["x"]), train.get("label"))
-        protocol = {
-            **getattr(features, "protocol", {"features": json.loads(to_json(config))["eval"]["features"]}),
-            "quantisation": PIXELS if is_image(config, parts) else "none",
-            "shape": "x".join(map(str, config.shape)),
-        }
-        file = config.eval.get("reference", "")
-        data = statistics_file.load(file) if file else data_statistics(config, parts, dataset, features, protocol)
-        require_comparable(Statistics(0, np.zeros(0), np.zeros((0, 0)), protocol, {"what": "samples"}), data)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"config.eval: {error}") from error
-    return Judge(features, protocol, data)
+    judge = judge_of(config, parts, dataset, layout, folder) if run_features.wanted(config) else None
+    return judge, report_of(config, parts, dataset) if "report" in config.eval else None
 
 
-def data_statistics(config: ConfigDict, parts: Parts, dataset: Dataset, features, protocol: dict) -> Statistics:
-    """Every example of config.eval.reference_split once."""
-    split = config.eval.get("reference_split", "train")
-    if split not in SPLITS:
-        raise ValueError(f"reference_split is {split!r}: expected one of {', '.join(SPLITS)}")
-    source = getattr(dataset, split)
-    about = {"data": json.dumps(json.loads(to_json(config)).get("data")), "split": split, "N": str(len(source))}
-    images = (as_seen(config, parts, x) for x in blocks(source))
-    return statistics_of(images, features, protocol, about, config.eval.get("keep_features", True))
+def report_of(config: ConfigDict, parts: Parts, dataset: Dataset) -> Report:
+    """config.eval.report as a function of samples, beside all of the data; everything in model space."""
+    report, forward = build(config.eval.report, "config.eval.report"), parts.transform.forward
+    missing = [name for name in requires(report) if name not in gather(dataset.train, [0])]
+    if missing:
+        raise ConfigError(f"config.eval.report: the data have no {', '.join(missing)}, which it needs")
+
+    def of_samples(x: np.ndarray) -> dict:
+        train, heldout = (gather(source, np.arange(len(source))) for source in dataset)
+        samples = parts.transform.from_uint8(x) if is_image(config, parts) else forward(x)
+        return report(samples, forward(train["x"]), forward(heldout["x"]), train.get("label"), heldout.get("label"))
+
+    return of_samples
 
 
-def write_statistics(config: ConfigDict, parts: Parts, dataset: Dataset, out: str | Path) -> Statistics:
-    """The file that config.eval.reference names later; ConfigError as `judge_of`."""
-    config = config.copy_and_resolve_references()
-    config.eval.reference = ""
-    if "features" not in config.eval:
-        raise ConfigError("config.eval.features is missing: spec(InceptionFeatures), or any function of images")
-    stats = judge_of(config, parts, dataset).data
-    with atomic(out) as file:
-        statistics_file.save(file, stats)
-    print(f"{out}: {stats.count} examples, {len(stats.mean)} features\n{protocol_text(stats)}")
-    return stats
+def judged(
+    trained: Trained, dataset: Dataset, judges: tuple[Judge | None, Report | None], count: int, seed: int, folder: Path
+) -> dict | None:
+    """What the judges say of `count` samples of each of the seeds `seed` … seed + config.eval.seeds − 1.
 
+    samples      how many of each seed
+    nfe          evaluations of the score for one sample, mean
+    seconds      of sampling for one sample, mean over those that are kept
+    metrics      figures: name → mean and sd over the seeds, and each; protocol and reference: compare no others
+    over_seeds   the same of the report's numbers; those of `seed` stand in the report itself
 
-def protocol_text(stats: Statistics) -> str:
-    """One line each."""
-    return "".join(f"    {name}: {value}\n" for name, value in {**stats.protocol, **stats.about}.items())
-
-
-def as_seen(config: ConfigDict, parts: Parts, x: np.ndarray) -> np.ndarray:
-    """Data as the samples are kept: images uint8 by way of model space, other data as they are."""
-    return parts.transform.to_uint8(parts.transform.forward(x)) if is_image(config, parts) else np.asarray(x)
-
-
-def blocks(source: Source) -> Iterator[np.ndarray]:
-    for first in range(0, len(source), BATCH):
-        yield gather(source, np.arange(first, min(first + BATCH, len(source))))["x"]
-
-
-# Metrics
-
-
-def metrics_of(trained: Trained, dataset: Dataset, count: int, seed: int, folder: Path) -> dict | None:
-    """config.eval.metrics of `count` samples of each of the seeds `seed` … seed + config.eval.seeds − 1.
-
-    figures      name → mean and sd over the seeds, and each
-    protocol, reference     what the numbers rest on: compare no others
-    seconds      of sampling, a sample, where any were drawn now; of several seeds the mean
-
-    None where a signal stopped the sampling: what was drawn stays.
+    Draws samples.png and neighbours.png, of `seed`. None where a signal stopped the sampling: what was drawn stays.
     """
-    config, parts = trained.config, trained.parts
-    judge = judge_of(config, parts, dataset)
-    metrics = {name: build(m, f"config.eval.metrics.{name}") for name, m in config.eval.metrics.items()}
-    found, seconds = [], []
-    for one in reversed(range(seed, seed + config.eval.get("seeds", 1))):  # samples.npz is then of `seed`
-        missing, start = max(0, count - shards_of(trained, one).count()), time.perf_counter()
+    judge, report = judges
+    data = run_features.data_statistics(trained.config, trained.parts, dataset, judge) if judge else None
+    figures, reports, costs = [], [], []
+    for one in reversed(range(seed, seed + trained.config.eval.get("seeds", 1))):  # samples.npz is then of `seed`
         drawn = samples_of(trained, count, one)
         if drawn is None:
             return None
-        if missing:
-            seconds.append((time.perf_counter() - start) / missing)
-        cut = (drawn[0][i : i + BATCH] for i in range(0, count, BATCH))
-        about = {"step": str(trained.step), "seed": str(one), "N": str(count)}
-        seen = statistics_of(cut, judge.features, judge.protocol, about, config.eval.get("keep_features", True))
-        found.append(figures_of(metrics, seen, judge.data))
-    if is_image(config, parts) and seen.features is not None:
-        draw_neighbours(folder / "neighbours.png", config, parts, dataset, judge, drawn[0], seen)
-    return {
-        "figures": {name: spread([figures[name] for figures in reversed(found)]) for name in found[0]},
-        "protocol": dict(judge.protocol),
-        "reference": dict(judge.data.about),
-        "samples": count,
-        "seconds": float(np.mean(seconds)) if seconds else None,
-    }
+        costs.append((float(np.mean(drawn[1])), shards_of(trained, one).seconds()))
+        if judge:
+            seen = see(trained, judge, drawn[0], one)
+            figures.append(figures_of(judge.metrics, seen, data))
+        reports.append(report(drawn[0]) if report else {})
+    draw_pictures(folder, trained, dataset, drawn[0], (judge, seen, data) if judge else None)
+    nfe, seconds = np.mean(costs, axis=0)
+    found = {**reports[-1], "samples": count, "nfe": float(nfe), "seconds": float(seconds)}
+    if judge:
+        found["metrics"] = {"figures": over(figures), "protocol": dict(judge.protocol), "reference": dict(data.about)}
+    return found | ({"over_seeds": over([flat_numbers(one) for one in reports])} if report else {})
+
+
+def see(trained: Trained, judge: Judge, x: np.ndarray, seed: int) -> Statistics:
+    """Samples through the feature function, block by block."""
+    about = {"step": str(trained.step), "seed": str(seed), "N": str(len(x))}
+    size = run_features.BLOCK
+    cut = (np.asarray(x[i : i + size]) for i in range(0, len(x), size))
+    return run_features.seen_through(judge, cut, about, trained.config)
 
 
 def figures_of(metrics: dict, samples: Statistics, data: Statistics) -> dict[str, float]:
@@ -154,34 +103,61 @@ def figures_of(metrics: dict, samples: Statistics, data: Statistics) -> dict[str
     return found
 
 
-def spread(each: list[float]) -> dict:
-    """Mean and standard deviation over seeds; of one seed there is none."""
-    sd = float(np.std(each, ddof=1)) if len(each) > 1 else None
-    return {"mean": float(np.mean(each)), "sd": sd, "each": [float(value) for value in each]}
+def over(seeds: list[dict[str, float]]) -> dict[str, dict]:
+    """Of each figure mean and standard deviation over the seeds, which come last first; of one seed there is none."""
+    each = {name: [float(figures[name]) for figures in reversed(seeds)] for name in seeds[0]}
+    sd = lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else None  # noqa: E731
+    return {name: {"mean": float(np.mean(v)), "sd": sd(v), "each": v} for name, v in each.items()}
 
 
 def text_of(found: dict) -> str:
     """A Markdown table, and under it what the numbers rest on."""
-    rows = [f"| what | mean | sd over {len(next(iter(found['figures'].values()))['each'])} seeds |", "|---|--:|--:|"]
-    for name, value in found["figures"].items():
+    rows, metrics = [], found.get("metrics", {"figures": {}})
+    figures = metrics["figures"]
+    several = {name: value for name, value in found.get("over_seeds", {}).items() if value["sd"] is not None}
+    for name, value in {**figures, **several}.items():
         rows.append(f"| {name} | {value['mean']:.4g} | {'' if value['sd'] is None else format(value['sd'], '.2g')} |")
-    protocol = [f"- {name}: {value}" for name, value in found["protocol"].items()]
-    reference = ", ".join(f"{name} {value}" for name, value in found["reference"].items())
-    seconds = "" if found["seconds"] is None else f", {found['seconds']:.3g} s of sampling each"
-    return "\n".join([*rows, "", f"{found['samples']} samples{seconds}, against {reference}:", "", *protocol, ""])
+    if rows:
+        seeds = len(next(iter({**figures, **several}.values()))["each"])
+        rows = [f"| what | mean | sd over {seeds} seeds |", "|---|--:|--:|", *rows, ""]
+    rows.append(f"{found['samples']} samples, {found['nfe']:.4g} evaluations and {found['seconds']:.3g} s each")
+    if figures:
+        reference = ", ".join(f"{name} {value}" for name, value in metrics["reference"].items())
+        rows += [f"against {reference}", "", *(f"- {name}: {value}" for name, value in metrics["protocol"].items())]
+    return "\n".join([*rows, ""])
+
+
+# Pictures
+
+
+def draw_pictures(
+    folder: Path, trained: Trained, dataset: Dataset, x: np.ndarray, seen: tuple[Judge, Statistics, Statistics] | None
+) -> None:
+    """Of images: the first samples beside the first training examples, and the nearest of these in features."""
+    config, parts = trained.config, trained.parts
+    if not is_image(config, parts):
+        return
+    real = as_seen(config, parts, gather(dataset.train, np.arange(min(100, len(dataset.train))))["x"])
+    grids = [pictures.image_grid(images) for images in (np.asarray(x[:100]), real)]
+    pictures.save_grids_side_by_side(folder / "samples.png", *grids, titles=("samples", "real"))
+    if seen is not None:
+        draw_neighbours(folder / "neighbours.png", trained, dataset, np.asarray(x[:12]), seen)
 
 
 def draw_neighbours(
-    file: Path, config: ConfigDict, parts: Parts, dataset: Dataset, judge: Judge, x: np.ndarray, seen: Statistics
+    file: Path, trained: Trained, dataset: Dataset, x: np.ndarray, seen: tuple[Judge, Statistics, Statistics]
 ) -> None:
-    """The first samples, a row each: itself, and the five training examples nearest to it in features."""
-    if judge.data.features is None or judge.data.about.get("split") != "train":
+    """A row for each sample: itself, and the five training examples nearest to it in features.
+
+    Nothing where the features of all training examples are not at hand.
+    """
+    config, parts, (_, samples, data) = trained.config, trained.parts, seen
+    at_hand = samples.features is not None and data.features is not None and data.about.get("split") == "train"
+    if not at_hand or not 5 <= data.count == len(dataset.train):
         return
-    if judge.data.count != len(dataset.train):
-        return
-    index, _ = nearest(seen.features[:12], judge.data.features, 5)
+    index, _ = nearest(samples.features[: len(x)], data.features, 5)
     near = as_seen(config, parts, gather(dataset.train, index.ravel())["x"]).reshape(*index.shape, *x.shape[1:])
-    rows = np.concatenate([x[: len(index), None], near], axis=1)
+    rows = np.concatenate([x[:, None], near], axis=1)
     grid = pictures.image_grid(rows.reshape(-1, *x.shape[1:]), columns=6, scale=picture_scale(config))
     pictures.save_png(file, grid)
 

@@ -27,6 +27,7 @@ from io_lib.metrics import MetricsLog
 from io_lib.msgpack_file import read_msgpack
 from io_lib.torch_file import is_torch_file, read_torch
 from models.reference import from_flax, from_torch, parameter_shapes, torch_parameters, torch_trainable
+from run_card import card_of, signed
 from run_parts import TRAIN, all_finite, build_parts, stream
 from sde_lib.training import TrainState
 
@@ -80,7 +81,8 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
         with MetricsLog(directory) as log:  # a line without numbers: from here on
             log.rewind(published.step - 1)
             log.write(published.step)
-        checkpoints.save(published.step, jax.device_put(state, jax.devices()[0]))
+        card = card_of(config, {"source": f"imported from {Path(checkpoint).name}"})
+        checkpoints.save(published.step, jax.device_put(state, jax.devices()[0]), signed(card, state))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     print(f"{directory}: step {published.step}, {count:,} parameters and their average (EMA), from {checkpoint}")
     print(resumed)

@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import run_evaluation
+import run_features
 import run_likelihood
 import run_sampling
 from configs.spec import ConfigError, build, to_json
@@ -25,12 +26,12 @@ from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog, read_metrics
 from io_lib.signals import StopRequest
+from run_card import card_of, data_of
 from run_parts import (
-    Parts,
     build_parts,
     check_data,
-    is_image,
     load_data,
+    log_shared,
     make_layout,
     placed,
     restored,
@@ -79,7 +80,8 @@ def train(
     another process trains in it.
     """
     parts, layout, training = build_parts(config), make_layout(devices), config.training
-    dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
+    given = dataset is not None
+    dataset = load_data(config, layout) if dataset is None else check_data(config, log_shared(dataset), layout)
     try:
         batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip)
         checkpoints = Checkpoints(Path(directory) / "checkpoints", training.keep_newest, training.keep_every or None)
@@ -95,7 +97,10 @@ def train(
         state = restored(config, parts, layout, checkpoints) if start else placed(config, parts, layout)
         start = int(state.step)  # an older one than the newest, if that was damaged
         log.rewind(start)
-        run = Run(config, parts, layout, dataset, directory, log, checkpoints)
+        if start:
+            print(f"{directory}: training goes on from step {start}")
+        card = card_of(config, data_of(config, dataset, given))
+        run = Run(config, parts, layout, dataset, directory, log, checkpoints, card)
         feed = prefetch(batches, start, training.num_steps, lambda batch: layout.put(unlabelled(batch)))
         with contextlib.closing(feed):
             step = run.loop(state, start, feed, stop)
@@ -151,8 +156,9 @@ def sample(
 
 def stats(config: ConfigDict, out: str | Path, dataset: Dataset | None = None) -> Statistics:
     """Features of every example of config.eval.reference_split, once: moments and protocol, in the npz file `out`."""
-    dataset = load_data(config, make_layout()) if dataset is None else dataset
-    return run_evaluation.write_statistics(config, build_parts(config), dataset, out)
+    layout = make_layout()
+    dataset = load_data(config, layout) if dataset is None else dataset
+    return run_features.write_statistics(config, build_parts(config), dataset, layout, out)
 
 
 def evaluate(
@@ -197,6 +203,8 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
     config, parts, layout = trained.config, trained.parts, trained.layout
     dataset = load_data(config, layout) if dataset is None else check_data(config, dataset, layout)
     folder, text = trained.directory / into, ""
+    judges = run_evaluation.judges_of(config, parts, dataset, layout, folder)
+    with_bits = run_likelihood.wanted(config)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(config, parts, layout, dataset, trained.directory, None, None)
     report = {"step": trained.step, "seed": seed, "nfe": parts.sampler.nfe, "code": run_evaluation.code_version()}
@@ -204,42 +212,27 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
     if (curve := run_evaluation.loss_curve(trained, dataset)) is not None:
         report["loss_of_t"] = curve
         pictures.plot_loss_over_time(folder / "loss_of_t.png", **curve)
-    if run_likelihood.wanted(config):
+    if with_bits:
         report["bits"] = run_likelihood.bits_of(trained, dataset, seed)
         if report["bits"] is None:
             return None
         text += "\n" + run_likelihood.text_of(report["bits"])
-    if run_evaluation.wanted(config):
-        report["metrics"] = run_evaluation.metrics_of(trained, dataset, num_samples, seed, folder)
-        if report["metrics"] is None:
+    if any(judges):
+        found = run_evaluation.judged(trained, dataset, judges, num_samples, seed, folder)
+        if found is None:
             return None
-        text += "\n" + run_evaluation.text_of(report["metrics"])
-    if "report" in config.eval:
-        drawn = samples_of(trained, num_samples, seed)
-        if drawn is None:
-            return None
-        report["nfe"] = report["nfe"] or float(np.mean(drawn[1]))
-        found = compare(config, parts, drawn[0], dataset, folder)
-        text += "\n" + found.pop("text", "")
+        text += f"\n{run_evaluation.text_of(found)}\n{found.pop('text', '')}"
         report |= found
-    cost = f", {report['nfe']:.4g} evaluations a sample" if report["nfe"] else ""
-    head = f"Step {trained.step} (EMA), held-out loss {report['eval_loss']:.4f}{cost}, code {report['code']}"
-    for name in (f"report_{trained.step}", "report"):
-        workdir.write_atomic(folder / f"{name}.json", json.dumps(report, indent=1))
-        workdir.write_atomic(folder / f"{name}.md", f"{head}\n{text}")
+    write_report(folder, report, text)
     pictures.plot_loss(folder / "loss.png", read_metrics(trained.directory))
-    print(f"{head}\n{text}")
     return report
 
 
-def compare(config: ConfigDict, parts: Parts, x: np.ndarray, dataset: Dataset, folder: Path) -> dict:
-    """config.eval.report of samples and real data, in model space; for images, also a picture of both."""
-    train, heldout = (gather(source, np.arange(len(source))) for source in dataset)
-    forward, image = parts.transform.forward, is_image(config, parts)
-    if image:
-        real = parts.transform.to_uint8(forward(train["x"][:100]))
-        grids = [pictures.image_grid(images) for images in (x[:100], real)]
-        pictures.save_grids_side_by_side(folder / "samples.png", *grids, titles=("samples", "real"))
-    samples = parts.transform.from_uint8(x) if image else forward(x)
-    report = build(config.eval.report, "config.eval.report")
-    return report(samples, forward(train["x"]), forward(heldout["x"]), train.get("label"), heldout.get("label"))
+def write_report(folder: Path, report: dict, text: str) -> None:
+    """report_STEP and report, .json and .md; printed too."""
+    cost = f", {report['nfe']:.4g} evaluations a sample" if report["nfe"] else ""
+    head = f"Step {report['step']} (EMA), held-out loss {report['eval_loss']:.4f}{cost}, code {report['code']}"
+    for name in (f"report_{report['step']}", "report"):
+        workdir.write_atomic(folder / f"{name}.json", json.dumps(report, indent=1))
+        workdir.write_atomic(folder / f"{name}.md", f"{head}\n{text}")
+    print(f"{head}\n{text}")

@@ -1,5 +1,6 @@
 """What training, sampling and evaluation share: the objects of a config, devices, data, a state, a model."""
 
+import hashlib
 import logging
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from configs.spec import ConfigError, build
 from data_lib import Dataset, gather, shared_examples
 from io_lib.checkpoint import Checkpoints
 from models.network import as_network
-from sde_lib import Likelihood, ScoreModel, init_state
+from sde_lib import Augmentation, Likelihood, ScoreModel, init_state
+from sde_lib.augmentation import DIM
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class Parts(NamedTuple):
     transform: Any
     sampler: Any
     likelihood: Likelihood
+    augment: Augmentation | None = None
 
 
 def build_parts(config: ConfigDict) -> Parts:
@@ -58,6 +61,7 @@ def build_parts(config: ConfigDict) -> Parts:
         parts.sampler.check(parts.sde)
     except TypeError as error:
         raise ConfigError(f"config.sampling.{choice}: {error}") from error
+    parts = parts._replace(augment=build_augmentation(config, parts.network))
     missing = [name for name in requires(parts.loss) if not hasattr(parts.sde, name)]
     if missing:
         raise ConfigError(
@@ -65,6 +69,29 @@ def build_parts(config: ConfigDict) -> Parts:
             f"kernel take transition_loss or sliced_loss, with PredictPathScore for config.parameterization"
         )
     return parts
+
+
+def build_augmentation(config: ConfigDict, network) -> Augmentation | None:
+    """config.augmentation where its probability is not 0. ConfigError unless the network is told of it, and always."""
+    augment = build(config.augmentation, "config.augmentation") if "augmentation" in config else None
+    if augment is None or not augment.probability:
+        return None
+    if len(config.shape) != 3:
+        raise ConfigError(f"config.augmentation is for images [H, W, C], config.shape is {tuple(config.shape)}")
+    if config.network.get("cond_dropout", 0):
+        raise ConfigError("config.augmentation would leak: with config.network.cond_dropout it is not always told")
+    try:
+        jax.eval_shape(network.init, jax.random.key(0), *first_inputs(config), no_augmentation(1))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"config.augmentation tells the network a vector, so config.network.cond_dim should be {DIM}: {error}"
+        ) from error
+    return augment
+
+
+def no_augmentation(n: int) -> jax.Array:
+    """The condition of images as they are."""
+    return jnp.zeros((n, DIM), jnp.float32)
 
 
 def requires(loss) -> tuple[str, ...]:
@@ -78,6 +105,10 @@ class Layout(NamedTuple):
     count: int
     split: NamedSharding
     copied: NamedSharding
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        return list(self.copied.mesh.devices.flat)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A batch, split over the devices."""
@@ -100,9 +131,14 @@ def stream(config: ConfigDict, use: int) -> jax.Array:
 
 def new_state(config: ConfigDict, parts: Parts):
     """The training state at step 0, a function of the config."""
-    x = jnp.zeros((1, *config.shape), jnp.float32)
-    params = parts.network.init(stream(config, INIT), x, jnp.zeros(1, jnp.float32))
+    cond = () if parts.augment is None else (no_augmentation(1),)
+    params = parts.network.init(stream(config, INIT), *first_inputs(config), *cond)
     return init_state(stream(config, TRAIN), params, parts.tx)
+
+
+def first_inputs(config: ConfigDict) -> tuple[jax.Array, jax.Array]:
+    """x and c_noise of one example, to make parameters with."""
+    return jnp.zeros((1, *config.shape), jnp.float32), jnp.zeros(1, jnp.float32)
 
 
 def abstract_state(config: ConfigDict, parts: Parts, layout: Layout):
@@ -116,12 +152,27 @@ def placed(config: ConfigDict, parts: Parts, layout: Layout):
     return jax.jit(partial(new_state, config, parts), out_shardings=layout.copied)()
 
 
-def restored(config: ConfigDict, parts: Parts, layout: Layout, checkpoints: Checkpoints, step: int | None = None):
-    """The checkpoint of that step, or the newest, on all devices."""
+def restored(
+    config: ConfigDict,
+    parts: Parts,
+    layout: Layout,
+    checkpoints: Checkpoints,
+    step: int | None = None,
+    only: tuple[str, ...] = (),
+):
+    """The checkpoint of that step, or the newest, on all devices; of the state the fields `only`, or all of it."""
     try:
-        return checkpoints.restore(abstract_state(config, parts, layout), step)
+        return checkpoints.restore(abstract_state(config, parts, layout), step, only)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}: train first") from error
+
+
+def digest(params) -> str:
+    """SHA-256 of the bytes of all leaves, in their order."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 @jax.jit
@@ -150,10 +201,17 @@ def load_data(config: ConfigDict, layout: Layout) -> Dataset:
 def build_data(config: ConfigDict) -> Dataset:
     """The data of config.data; the log says whether held-out examples are also to train on."""
     try:
-        dataset = build(config.data, "config.data")
+        return log_shared(build(config.data, "config.data"))
     except FileNotFoundError as error:
         raise ConfigError(f"config.data: {error}") from error
-    if shared := shared_examples(dataset):
+
+
+def log_shared(dataset: Dataset) -> Dataset:
+    """The data again; a warning where held-out examples, by which a result is judged, are also to train on."""
+    shared = shared_examples(dataset)
+    if shared is None:
+        log.warning("the data are read by index: whether held-out examples are also to train on has not been looked at")
+    elif shared:
         log.warning("%d of %d held-out examples are also to train on", shared, len(dataset.heldout))
     return dataset
 
@@ -166,6 +224,10 @@ def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:
     for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
         if size < 1 or size % layout.count:
             raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
+    size, parts = config.training.batch_size, config.training.get("accumulate", 1)
+    if parts < 1 or size % (parts * layout.count):
+        raise ConfigError(f"config.training.accumulate={parts}: a batch of {size} on {layout.count} devices cannot be "
+                          f"seen in so many equal parts")  # fmt: skip
     return dataset
 
 

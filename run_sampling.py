@@ -1,7 +1,7 @@
 """Samples of a trained model: drawn batch by batch, kept as they come, put together at the end; and their way there."""
 
-import hashlib
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import Progress
 from io_lib.shards import Shards, mapped
 from io_lib.signals import StopRequest
-from run_parts import Layout, Parts, build_parts, is_image, make_layout, picture_scale, restored, score_model
+from run_parts import Layout, Parts, build_parts, digest, is_image, make_layout, picture_scale, restored, score_model
 from sde_lib import ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
 
@@ -55,7 +55,7 @@ def open_trained(
         raise ConfigError(f"{directory} was trained with another config: {'; '.join(changed[:3])}")
     parts, layout = build_parts(config), make_layout(devices)
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        state = restored(config, parts, layout, checkpoints, step)
+        state = restored(config, parts, layout, checkpoints, step, only=("step", "ema_params"))
     return Trained(directory, config, parts, score_model(config, parts, state.ema_params), int(state.step), layout)
 
 
@@ -94,14 +94,11 @@ def shards_of(trained: Trained, seed: int) -> Shards:
 
 def made_with(trained: Trained, seed: int, used: dict) -> dict:
     """What decides a number that the model gave: itself, the seed, and what of the config was used."""
-    parameters = hashlib.sha256()
-    for leaf in jax.tree.leaves(trained.model.params):
-        parameters.update(np.asarray(leaf).tobytes())
     described = {**{name: trained.config[name] for name in DECIDES}, **used}
     return json.loads(to_json(ConfigDict(described))) | {
         "step": trained.step,
         "seed": seed,
-        "parameters": parameters.hexdigest(),
+        "parameters": digest(trained.model.params),
     }
 
 
@@ -131,10 +128,11 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
     key, model = jax.random.key(seed), jax.device_put(trained.model, trained.layout.copied)
     with StopRequest() as stop, Progress(count, min(done, count), "sample") as progress:
         while done < count and not stop.requested:
+            start = time.perf_counter()
             indices = jax.device_put(jnp.arange(done, done + size), trained.layout.split)
             x, evaluations = jax.device_get(model.with_evaluations(key, indices))
             require_finite(x, done)
-            shards.write(done, in_units_of_the_data(trained, x), evaluations)
+            shards.write(done, in_units_of_the_data(trained, x), evaluations, time.perf_counter() - start)
             done += size
             progress.update(min(done, count), partial("{:.4g} evaluations each".format, np.mean(evaluations)))
     if done < count:

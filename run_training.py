@@ -7,11 +7,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from data_lib import Dataset, Waits, eval_batches
 from io_lib import pictures
 from io_lib.metrics import Progress
 from io_lib.signals import StopRequest
+from run_card import signed
 from run_parts import (
     EVAL,
     SNAPSHOT,
@@ -28,20 +30,43 @@ from sde_lib import make_eval_step, make_train_step
 from sde_lib.training import repeat
 
 
+def train_steps(config: ConfigDict, parts: Parts, layout: Layout) -> tuple:
+    """The step of a config, and several of them in one call, to be compiled when first used."""
+    training = config.training
+    step = make_train_step(
+        *(parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, training.ema, parts.augment),
+        accumulate=training.get("accumulate", 1),
+        unroll=jax.default_backend() == "cpu",
+        skip=training.get("skip_nonfinite", False),
+    )
+    compiled = partial(jax.jit, donate_argnums=0, out_shardings=layout.copied)
+    return compiled(step), compiled(repeat(step))
+
+
+def steps_per_call(config: ConfigDict) -> int:
+    return config.training.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
+
+
 class Run:
     """A training run under way: the compiled steps, and what is due at which step."""
 
-    def __init__(self, config, parts: Parts, layout: Layout, dataset: Dataset, directory: Path, log, checkpoints):
+    def __init__(
+        self,
+        config,
+        parts: Parts,
+        layout: Layout,
+        dataset: Dataset,
+        directory: Path,
+        log,
+        checkpoints,
+        card: dict | None = None,
+    ):
         self.config, self.training, self.parts, self.layout = config, config.training, parts, layout
         self.dataset, self.directory, self.log, self.checkpoints = dataset, directory, log, checkpoints
-        step = make_train_step(
-            parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, config.training.ema
-        )
-        compiled = partial(jax.jit, donate_argnums=0, out_shardings=layout.copied)
-        self.one_step, self.many_steps = compiled(step), compiled(repeat(step))
+        self.card = card or {}
+        self.one_step, self.many_steps = train_steps(config, parts, layout)
         self.eval_step = jax.jit(make_eval_step(parts.network, parts.sde, parts.parameterization, parts.loss))
-        on_cpu = jax.default_backend() == "cpu"
-        self.steps_per_call = config.training.steps_per_call or (1 if on_cpu else 10)
+        self.steps_per_call = steps_per_call(config)
         self.window: list[dict] = []
 
     def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
@@ -91,21 +116,32 @@ class Run:
     def log_window(self, step: int) -> None:
         """A line with the means over the steps since the last one, if there were any.
 
-        FloatingPointError where one of them is not finite, with the step.
+        FloatingPointError, with step, window and range of t, where one of them is not finite; with
+        config.training.skip_nonfinite only where none is: the others are counted, as `skipped`, and left out.
         """
         if not self.window:
             return
         values = jax.device_get(self.window)
         self.window = []
         columns = {key: np.concatenate([np.ravel(metrics[key]) for metrics in values]) for key in values[0]}
-        for key, column in columns.items():
-            if not np.all(np.isfinite(column)):
-                first, good = step - len(column) + 1, self.checkpoints.latest_step() or 0
-                raise FloatingPointError(
-                    f"{key} is not finite at step {first + int(np.argmin(np.isfinite(column)))}, in the window of "
-                    f"steps {first} to {step}; the last good checkpoint is of step {good}"
-                )
-        self.log.write(step, **{key: np.mean(column, dtype=np.float64) for key, column in columns.items()})
+        bad = {key: columns.pop(f"bad_{key}") for key in ("examples", "t_low", "t_high")}
+        good = np.all([np.isfinite(column) for column in columns.values()], axis=0)
+        skip = self.training.get("skip_nonfinite", False)
+        if not (np.any(good) if skip else np.all(good)):
+            self.refuse(step, columns, bad, int(np.argmin(good)))
+        means = {key: np.mean(column[good], dtype=np.float64) for key, column in columns.items()}
+        self.log.write(step, **means, **({"skipped": int(np.sum(~good))} if skip else {}))
+
+    def refuse(self, step: int, columns: dict, bad: dict, at: int) -> None:
+        """FloatingPointError for the entry `at` of a window that ends with `step`."""
+        name = next(key for key in ("loss", *columns) if not np.isfinite(columns[key][at]))
+        first, count = step - len(columns[name]) + 1, int(bad["examples"][at])
+        where = f"{count} examples" if count else "a batch"
+        raise FloatingPointError(
+            f"{name} is not finite at step {first + at}, of {where} at t from {bad['t_low'][at]:.4g} to "
+            f"{bad['t_high'][at]:.4g}, in the window of steps {first} to {step}; "
+            f"the last good checkpoint is of step {self.checkpoints.latest_step() or 0}"
+        )
 
     def eval_loss(self, params) -> float:
         """The loss of the EMA parameters over the held-out examples, with the same noise at every call."""
@@ -123,7 +159,7 @@ class Run:
         if not all_finite((state.params, state.ema_params)):
             good = self.checkpoints.latest_step() or 0
             raise FloatingPointError(f"parameters are not finite at step {step}; the last good checkpoint is of {good}")
-        self.checkpoints.save(step, state)
+        self.checkpoints.save(step, state, signed(self.card, state))
 
     def snapshot(self, step: int, params) -> None:
         """A grid of samples under way, of the same noise at every step."""

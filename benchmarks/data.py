@@ -1,9 +1,10 @@
-"""How fast data come: images/s from memory, from a folder of 32×32 PNG files decoded once or at each use, by grain.
+"""How fast data come: images/s from memory, and from a folder of 32×32 PNG files decoded once or at each use.
 
     python -m benchmarks.data
 
-The folder is made in a temporary place. grain is measured where it is installed, and is no dependency. The last lines
-train the digits network, and say how many of its images a second the loop asks for, and the share of waiting.
+Beside them stand a plain loop over shuffled examples, and grain's own shuffle and batch, example by example, where ours
+gives grain whole batches. The folder is made in a temporary place. The last lines train the digits network, and say how
+many of its images a second the loop asks for, and the share of waiting.
 """
 
 import tempfile
@@ -54,14 +55,22 @@ def measure(count: int = 10_000, steps: int = 40) -> Iterator[tuple[str, float]]
             yield f"batches of {name}", rate(partial(exhaust, map, batches.batch, range(steps)), steps * BATCH)
             feed = partial(exhaust, prefetch, batches, 0, steps, dict)
             yield f"batches of {name}, prefetched", rate(feed, steps * BATCH)
+        yield "plain loop: arrays", rate(partial(plain, lambda i: images[i], len(images), steps), steps * BATCH)
+        decode = lambda i: np.asarray(Image.open(disk.paths[i]))  # noqa: E731
+        yield "plain loop: folder at each use", rate(partial(plain, decode, len(disk), steps), steps * BATCH)
         yield from measure_grain({"arrays": memory, "folder at each use": disk}, steps)
 
 
+def plain(load: Callable[[int], np.ndarray], count: int, steps: int) -> None:
+    """What one writes without a library: examples one by one in a random order, stacked, scaled."""
+    order = np.random.default_rng(0).integers(0, count, (steps, BATCH))
+    for indices in order:
+        np.stack([load(i) for i in indices]).astype(np.float32) / 127.5 - 1
+
+
 def measure_grain(sources: dict, steps: int) -> Iterator[tuple[str, float]]:
-    try:
-        import grain
-    except ImportError:
-        return
+    import grain
+
     for name, source in sources.items():
         dataset = grain.MapDataset.source(source).seed(0).shuffle().repeat().batch(BATCH).map(scaled)
         yield f"grain: {name}", rate(partial(exhaust, map, dataset.__getitem__, range(steps)), steps * BATCH)

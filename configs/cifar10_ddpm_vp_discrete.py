@@ -6,10 +6,10 @@ As score_sde's configs/vp/ddpm/cifar10.py.
 Published FID 3.24 (Song et al. 2021, table 3), not measured with this code.
 """
 
-from configs.published import cifar10, ddpm, discrete_vp
+from configs.published import cifar10, ddpm, discrete_vp, published_fid
 
 
 def get_config():
     config = discrete_vp(cifar10())
     config.network = ddpm()
-    return config
+    return published_fid(config, 3.24)

@@ -6,10 +6,10 @@ As score_sde's configs/subvp/cifar10_ddpmpp_continuous.py.
 Published FID 2.61 (Song et al. 2021, table 3), not measured with this code.
 """
 
-from configs.published import cifar10, ddpmpp, subvp
+from configs.published import cifar10, ddpmpp, published_fid, subvp
 
 
 def get_config():
     config = subvp(cifar10())
     config.network = ddpmpp()
-    return config
+    return published_fid(config, 2.61)

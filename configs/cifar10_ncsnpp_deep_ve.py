@@ -6,11 +6,11 @@ As score_sde's configs/ve/cifar10_ncsnpp_deep_continuous.py.
 Published FID 2.20 (Song et al. 2021, table 3), not measured with this code.
 """
 
-from configs.published import cifar10, ncsnpp, ve
+from configs.published import cifar10, ncsnpp, published_fid, ve
 
 
 def get_config():
     config = ve(cifar10())
     config.network = ncsnpp(embedding="fourier", num_res_blocks=8)
     config.training.num_steps = 950_000
-    return config
+    return published_fid(config, 2.20)

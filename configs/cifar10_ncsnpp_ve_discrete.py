@@ -6,10 +6,10 @@ As score_sde's configs/ve/cifar10_ncsnpp.py.
 Published FID 2.45 (Song et al. 2021, table 3), not measured with this code.
 """
 
-from configs.published import cifar10, discrete_ve, ncsnpp
+from configs.published import cifar10, discrete_ve, ncsnpp, published_fid
 
 
 def get_config():
     config = discrete_ve(cifar10())
     config.network = ncsnpp()
-    return config
+    return published_fid(config, 2.45)

@@ -29,10 +29,12 @@ from configs.saved import nearest_key_message
 flags.disclaim_key_flags()  # so that --help lists the flag as the caller's
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)")
+_DATA = re.compile(r"^--?config\.data=(.*)")
 
 
 def define_config_flag() -> None:
-    """--config=FILE[:ARGUMENT]: a Python file whose get_config([ARGUMENT]) returns the config. --data=PATH|NAME."""
+    """--config=FILE[:ARGUMENT]: a Python file whose get_config([ARGUMENT]) returns the config. --data=PATH|NAME, which
+    --config.data=PATH|NAME is too."""
     text = "Python file that defines get_config(). Change any value with --config.section.key=value."
     flags.DEFINE_string("config", None, text)
     text = "Other data for the config: a folder, a file, or a name; configs/own_data.py says which."
@@ -67,10 +69,12 @@ def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda
     program, *rest = flags.FLAGS(list(argv), known_only=True)
     path = flags.FLAGS.config
     config = default() if path is None else load_config(path)
-    if flags.FLAGS.data is not None and config is not None:
+    data = [flags.FLAGS.data, *(match[1] for match in map(_DATA.match, rest) if match)][-1]
+    if data is not None and config is not None:
         from configs.own_data import with_data  # here, since not every program with a config has data
 
-        with_data(config, flags.FLAGS.data)
+        with_data(config, data)
+        rest = [argument for argument in rest if not _DATA.match(argument)]
     if config is None and any(_OVERRIDE.match(arg) for arg in rest):
         raise ConfigError(f"{rest[0]} changes a config, but there is none: pass --config=FILE before it")
     overridden = apply_overrides(ConfigDict() if config is None else config, rest, program)

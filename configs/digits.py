@@ -11,7 +11,16 @@ On two CPU cores (jax 0.10.2) 4 min 20 s of training and 46 s of sampling. Measu
 from configs.base import base
 from configs.spec import bind, spec
 from data_lib import Scale, digits
-from eval_lib import ClassifierFeatures, classifier_score, coverage, fid, fidelity, kid, small_image_report
+from eval_lib import (
+    ClassifierFeatures,
+    Expected,
+    classifier_score,
+    coverage,
+    fid,
+    fidelity,
+    kid,
+    small_image_report,
+)
 from models import NCSNpp
 from sde_lib import (
     Karras,
@@ -64,4 +73,12 @@ def get_config():
         "coverage": coverage,
     }.items():
         config.eval.metrics[name] = bind(metric)
+    expect(config, distance=1.10, sure=0.96)
     return config
+
+
+def expect(config, distance: float, sure: float) -> None:
+    """What was measured: ratios of samples to held-out digits, means of three seeds, with the spread of trainings."""
+    config.eval.expected.distance = spec(Expected, figure="frechet.ratio", value=distance, tolerance=0.12)
+    config.eval.expected.sure = spec(Expected, figure="confident.ratio", value=sure, tolerance=0.02)
+    config.eval.expected.nearest = spec(Expected, figure="nearest.ratio", value=1.0, tolerance=0.05)

@@ -6,6 +6,7 @@ Hardware and time as in digits.py. Measured, one run: Fréchet distance in pixel
 share that a classifier is sure of 0.96 times theirs.
 """
 
+from configs.digits import expect
 from configs.digits import get_config as digits_config
 from configs.spec import spec
 from sde_lib import VE, KarrasGrid
@@ -16,4 +17,5 @@ def get_config():
     config.sde = spec(VE, sigma_min=0.01, sigma_max=20.0)  # data of standard deviation 0.75: σ_max is 27 of them
     config.sampling.pc.grid = spec(KarrasGrid)
     config.sampling.ode.grid = spec(KarrasGrid)
+    expect(config, distance=1.16, sure=0.96)
     return config

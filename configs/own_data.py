@@ -7,7 +7,7 @@
     folder of .wav, .flac         from_audio, windows of config.shape[0]            Identity
     .txt                          from_text, windows of config.shape[0]             Scale(0, 1)
     moons, swirl, checkerboard, gaussians, digits                                   Identity; digits Scale(0, 16)
-    any other name                tfds_dataset                                      Scale(0, 255)
+    any other name                tfds_dataset, images made to config.shape         Scale(0, 255)
 
 The transform is recorded in config.json with the rest, statistics and all. `--config.data.…` and `--config.shape=…`
 still apply afterwards.
@@ -53,7 +53,7 @@ def _set(config: ConfigDict, path: Path, name: str) -> None:
     elif path.suffix in (".npz", ".npy", ".txt", ".gz", ".tgz", ".tfrecords"):
         raise FileNotFoundError("no such file")
     else:
-        _put(config, spec(data_lib.tfds_dataset, name=name), PIXELS, None)
+        _set_tfds(config, name)
 
 
 def _set_folder(config: ConfigDict, path: Path) -> None:
@@ -85,10 +85,20 @@ def _set_file(config: ConfigDict, path: Path) -> None:
 
 def _set_images(config: ConfigDict, path: str) -> None:
     shape = tuple(config.shape)
-    if len(shape) != 3 or shape[2] not in images.MODES:
+    if not _is_image(config):
         raise ValueError(f"these are images, but config.shape is {shape}: expected (H, W, 3) or (H, W, 1)")
     _put(config, spec(data_lib.from_folder, path=path, shape=shape), PIXELS, None)
     config.data.shape = config.get_ref("shape")
+
+
+def _set_tfds(config: ConfigDict, name: str) -> None:
+    _put(config, spec(data_lib.tfds_dataset, name=name), PIXELS, None)
+    if _is_image(config):
+        config.data.shape = config.get_ref("shape")
+
+
+def _is_image(config: ConfigDict) -> bool:
+    return len(config.shape) == 3 and config.shape[2] in images.MODES
 
 
 def _set_audio(config: ConfigDict, path: str) -> None:

@@ -20,7 +20,7 @@ import sde_lib
 from configs.base import base
 from configs.spec import bind, spec
 from data_lib import from_folder, from_tfrecord, tfds_dataset
-from eval_lib import InceptionFeatures, classifier_score, fid, fid_infinity, fidelity, kid
+from eval_lib import Expected, InceptionFeatures, classifier_score, fid, fid_infinity, fidelity, kid
 from models import NCSNpp
 from sde_lib import (
     VE,
@@ -56,6 +56,14 @@ def cifar10() -> ConfigDict:
     config.eval.features = spec(InceptionFeatures)
     metrics = dict(fid=fid, fid_infinity=fid_infinity, kid=kid, score=classifier_score, fidelity=fidelity)
     config.eval.metrics.update({name: bind(metric) for name, metric in metrics.items()})
+    config.eval.reproduce.num_samples = 50_000
+    return config
+
+
+def published_fid(config: ConfigDict, value: float) -> ConfigDict:
+    """What --mode=reproduce expects: the FID of their table 3, which is of their best checkpoint, within 0.2."""
+    source = "Song et al. 2021, table 3"
+    config.eval.expected.fid = spec(Expected, figure="FID", value=value, tolerance=0.2, source=source)
     return config
 
 

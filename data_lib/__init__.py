@@ -7,6 +7,7 @@ from data_lib.arrays import from_arrays as from_arrays
 from data_lib.arrays import from_npz as from_npz
 from data_lib.batches import Batches as Batches
 from data_lib.batches import Waits as Waits
+from data_lib.batches import as_grain as as_grain
 from data_lib.batches import eval_batches as eval_batches
 from data_lib.batches import prefetch as prefetch
 from data_lib.describe import Description as Description
@@ -15,6 +16,7 @@ from data_lib.describe import shared_examples as shared_examples
 from data_lib.digits import digits as digits
 from data_lib.images import from_folder as from_folder
 from data_lib.images import read_image as read_image
+from data_lib.sequences import alphabet_of as alphabet_of
 from data_lib.sequences import from_audio as from_audio
 from data_lib.sequences import from_text as from_text
 from data_lib.sequences import text_of as text_of
@@ -22,6 +24,7 @@ from data_lib.sources import ArraySource as ArraySource
 from data_lib.sources import Dataset as Dataset
 from data_lib.sources import Source as Source
 from data_lib.sources import gather as gather
+from data_lib.splits import split as split
 from data_lib.tfds_source import tfds_dataset as tfds_dataset
 from data_lib.tfrecord import from_tfrecord as from_tfrecord
 from data_lib.toys import checkerboard as checkerboard

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_lib.files import LONGEST
 from data_lib.sources import ArraySource, Dataset
 
 
@@ -62,10 +63,9 @@ def from_npz(
 def load_arrays(path: str | PathLike, x: str = "x") -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name, or that of an .npy file under the name `x`. ValueError naming the file."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {x: loaded}
-        with loaded:
-            return dict(loaded)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: expected an .npz or .npy file of plain arrays: {error}") from error
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return {x: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds at damaged files
+        reason = f"{type(error).__name__}: {error}"[:LONGEST]
+        raise ValueError(f"{path}: expected an .npz or .npy file of plain arrays: {reason}") from error

@@ -5,13 +5,15 @@ The stream of a seed is one random permutation of the whole set after another. I
 a batch runs across the end of an epoch, and may be larger than the set. A process takes its contiguous slice
 of those positions.
 
-grain's `MapDataset` gives the same promise. On two cores, 32×32×3 by 128 (benchmarks/data.py), it gathers 25,000
-images/s from memory and 4,300 from a folder of PNG files; the code below, by whole batches, 152,000 and 6,000.
+Steps are the elements of a grain `MapDataset`, which maps them to batches, further transforms and devices, ahead in
+threads (`as_grain`). Examples are not: on two cores, 32×32×3 by 128 (benchmarks/data.py), grain shuffles and gathers
+25,000 images/s one by one from memory and 4,300 from a folder of PNG files; whole batches come at 152,000 and 6,000.
 """
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -82,20 +84,26 @@ class Batches:
         return slice(self.process_index * size, (self.process_index + 1) * size)
 
 
-def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any]) -> Iterator[Any]:
-    """put(batches.batch(step)) for step in start..stop − 1; one thread prepares the next step.
+def as_grain(batches: Batches, start: int = 0, stop: int = sys.maxsize):
+    """A grain MapDataset of batches.batch(step) for step in start..stop − 1, for `.map`, threads and iterators."""
+    import grain  # here, since it imports JAX, which reading data does not need
+
+    return grain.MapDataset.range(start, stop).map(batches.batch)
+
+
+def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any], ahead: int = 1) -> Iterator[Any]:
+    """put(batches.batch(step)) for step in start..stop − 1; grain prepares the next `ahead` of them, a thread for each.
 
     `put` places a batch on the devices. An exception of either reaches the consumer at the step that it
-    belongs to. Closing the generator waits for the batch in preparation, and ends the thread.
+    belongs to. Closing the generator ends the threads, each after the batch that it is at.
     """
-    steps = range(start, stop)
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        ahead = pool.submit(_prepare, batches, start, put) if steps else None
-        for step in steps:
-            ready = ahead.result()
-            if step + 1 in steps:
-                ahead = pool.submit(_prepare, batches, step + 1, put)
-            yield ready
+    if start >= stop:
+        return
+    import grain
+
+    options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+    with contextlib.closing(iter(as_grain(batches, start, stop).map(put).to_iter_dataset(options))) as feed:
+        yield from feed
 
 
 class Waits:
@@ -143,10 +151,6 @@ def eval_batches(source: Source, transform: Transform, batch_size: int) -> Itera
         batch = gather(source, np.minimum(positions, len(source) - 1))
         mask = (positions < len(source)).astype(np.float32)
         yield {**batch, "x": transform.forward(batch["x"]), "mask": mask}
-
-
-def _prepare(batches: Batches, step: int, put: Callable[[Batch], Any]) -> Any:
-    return put(batches.batch(step))
 
 
 @lru_cache(maxsize=4)

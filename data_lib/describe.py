@@ -46,7 +46,9 @@ def describe(dataset: Dataset, transform: Transform) -> Description:
 
 
 def shared_examples(dataset: Dataset) -> int | None:
-    """How many held-out examples equal one to train on, byte for byte; None unless both sides are in memory."""
+    """How many held-out examples equal one to train on, byte for byte; None unless both sides are in memory, or one."""
+    if dataset.train is dataset.heldout:
+        return len(dataset.heldout)
     if not all(isinstance(source, ArraySource) for source in dataset):
         return None
     known = set(_keys(dataset.train.x))
@@ -86,7 +88,8 @@ def _lines(name: str, part: Part) -> Iterator[str]:
         shown = ", ".join(f"{label}: {count}" for label, count in part.labels[:SHOWN])
         more = f", and {len(part.labels) - SHOWN} more" if len(part.labels) > SHOWN else ""
         one = "; there is one class only" if len(part.labels) == 1 else ""
-        yield f"{'':8} labels {shown}{more}{one}"
+        below = "; labels below 0 are out of range" if part.labels[0][0].startswith("-") else ""
+        yield f"{'':8} labels {shown}{more}{one}{below}"
     if part.unreadable:
         yield f"{'':8} {len(part.unreadable)} files cannot be read:"
         yield from (f"{'':10}{line}" for line in part.unreadable[:SHOWN])

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 4 * 2**30
 MAX_SHOWN = 3
+LONGEST = 300  # a reason may quote what the file holds
 CHUNK = 64
 SMALL = 16 * 2**10
 RULES = ("raise", "skip")
@@ -78,7 +79,7 @@ def heldout_mask(names: Sequence[str], heldout: float | int, seed: int, where: s
     else:
         mask = u < heldout
         if 0 < heldout < 1:  # of a few files the rule may take none, or all
-            mask[np.argmin(u)], mask[np.argmax(u)] = True, False
+            mask[u == u.min()], mask[u == u.max()] = True, False
     if not 0 < mask.sum() < len(names):
         raise ValueError(
             f"{where}: heldout={heldout} of {len(names)} holds {mask.sum()} out; "
@@ -114,7 +115,7 @@ def attempt(decode: Callable[[str], Any], path: str) -> Any:
     try:
         return decode(path)
     except Exception as error:
-        reason = " ".join(str(error).split()).replace(repr(path), "it")
+        reason = " ".join(str(error).split()).replace(repr(path), "it")[:LONGEST]
         return Unreadable(path, reason if isinstance(error, UnreadableError) else f"{type(error).__name__}: {reason}")
 
 

@@ -56,8 +56,7 @@ def from_folder(
     """
     root = Path(path)
     files.require_rule(on_error)
-    if len(shape) != 3 or shape[2] not in MODES or min(shape) < 1:
-        raise ValueError(f"shape: expected (H, W, 3) or (H, W, 1), got {tuple(shape)}")
+    require_shape(shape)
     decode = partial(read_image, shape=tuple(shape), background=tuple(background))
     names = files.find_files(root, SUFFIXES)
     classes, label = _labels(root, names, labels)
@@ -75,9 +74,14 @@ def from_folder(
 
 def read_image(path: str | PathLike, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)):
     """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow's."""
-    height, width, channels = shape
     with Image.open(path, formats=FORMATS) as file:
-        image = ImageOps.exif_transpose(_eight_bits(file))
+        return made_to(ImageOps.exif_transpose(_eight_bits(file)), shape, background)
+
+
+def made_to(image: Image.Image, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)) -> np.ndarray:
+    """A picture as uint8 [H, W, C], by the rule at the head, from the background on."""
+    height, width, channels = shape
+    image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
@@ -85,6 +89,11 @@ def read_image(path: str | PathLike, shape: tuple[int, ...], background: tuple[i
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     return np.asarray(image, np.uint8).reshape(shape)
+
+
+def require_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) != 3 or shape[2] not in MODES or min(shape) < 1:
+        raise ValueError(f"shape: expected (H, W, 3) or (H, W, 1), got {tuple(shape)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,14 @@
 
     WAV, FLAC ─► full scale is ±1 ─► mean of the channels ─► `rate` by a polyphase filter ─► x float32 [length, 1]
     text      ─► UTF-8 bytes ─► their eight bits, the highest first (analog bits)         ─► x int8   [length, 8]
+              ─► characters  ─► bits of their places in an alphabet of 2ⁿ or fewer        ─► x int8   [length, n]
 
 Analog bits: T. Chen, R. Zhang, G. Hinton, Analog Bits, arXiv:2208.04202, section 3: the network sees the bits of a
 discrete value as the real numbers ±1, which is `Scale(0, 1)`, and `text_of` takes the sign of what it draws.
 What is left at the end of a file is dropped; a file that is shorter than a window is unreadable.
 """
 
-from collections.abc import Sequence
+from functools import partial
 from math import gcd
 from os import PathLike
 from pathlib import Path
@@ -85,29 +86,69 @@ def _read_flac(path: str | PathLike) -> tuple[int, np.ndarray]:
 
 
 def from_text(
-    path: str | PathLike, length: int = 64, heldout: float | int = 0.1, seed: int = 0, on_error: str = "raise"
+    path: str | PathLike,
+    length: int = 64,
+    heldout: float | int = 0.1,
+    seed: int = 0,
+    on_error: str = "raise",
+    alphabet: str = "",
 ) -> Dataset:
     """Windows of `length` bytes of a text file, or of the .txt and .md files below a folder, as bits 0 and 1.
 
-    A window is held out by its file and number. The bytes need not be UTF-8. FileNotFoundError; ValueError as above.
+    With an `alphabet` (`alphabet_of` finds one), windows of as many characters, and a file that is not UTF-8 or has
+    another character is unreadable; bytes may be any. A window is held out by its file and number. FileNotFoundError;
+    ValueError as above.
     """
     root = Path(path)
-    names = files.find_files(root, TEXTS) if root.is_dir() else [""]
+    names = _text_names(root)
+    paths = [str(root / name) for name in names]
+    read = partial(_places, alphabet=alphabet) if alphabet else partial(np.fromfile, dtype=np.uint8)
+    found, places, bad = files.decode_all(paths, lambda file: _windows(read(file), length), on_error, 1, root.name)
+    labels = [f"{names[place]}/{i}" for place, windows in zip(places, found, strict=True) for i in range(len(windows))]
+    bits = (np.concatenate(found)[..., None] >> np.arange(bits_of(alphabet))[::-1] & 1).astype(np.int8)
+    mask = files.heldout_mask(labels, heldout, seed, str(root))
+    parts = {"train": ~mask, "heldout": mask}
+    return Dataset(**{k: ArraySource(bits[m], name=f"{root.name} {k}", unreadable=bad) for k, m in parts.items()})
+
+
+def alphabet_of(path: str | PathLike) -> str:
+    """The characters of a text file, or of those of a folder, in the order of Unicode."""
+    root = Path(path)
+    return "".join(sorted(set().union(*(_text(root / name) for name in _text_names(root)))))
+
+
+def bits_of(alphabet: str) -> int:
+    """How many bits a character takes, or a byte where there is no alphabet."""
+    return max(1, (len(alphabet) - 1).bit_length()) if alphabet else 8
+
+
+def text_of(x: np.ndarray, alphabet: str = "") -> list[str]:
+    """Model space [N, length, bits] → texts: bit 1 where x > 0.
+
+    What is no UTF-8, or no place in the alphabet, becomes U+FFFD.
+    """
+    places = (np.asarray(x) > 0) @ (1 << np.arange(bits_of(alphabet))[::-1])
+    if not alphabet:
+        return [bytes(row.tolist()).decode("utf-8", errors="replace") for row in places]
+    return ["".join(alphabet[i] if i < len(alphabet) else "\ufffd" for i in row) for row in places]
+
+
+def _text_names(root: Path) -> list[str]:
+    """Of the files below a folder; "" where the path is a file."""
     if not root.exists():
         raise FileNotFoundError(f"no file {root}")
-    paths = [str(root / name) for name in names]
-    decode = lambda file: _windows(np.fromfile(file, np.uint8), length)  # noqa: E731
-    found, places, bad = files.decode_all(paths, decode, on_error, 1, root.name)
-    labels = [f"{names[place]}/{i}" for place, windows in zip(places, found, strict=True) for i in range(len(windows))]
-    bits = np.unpackbits(np.concatenate(found)[..., None], axis=-1).astype(np.int8)
-    mask = files.heldout_mask(labels, heldout, seed, str(root))
-    return Dataset(ArraySource(bits[~mask], name=f"{root.name} train", unreadable=bad), ArraySource(bits[mask]))
+    return files.find_files(root, TEXTS) if root.is_dir() else [""]
 
 
-def text_of(x: np.ndarray) -> list[str]:
-    """Model space [N, length, 8] → texts: bit 1 where x > 0; bytes that are no UTF-8 become U+FFFD."""
-    rows: Sequence[np.ndarray] = np.packbits(np.asarray(x) > 0, axis=-1)[..., 0]
-    return [row.tobytes().decode("utf-8", errors="replace") for row in rows]
+def _text(path: str | PathLike) -> str:
+    return Path(path).read_bytes().decode("utf-8")  # as it is: a text file's newlines would be translated
+
+
+def _places(path: str, alphabet: str) -> np.ndarray:
+    text, place = _text(path), {character: i for i, character in enumerate(alphabet)}
+    if others := set(text) - set(place):
+        raise UnreadableError(f"{len(others)} characters are not in the alphabet, {min(others)!r} for one")
+    return np.array([place[character] for character in text], np.int32)
 
 
 def _windows(x: np.ndarray, length: int) -> np.ndarray:

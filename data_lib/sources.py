@@ -40,7 +40,7 @@ class ArraySource:
 
     `classes` names the labels 0, 1, …; `unreadable` are files that could not become examples.
     Integer labels become int32, floating ones float32. ValueError for an empty set, unlike lengths, arrays
-    that are not of plain numbers, and values that are not finite.
+    that are not of plain numbers, values that are not finite, and integer labels [N] below 0 or without a name.
     """
 
     x: np.ndarray
@@ -60,6 +60,7 @@ class ArraySource:
                 raise ValueError(
                     f"{self.name}: x has {len(x)} examples, label must have as many, got shape {label.shape}"
                 )
+            _require_classes(label, self.classes, self.name)
             object.__setattr__(self, "label", _frozen(label))
 
     def __len__(self) -> int:
@@ -78,6 +79,8 @@ class ArraySource:
 
 def canonical(example: Mapping[str, np.ndarray], where: str = "example") -> Batch:
     """The example under the keys "x" and "label" alone, as arrays of numbers; see the head of this module."""
+    if not isinstance(example, Mapping):
+        raise ValueError(f"{where}: expected a dict of arrays, got {type(example).__name__}")
     key = "x" if "x" in example else "image"
     if key not in example:
         raise ValueError(f"{where}: expected a key 'x' or 'image', got {sorted(example)}")
@@ -129,6 +132,19 @@ def _label_dtype(label: np.ndarray) -> np.ndarray:
     if not np.array_equal(small, label):
         raise ValueError(f"labels must fit into int32, got a maximum of {label.max()}")
     return small
+
+
+def _require_classes(label: np.ndarray, classes: Sequence[str], name: str) -> None:
+    if label.ndim != 1 or label.dtype.kind == "f":
+        return
+    end = len(classes) or np.inf
+    wrong = (label < 0) | (label >= end)
+    if wrong.any():
+        expected = f"0 to {end - 1}" if classes else "0, 1, …"
+        raise ValueError(
+            f"{name}: labels out of range: expected {expected}, got {wrong.sum()} of {len(label)} others, "
+            f"{label[wrong][0]} of example {np.argmax(wrong)} for one"
+        )
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ its shards checked, because tensorflow-datasets itself would try the network for
 data with an empty dict.
 """
 
+import logging
 import os
 import warnings
 from math import prod
@@ -12,10 +13,13 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from data_lib import tfrecord
-from data_lib.sources import ArraySource, Dataset, Source, gather
+from data_lib import images, tfrecord
+from data_lib.sources import ArraySource, Batch, Dataset, Source, gather
+
+log = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 4 * 2**30
 CHUNK = 256
@@ -27,23 +31,32 @@ def tfds_dataset(
     train_split: str = "train",
     heldout_split: str = "test",
     data_dir: str | PathLike | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> Dataset:
     """A prepared data set with a feature "image" or "x", and perhaps "label".
 
     `name` may carry a configuration and a version ("mnist_corrupted/identity", "cifar10:3.0.2"; without a
     version, the newest one). Splits are written as TFDS does ("train[:90%]"); a warning says if the two
-    overlap. `data_dir` defaults to $TFDS_DATA_DIR, then to ~/tensorflow_datasets. Events of one shape are
-    decoded once into memory if they take at most 4 GiB.
+    overlap. `data_dir` defaults to $TFDS_DATA_DIR, then to ~/tensorflow_datasets. With `shape`, [H, W, 3 or 1], the
+    images are made to it by the rule of `images`, whatever their sizes. Events of one shape are decoded once into
+    memory if they take at most 4 GiB; a split with labels below 0, as TFDS marks those that were not published, then
+    has none.
 
     FileNotFoundError if nothing is prepared or a shard is missing; ValueError for another file format, an unknown
-    split, or features without an event.
+    split, features without an event, and a `shape` for events that are no images.
     """
-    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    builder = _open(_prepared_folder(Path(root).expanduser(), name))
+    if shape is not None:
+        images.require_shape(shape)
+    builder = _open(_prepared_folder(data_root(data_dir), name))
     files = [_record_ranges(builder, split) for split in (train_split, heldout_split)]
     if any(a[0] == b[0] and a[1] < b[2] and b[1] < a[2] for a in files[0] for b in files[1]):
         warnings.warn(f"{name}: the splits '{train_split}' and '{heldout_split}' share examples", stacklevel=2)
-    return Dataset(*(_read(builder, split) for split in (train_split, heldout_split)))
+    return Dataset(*(_read(builder, split, shape) for split in (train_split, heldout_split)))
+
+
+def data_root(data_dir: str | PathLike | None) -> Path:
+    """Where prepared data sets lie."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def _prepared_folder(root: Path, name: str) -> Path:
@@ -54,8 +67,7 @@ def _prepared_folder(root: Path, name: str) -> Path:
     if not found:
         raise FileNotFoundError(
             f"TFDS data set '{name}' is not prepared: no dataset_info.json in {base}[/config]/version; "
-            "prepare it once, where TensorFlow is installed, with: "
-            f"tfds build {name} --file_format=array_record --data_dir={root}"
+            f"prepare it once: python -m data_lib.prepare {name} [ARCHIVE] --data_dir={root}"
         )
     if len({folder.parent for folder in found}) > 1:
         raise ValueError(f"TFDS data set '{name}' has several configurations, name one: {sorted(map(str, found))}")
@@ -88,15 +100,34 @@ def _record_ranges(builder, split: str) -> list[tuple[str, int, int]]:
     return [(str(i.filename), i.skip, i.skip + i.take) for i in instructions]
 
 
-def _read(builder, split: str) -> Source:
+def _read(builder, split: str, wanted: tuple[int, ...] | None) -> Source:
     records = builder.info.file_format.value == "tfrecord"
     source = Records(builder, split) if records else builder.as_data_source(split)
     features = builder.info.features
     event = features["x" if "x" in features else "image"]
     shape, dtype = event.shape, np.dtype(event.np_dtype)
+    if wanted is not None and tuple(wanted) != shape:
+        if dtype != np.uint8 or len(shape) != 3:
+            raise ValueError(f"{builder.info.name}: shape={tuple(wanted)} is for images, got {dtype} {shape}")
+        source, shape, dtype = Shaped(source, tuple(wanted)), wanted, np.dtype(np.uint8)
     if None in shape or len(source) * prod(shape) * dtype.itemsize > IN_MEMORY_BYTES:
         return source
     return _in_memory(source, f"{builder.info.name} {split}")
+
+
+class Shaped:
+    """The images of a source, made to one shape."""
+
+    def __init__(self, source: Source, shape: tuple[int, ...]):
+        self._source, self._shape = source, shape
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Batch:
+        example = dict(self._source[index])
+        x = np.asarray(example.pop("x" if "x" in example else "image"))
+        return example | {"x": images.made_to(Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x), self._shape)}
 
 
 class Records:
@@ -127,4 +158,6 @@ def _in_memory(source: Source, name: str) -> ArraySource:
             for key, value in gather(source, indices).items():
                 arrays[key][indices] = value
             progress.update(len(indices))
+    if "label" in arrays and arrays["label"].dtype.kind == "i" and arrays["label"].min() < 0:
+        log.warning("%s: labels down to %d are none, and left out", name, arrays.pop("label").min())
     return ArraySource(**arrays, name=name)

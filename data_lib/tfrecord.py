@@ -19,6 +19,7 @@ import numpy as np
 
 from data_lib import files
 from data_lib.sources import Batch, Dataset
+from data_lib.splits import split
 
 SUFFIXES = (".tfrecords", ".tfrecord")
 _HEADER = struct.Struct("<QI")
@@ -52,19 +53,6 @@ class TFRecordSource:
         return {"x": np.frombuffer(data[0], np.uint8).reshape(shape).transpose(1, 2, 0)}
 
 
-class Part:
-    """The examples `indices` of a source, as a source."""
-
-    def __init__(self, source: TFRecordSource, indices: np.ndarray, name: str):
-        self.source, self.indices, self.name = source, indices, name
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.source[self.indices[index]]
-
-
 def from_tfrecord(path: str | PathLike, heldout: float | int = 0.1, seed: int = 0) -> Dataset:
     """FFHQ or CelebA-HQ as prepared for score_sde: one file; of a folder, the one of the highest resolution.
 
@@ -76,10 +64,7 @@ def from_tfrecord(path: str | PathLike, heldout: float | int = 0.1, seed: int = 
         path = path / files.find_files(path, SUFFIXES)[-1]  # ...-r02 to ...-r10
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    source = TFRecordSource(path, path.name)
-    mask = files.heldout_mask([str(i) for i in range(len(source))], heldout, seed, str(path))
-    parts = {"train": ~mask, "heldout": mask}
-    return Dataset(**{k: Part(source, np.flatnonzero(chosen), f"{path.name} {k}") for k, chosen in parts.items()})
+    return split(TFRecordSource(path, path.name), heldout, seed, name=path.name)
 
 
 def frames(content: bytes | mmap.mmap, where: str) -> Iterator[tuple[int, int]]:

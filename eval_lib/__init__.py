@@ -1,10 +1,11 @@
 """How good are samples: distances between sets of images."""
 
+from eval_lib.expected import Expected as Expected
 from eval_lib.extrapolate import frechet_infinity as frechet_infinity
 from eval_lib.features import ClassifierFeatures as ClassifierFeatures
+from eval_lib.features import DINOv2Features as DINOv2Features
 from eval_lib.features import InceptionFeatures as InceptionFeatures
 from eval_lib.features import RawFeatures as RawFeatures
-from eval_lib.features import Seen as Seen
 from eval_lib.frechet import frechet_distance as frechet_distance
 from eval_lib.frechet import moments as moments
 from eval_lib.inception_score import inception_score as inception_score
@@ -18,6 +19,8 @@ from eval_lib.metrics import fidelity as fidelity
 from eval_lib.metrics import kid as kid
 from eval_lib.neighbours import density_coverage as density_coverage
 from eval_lib.neighbours import precision_recall as precision_recall
+from eval_lib.network import NetworkFeatures as NetworkFeatures
+from eval_lib.network import Seen as Seen
 from eval_lib.report import markdown as markdown
 from eval_lib.report import small_image_report as small_image_report
 from eval_lib.statistics import Moments as Moments

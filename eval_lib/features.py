@@ -1,28 +1,27 @@
-"""Features of images: any function  images [N, ...] → features [N, D],  or → (features, logits [N, classes]).
+"""Features of images: any function  images [N, ...] → features [N, D],  or → Seen(features, logits [N, classes]).
 
-Three are here. A feature function that says by `protocol` what it is (a dict of strings) can have its statistics kept
-in a file and compared with others of the same protocol; one that has `fitted` is first shown the training data.
+Four are here. A feature function may also have
+
+    protocol    what it is, a dict of strings: then its statistics can be kept in a file and compared with others of
+                the same protocol, and what it says of images is kept while an evaluation is under way
+    fitted      (images, label) → the function, shown the training data first
+    loaded      (devices) → the function, its files read first
+    cheap       True: not worth keeping
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar
 
 import jax
 import numpy as np
 
+from eval_lib import dinov2
 from eval_lib.classifier import Classifier
 from eval_lib.inception import from_state_dict, inception
 from eval_lib.inception_file import SHA256, read_weights
-
-
-class Seen(NamedTuple):
-    """What a feature function says of N images."""
-
-    features: np.ndarray
-    logits: np.ndarray | None = None
-
+from eval_lib.network import NetworkFeatures, Seen
 
 FeatureFunction = Callable[[np.ndarray], np.ndarray | Seen]
 
@@ -31,8 +30,8 @@ FeatureFunction = Callable[[np.ndarray], np.ndarray | Seen]
 class InceptionFeatures:
     """The 2048 features and 1008 logits of the FID's network, for images uint8 [N, H, W, 1 or 3].
 
-    `path` is the file of its weights; empty: the one in the cache. Images go through `batch_size` at a time, whatever
-    comes in, the last batch padded: so the features of an image do not depend on those beside it.
+    `path` is the file of its weights; empty: the one in the cache. `batch_size` images go through each device at a
+    time.
     """
 
     path: str = ""
@@ -46,22 +45,52 @@ class InceptionFeatures:
             "resize": "bilinear to 299x299, source coordinate i * in/out, no antialiasing",
         }
 
+    def loaded(self, devices: Sequence[jax.Device]) -> NetworkFeatures:
+        """With the weights read; FileNotFoundError or ValueError, in one line, as `read_weights`."""
+        params = from_state_dict(read_weights(self.path))
+        return NetworkFeatures(_last_pool, params, self.protocol, self.batch_size, tuple(devices))
+
     def __call__(self, images: np.ndarray) -> Seen:
-        if images.dtype != np.uint8:
-            raise ValueError(f"InceptionFeatures: expected uint8 images, got {images.dtype}")
-        taps = _in_batches(self._network, images, self.batch_size)
-        return Seen(*taps)
+        return self._on_all_devices(images)
 
     @cached_property
-    def _network(self) -> Callable:
-        params = from_state_dict(read_weights(self.path))
-        compiled = jax.jit(lambda params, x: inception(params, x)._asdict())
+    def _on_all_devices(self) -> NetworkFeatures:
+        return self.loaded(jax.devices())
 
-        def call(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            taps = compiled(params, images)
-            return np.asarray(taps["pool3"]), np.asarray(taps["logits_unbiased"])
 
-        return call
+def _last_pool(params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    taps = inception(params, images)
+    return taps.pool3, taps.logits_unbiased
+
+
+@dataclass(frozen=True)
+class DINOv2Features:
+    """The class token of a DINOv2 vision transformer (`dinov2`), for images uint8 [N, H, W, 1 or 3]: no logits.
+
+    `path` is a published file (dinov2_vitl14_pretrain.pth …); which of the networks it is, its shapes say. Downloaded
+    by nobody here. Fréchet distances of these features are the FD-DINOv2 of Stein et al. 2023, arXiv:2306.04675.
+    """
+
+    path: str
+    batch_size: int = 50
+
+    def loaded(self, devices: Sequence[jax.Device]) -> NetworkFeatures:
+        """With the weights read; FileNotFoundError or ValueError in one line."""
+        vit, digest = dinov2.read(self.path)
+        protocol = {
+            "features": f"DINOv2 {vit.name}, class token, {vit.width}",
+            "weights": f"sha256 {digest}",
+            "resize": f"bicubic to {dinov2.SIZE}x{dinov2.SIZE} by Pillow, antialiased, in uint8",
+        }
+        function = lambda params, x: (dinov2.forward(vit, params, x),)  # noqa: E731
+        return NetworkFeatures(function, vit.params, protocol, self.batch_size, tuple(devices), dinov2.prepare)
+
+    def __call__(self, images: np.ndarray) -> Seen:
+        return self._on_all_devices(images)
+
+    @cached_property
+    def _on_all_devices(self) -> NetworkFeatures:
+        return self.loaded(jax.devices())
 
 
 @dataclass(frozen=True)
@@ -74,7 +103,10 @@ class ClassifierFeatures:
     def fitted(self, images: np.ndarray, label: np.ndarray | None) -> "FittedFeatures":
         """The feature function, trained on images [N, ...] and label [N]."""
         if label is None:
-            raise ValueError("ClassifierFeatures: the data have no labels to train a classifier on")
+            raise ValueError(
+                "ClassifierFeatures: the data have no labels to train a classifier on; InceptionFeatures and "
+                "RawFeatures need none"
+            )
         return FittedFeatures(Classifier(_flat(images), np.asarray(label), self.seed, self.width))
 
 
@@ -103,6 +135,8 @@ class FittedFeatures:
 class RawFeatures:
     """The numbers themselves, flat: pixels, or the coordinates of points."""
 
+    cheap: ClassVar[bool] = True
+
     @property
     def protocol(self) -> dict[str, str]:
         return {"features": "the data themselves", "weights": "none", "resize": "none"}
@@ -113,13 +147,3 @@ class RawFeatures:
 
 def _flat(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, np.float64).reshape(len(x), -1)
-
-
-def _in_batches(function: Callable, x: np.ndarray, size: int) -> list[np.ndarray]:
-    """Of a function of exactly `size` examples: its results for all of x."""
-    found = []
-    for first in range(0, len(x), size):
-        part = x[first : first + size]
-        padding = np.repeat(part[-1:], size - len(part), axis=0)
-        found.append([array[: len(part)] for array in function(np.concatenate([part, padding]))])
-    return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]

@@ -51,15 +51,21 @@ def require_checksum(path: Path) -> None:
 
 
 def download(url: str = URL) -> Path:
-    """Into the cache, once checked; what is there already stays."""
+    """Into the cache, once checked; what is there already stays.
+
+    OSError, in one line, where the network does not give it; ValueError where it gives something else.
+    """
     target = cached()
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{NAME}.{os.getpid()}.tmp")
         print(f"{url} → {target}")
         try:
-            with urllib.request.urlopen(url, timeout=60) as source, open(part, "wb") as file:
-                shutil.copyfileobj(source, file)
+            try:
+                with urllib.request.urlopen(url, timeout=60) as source, open(part, "wb") as file:
+                    shutil.copyfileobj(source, file)
+            except OSError as error:
+                raise OSError(f"{url}: {error}; put the file, sha256 {SHA256}, at {target} by hand") from error
             require_checksum(part)
             os.replace(part, target)
         finally:

@@ -46,7 +46,7 @@ def kernel_distance(
     each = np.array([squared_mmd(x[a], y[b]) for a, b in pairs])
     std = float(np.std(each))
     disjoint = min(subsets, max(1, min(len(x), len(y)) // size))
-    return KernelDistance(float(np.mean(each)), std, std / np.sqrt(disjoint))
+    return KernelDistance(float(np.mean(each)), std, float(std / np.sqrt(disjoint)))
 
 
 def checked(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,8 @@ def kid(samples: Statistics, data: Statistics, subsets: int = 100, subset_size: 
 
 def classifier_score(samples: Statistics, data: Statistics, splits: int = 10) -> Figures:
     """Inception score of the samples (`inception_score`), by the logits of whatever classifier the features are of."""
-    return {"IS": inception_score(samples.kept("logits"), splits)[0]}
+    mean, std = inception_score(samples.kept("logits"), splits)
+    return {"IS": mean, "IS sd of splits": std}
 
 
 def fidelity(samples: Statistics, data: Statistics, k: int = 3) -> Figures:

@@ -58,6 +58,9 @@ def small_image_report(
     return {**report, "text": markdown(report)}
 
 
+small_image_report.requires = ("label",)
+
+
 def markdown(report: Report) -> str:
     """The report as a table: what, samples, real held-out images, their ratio and its aim."""
     frechet, confident, nearest, counts = (report[k] for k in ("frechet", "confident", "nearest", "counts"))

@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from eval_lib.features import FeatureFunction, Seen
+from eval_lib.features import FeatureFunction
+from eval_lib.network import Seen
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ bytes, or turn bits, that no decoder misses.
 """
 
 import contextlib
+import json
 import logging
 import shutil
 import warnings
@@ -48,8 +49,11 @@ class Checkpoints:
         self._keep_newest, self._keep_every = keep_newest, keep_every
         self._writing = False
 
-    def save(self, step: int, state: Any) -> None:
-        """Start to write the state. Its buffers may be donated at once; an earlier save's WriteError comes here."""
+    def save(self, step: int, state: Any, card: dict[str, Any] | None = None) -> None:
+        """Start to write the state. Its buffers may be donated at once; an earlier save's WriteError comes here.
+
+        The card, a dict that JSON can hold, says what the state is; `card` gives it back.
+        """
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"step {step} is not after the newest checkpoint, {latest}, in {self._directory}")
@@ -58,15 +62,19 @@ class Checkpoints:
             _remove(self._directory.glob(_UNFINISHED))  # of a killed run
         _remove((self._directory / _TRASH).glob("*"))
         with self._write_errors():
-            self._manager.save(step, args=ocp.args.StandardSave({"state": state, "crc32": _checksums(state)}))
+            content = {"state": state, "card": _as_bytes(card or {})}
+            content["crc32"] = np.concatenate([_checksums(content[name]) for name in ("state", "card")])
+            self._manager.save(step, args=ocp.args.StandardSave(content))
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> Any:
+    def restore(self, abstract_state: Any, step: int | None = None, only: tuple[str, ...] = ()) -> Any:
         """The state of that step, or of the newest that is whole, bit for bit, laid out as `abstract_state` says.
 
         abstract_state: jax.ShapeDtypeStructs, each with the sharding it shall have (without: on the first device).
-        The number of devices may differ from the one it was saved with. A damaged newest one is moved to .damaged/,
-        with a warning, and the one before is taken. FileNotFoundError if there is no such checkpoint; ValueError naming
-        the first leaf that is missing, not expected, or of another shape or dtype; DamagedError for a damaged `step`.
+        The number of devices may differ from the one it was saved with. `only`: these fields alone are read, of a state
+        that has `replace`; the others stay abstract, and take neither time nor memory. A damaged newest one is moved to
+        .damaged/, with a warning, and the one before is taken. FileNotFoundError if there is no such checkpoint;
+        ValueError naming the first leaf that is missing, not expected, or of another shape or dtype; DamagedError for a
+        damaged `step`.
         """
         self.wait()
         if step is not None:
@@ -74,10 +82,10 @@ class Checkpoints:
                 raise FileNotFoundError(
                     f"no checkpoint of step {step} in {self._directory}; it holds steps {self.steps()}"
                 )
-            return self._read(abstract_state, step)
+            return self._read(abstract_state, step, only)
         while steps := self.steps():
             try:
-                return self._read(abstract_state, max(steps))
+                return self._read(abstract_state, max(steps), only)
             except DamagedError as error:
                 moved = self._set_aside(max(steps))
                 warnings.warn(f"{error}; it is now {moved}, and the checkpoint before is taken", stacklevel=2)
@@ -85,24 +93,61 @@ class Checkpoints:
         but = f", but damaged ones in {_DAMAGED}: {', '.join(damaged)}" if damaged else ""
         raise FileNotFoundError(f"no checkpoint in {self._directory}{but}")
 
-    def _read(self, abstract_state: Any, step: int) -> Any:
+    def card(self, step: int) -> dict[str, Any]:
+        """What was said of the state when it was saved; empty for one that came without."""
+        where, metadata = self._directory / str(step), self._metadata(step)
+        if "card" not in metadata:  # of an earlier version
+            return {}
+        abstract = _abstract(metadata, "card", "crc32")
+        found = self._unharmed(step, lambda: self._load(step, _with_shardings(abstract), partial=True))
+        if found["crc32"][-1] != _checksums(found["card"])[0]:
+            raise DamagedError(f"{where}: its card is not what was written")
+        return self._unharmed(step, lambda: json.loads(np.asarray(found["card"]).tobytes()))
+
+    def leaves(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name → dtype and shape of each leaf of the state, which is not read."""
+        return {
+            name: (str(leaf.dtype), tuple(leaf.shape)) for name, leaf in _leaves(self._metadata(step)["state"]).items()
+        }
+
+    def verify(self, step: int) -> None:
+        """Reads the state, whatever it is; DamagedError where its leaves are not what was written."""
+        names = [name for name in ("state", "card") if name in self._metadata(step)]
+        found = self._unharmed(step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore()))
+        now = np.concatenate([_checksums(found[name]) for name in names])
+        if sorted(now) != sorted(np.asarray(found["crc32"])):  # sorted: the order of a state's fields is lost here
+            raise DamagedError(f"{self._directory / str(step)}: a leaf is not what was written")
+
+    def _metadata(self, step: int) -> dict[str, Any]:
         where = self._directory / str(step)
         metadata = self._unharmed(step, lambda: self._manager.item_metadata(step).tree)
         if not {"state", "crc32"} & set(metadata):
             raise ValueError(f"{where} is no checkpoint of this version: it holds {sorted(metadata)}")
         if not {"state", "crc32"} <= set(metadata):
             raise DamagedError(f"{where} lacks its state or its checksums: it holds {sorted(metadata)}")
+        return metadata
+
+    def _read(self, abstract_state: Any, step: int, only: tuple[str, ...]) -> Any:
+        where, metadata = self._directory / str(step), self._metadata(step)
         _require_same(abstract_state, metadata["state"], where)
-        abstract = {"state": abstract_state, "crc32": jax.ShapeDtypeStruct(metadata["crc32"].shape, np.uint32)}
-        restore = ocp.args.StandardRestore(_with_shardings(abstract))
-        found = self._unharmed(step, lambda: self._manager.restore(step, args=restore))
-        checksums = zip(_checksums(found["state"]), found["crc32"], strict=True)
-        for (name, expected), leaf, (now, then) in zip(
-            _leaves(abstract_state).items(), jax.tree.leaves(found["state"]), checksums, strict=True
-        ):
-            if now != then or getattr(leaf, "dtype", None) != getattr(expected, "dtype", None):
+        wanted = {name: getattr(abstract_state, name) for name in only} if only else abstract_state
+        abstract = _with_shardings({"state": wanted, **_abstract(metadata, *({*metadata} - {"state"}))})
+        found = self._unharmed(step, lambda: self._load(step, abstract, partial=bool(only)))
+        written = dict(zip(_leaves(abstract_state), found["crc32"], strict=False))  # the card's comes after
+        expected, leaves = _leaves(wanted), _leaves(found["state"])
+        for name, now in zip(leaves, _checksums(found["state"]), strict=True):
+            dtypes = [getattr(leaf[name], "dtype", None) for leaf in (leaves, expected)]
+            if now != written.get(name) or dtypes[0] != dtypes[1]:
                 raise DamagedError(f"{where}: leaf {name} is not what was written")
-        return found["state"]
+        return abstract_state.replace(**found["state"]) if only else found["state"]
+
+    def _load(self, step: int, abstract: Any, partial: bool) -> Any:
+        if not partial:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(self._directory / str(step) / "default", args=args)
 
     def _unharmed(self, step: int, read):
         try:
@@ -178,6 +223,15 @@ class Checkpoints:
 def _remove(folders) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _abstract(metadata: dict[str, Any], *names: str) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(metadata[name].shape, metadata[name].dtype) for name in names}
+
+
+def _as_bytes(card: dict[str, Any]) -> np.ndarray:
+    """JSON, as the uint8 that an array can hold."""
+    return np.frombuffer(json.dumps(card, allow_nan=False).encode(), np.uint8)
 
 
 def _checksums(state: Any) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Samples on disk while they are drawn: files of a batch each in a folder of their own, and their union in one file.
 
     FOLDER/made_with.json           what all samples in it were made with
-    FOLDER/0000500-0001000.npz      samples 500 to 999 [500, *shape], their score evaluations [500], made_with
+    FOLDER/0000500-0001000.npz      samples 500 to 999 [500, *shape], score evaluations [500], seconds, made_with
 
 A file is whole or not there, so a kill loses the batch under way. Samples made with anything else have another folder,
 whose name ends in a digest of it. The union is written file by file, and read through a memory map: neither holds all
@@ -36,14 +36,23 @@ class Shards:
         """How many samples there are, from 0 without a gap."""
         return max((last for _, last, _ in self._chain()), default=0)
 
-    def write(self, first: int, samples: np.ndarray, evaluations: np.ndarray) -> None:
-        """Samples `first`, first + 1, … as one file."""
+    def write(self, first: int, samples: np.ndarray, evaluations: np.ndarray, seconds: float = 0.0) -> None:
+        """Samples `first`, first + 1, … as one file, and the seconds that they took."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "made_with.json").exists():
             write_atomic(self.folder / "made_with.json", json.dumps(json.loads(self.made_with), indent=1))
         with BytesIO() as buffer:
-            np.savez(buffer, samples=samples, evaluations=evaluations, made_with=self.made_with)
+            np.savez(buffer, samples=samples, evaluations=evaluations, seconds=seconds, made_with=self.made_with)
             write_atomic(self.folder / f"{first:07d}-{first + len(samples):07d}.npz", buffer.getvalue())
+
+    def seconds(self) -> float:
+        """Of drawing one sample, mean over those whose files tell it."""
+        count, total = 0, 0.0
+        for first, last, path in self._chain():
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                if "seconds" in arrays.files:
+                    count, total = count + last - first, total + float(arrays["seconds"])
+        return total / max(count, 1)
 
     def union(self, path: Path, count: int) -> None:
         """Samples 0 to count − 1 in one npz file: samples [count, *shape], evaluations [count], made_with."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +20,19 @@ _SHOWN = 3  # of the differences or files that an error lists
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write, which becomes `path` when all is written: a reader, or a run killed half-way, sees the old
-    content or the new."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    content or the new. What runs killed here while they wrote the same file have left is removed."""
+    path, host = Path(path), os.uname().nodename
+    _remove_unfinished(path, host)
+    temporary = path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # of a full disk all the more
+        raise
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
@@ -78,6 +84,23 @@ def load_config(workdir: str | Path) -> ConfigDict:
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} is not a work directory: it has no {CONFIG}")
     return from_json(path.read_text())
+
+
+def _remove_unfinished(path: Path, host: str) -> None:
+    for file in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(host)}.*.tmp"):
+        pid = file.name.split(".")[-2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _require_same(workdir: Path, config_json: str) -> None:

@@ -4,6 +4,7 @@ from sde_lib.adaptive import AdaptiveSDE as AdaptiveSDE
 from sde_lib.adaptive import ProbabilityFlowODE as ProbabilityFlowODE
 from sde_lib.adaptive import brownian_path as brownian_path
 from sde_lib.adaptive import redrawn as redrawn
+from sde_lib.augmentation import Augmentation as Augmentation
 from sde_lib.bits import Elbo as Elbo
 from sde_lib.bits import bits_per_dim as bits_per_dim
 from sde_lib.bits import elbo as elbo

@@ -9,8 +9,15 @@ resumes exactly. The EMA starts as a copy of the parameters and warms up,
 
 so that an early checkpoint can be used. Nothing here knows of devices: under `jax.jit` with a batch sharded over a
 mesh the mean in (1) is over the whole batch.
+
+A batch that does not fit is seen in k parts, one after another, with the same loss and gradient as at once:
+
+    ∇loss(θ) = Σ_j ∇ mean_i m_ij loss_i(θ),   m_ij = 1 where i mod k = j, else 0                         (3)
+
+in each of which the network, whose activations are what takes the memory, sees only the examples with m_ij = 1.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,12 +28,14 @@ import optax
 from jaxtyping import Array, Float, Integer, Key
 
 from sde_lib.node import Leaf, Node
+from sde_lib.noise import sample_keys
 from sde_lib.parameterization import Parameterization, make_score_fn
 from sde_lib.sde import SDE
 
 Params = Any
 Batch = dict[str, Array]
 Loss = Callable[..., Float[Array, " B"]]
+Augment = Callable[..., tuple[Array, Array]]
 
 
 class TrainState(Node):
@@ -86,11 +95,69 @@ def batch_loss(
     network, params, sde: SDE, parameterization: Parameterization, loss: Loss, key, batch: Batch, train: bool
 ):
     """The mean of `loss` over the batch, weighted by batch["mask"] where there is one (0 for padding)."""
+    return _shares(network, params, sde, parameterization, loss, key, batch, train)[0]
+
+
+def _shares(network, params, sde, parameterization, loss, key, batch, train, part=None):
+    """The mean, and what each example contributes to it [B]; with `part`, those of which it is true alone."""
     loss_key, dropout_key = jax.random.split(key)
     apply = partial(network, params, cond=batch.get("label"), key=dropout_key if train else None, train=train)
     losses = loss(loss_key, make_score_fn(apply, sde, parameterization), sde, batch["x"])
     mask = batch.get("mask", jnp.ones_like(losses))
-    return jnp.sum(losses * mask) / jnp.sum(mask)
+    shares = losses * mask / jnp.sum(mask)
+    shares = shares if part is None else jnp.where(part, shares, 0)
+    return jnp.sum(shares), shares
+
+
+def times_of(loss: Loss, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"] | None:
+    """The times that a loss here draws from its key, without the loss; None for one that takes no law of times."""
+    law = getattr(loss, "keywords", {}).get("sample_time")
+    if law is None:
+        parameter = inspect.signature(loss).parameters.get("sample_time")
+        law = None if parameter is None or parameter.default is parameter.empty else parameter.default
+    return None if law is None else law(jax.random.split(key)[0], sde, n)
+
+
+def every(network: Callable, j: int | Integer[Array, ""], k: int) -> Callable:
+    """The network of examples j, j + k, j + 2k … of a batch, 0 for the others, which it does not see.
+
+    Every k-th and not the first B/k, so that each part is spread over as many devices as the batch.
+    """
+
+    def of_some(params: Params, x: Array, c_noise: Array, *, cond=None, key=None, train: bool = False) -> Array:
+        if x.shape[0] % k:
+            raise ValueError(f"a batch of {x.shape[0]} cannot be seen in {k} equal parts")
+        parts = lambda a: a.reshape(-1, k, *a.shape[1:])  # noqa: E731
+        some = lambda a: jax.lax.dynamic_index_in_dim(parts(a), j, 1, keepdims=False)  # noqa: E731
+        key = None if key is None else jax.random.fold_in(key, j)
+        out = network(params, some(x), some(c_noise), cond=jax.tree.map(some, cond), key=key, train=train)
+        whole = jnp.zeros((*parts(c_noise).shape, *out.shape[1:]), out.dtype)
+        return jax.lax.dynamic_update_index_in_dim(whole, out, j, 1).reshape(x.shape[0], *out.shape[1:])
+
+    return of_some
+
+
+def accumulated(network, params, sde: SDE, parameterization: Parameterization, loss: Loss, key, batch, k, unroll):
+    """((loss, shares), gradient) by (3); the loop over the parts is unrolled or not."""
+    size = batch["x"].shape[0]
+
+    def of_part(j, params, batch):
+        part = jnp.arange(size) % k == j
+        return _shares(every(network, j, k), params, sde, parameterization, loss, key, batch, True, part)
+
+    gradient = jax.value_and_grad(of_part, 1, has_aux=True)
+
+    def add(total, j):
+        total, theta, examples = jax.lax.optimization_barrier((total, params, batch))  # one part after the other
+        return jax.tree.map(jnp.add, total, gradient(j, theta, examples)), None
+
+    shapes = jax.eval_shape(gradient, 0, params, batch)
+    total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    if not unroll:
+        return jax.lax.scan(add, total, jnp.arange(k))[0]
+    for j in range(k):
+        total, _ = add(total, j)
+    return total
 
 
 def make_train_step(
@@ -100,29 +167,64 @@ def make_train_step(
     loss: Loss,
     tx: optax.GradientTransformation,
     ema: float = 0.9999,
+    augment: Augment | None = None,
+    accumulate: int = 1,
+    unroll: bool = True,
+    skip: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """(state, batch) → (state, metrics): one step of (1).
 
     `network` is called as (params, x, c_noise, cond=, key=, train=); batch["x"] is [B, ...], batch["label"] the
-    condition, if any.
+    condition, if any. `augment`, as `Augmentation`, gives (x, vector) for (keys [B], x): the condition is then the
+    vector, or the pair (label, vector).
+
+    With `accumulate` = k the batch is seen in k parts (3), by a loop that is best unrolled on a CPU,
+    for the reason that `repeat` gives; the loss of each example must be a function of its own scores. With `skip` a
+    step whose loss or gradient is not finite changes nothing but the step's number. Beside loss and grad_norm the
+    metrics say where the loss was not finite: `bad_examples`, and the range of t, bad_t_low to bad_t_high, in which
+    they, or where there are none the whole batch, lay.
     """
 
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)
-        objective = partial(batch_loss, network)
-        value, grads = jax.value_and_grad(objective)(state.params, sde, parameterization, loss, key, batch, True)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        rate = ema_rate(state.step, ema)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            ema_params=jax.tree.map(lambda e, p: (rate * e + (1 - rate) * p).astype(p.dtype), state.ema_params, params),
-            opt_state=opt_state,
-        )
-        return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        batch = batch if augment is None else augmented(augment, key, batch)
+        arguments = (state.params, sde, parameterization, loss, key, batch)
+        if accumulate > 1:
+            (value, shares), grads = accumulated(network, *arguments, accumulate, unroll)
+        else:
+            (value, shares), grads = jax.value_and_grad(partial(_shares, network), has_aux=True)(*arguments, True)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        new = _updated(state, grads, tx, ema)
+        if skip:
+            good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            new = jax.tree.map(partial(jnp.where, good), new, state.replace(step=new.step))
+        return new, metrics | _where_bad(shares, times_of(loss, jax.random.split(key)[0], sde, shares.shape[0]))
 
     return train_step
+
+
+def augmented(augment: Augment, key, batch: Batch) -> Batch:
+    """The batch with x moved, and with what moved it in its condition."""
+    x, vector = augment(sample_keys(jax.random.fold_in(key, 2), jnp.arange(batch["x"].shape[0])), batch["x"])
+    return batch | {"x": x, "label": (batch["label"], vector) if "label" in batch else vector}
+
+
+def _updated(state: TrainState, grads: Params, tx: optax.GradientTransformation, ema: float) -> TrainState:
+    """(1)."""
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    rate = ema_rate(state.step, ema)
+    average = lambda e, p: (rate * e + (1 - rate) * p).astype(p.dtype)  # noqa: E731
+    ema_params = jax.tree.map(average, state.ema_params, params)
+    return state.replace(step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state)
+
+
+def _where_bad(shares: Float[Array, " B"], t: Float[Array, " B"] | None) -> dict[str, Array]:
+    bad = ~jnp.isfinite(shares)
+    t = jnp.full_like(shares, jnp.nan) if t is None else t
+    seen = bad | ~jnp.any(bad)
+    low, high = jnp.min(jnp.where(seen, t, jnp.inf)), jnp.max(jnp.where(seen, t, -jnp.inf))
+    return {"bad_examples": jnp.sum(bad), "bad_t_low": low, "bad_t_high": high}
 
 
 def make_eval_step(network, sde: SDE, parameterization: Parameterization, loss: Loss):

@@ -14,12 +14,16 @@ LAYERS = {
 }
 PACKAGES = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib"}
 OURS = PACKAGES | {
+    "run_card",
     "run_data",
     "run_evaluation",
+    "run_features",
     "run_import",
+    "run_inspect",
     "run_lib",
     "run_likelihood",
     "run_parts",
+    "run_reproduce",
     "run_sampling",
     "run_training",
     "main",

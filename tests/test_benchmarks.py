@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import data, likelihood_training, overhead, sampler_problems, samplers
+from benchmarks import data, evaluation_memory, likelihood_training, overhead, sampler_problems, samplers
 from tests.test_run_lib import usual_promotion as usual_promotion
 
 
@@ -48,4 +48,12 @@ def test_data():
     """Arrays come faster than files, and whole batches faster than one example after another."""
     rates = dict(data.measure(count=300, steps=3))
     assert rates["batches of folder in memory"] > 3 * rates["batches of folder at each use"]
-    assert rates["batches of arrays"] > 2 * rates.get("grain: arrays", 0)
+    assert rates["batches of arrays"] > 2 * rates["grain: arrays"]
+    assert rates["plain loop: arrays"] > 3 * rates["plain loop: folder at each use"]
+
+
+@pytest.mark.slow
+def test_memory_of_evaluation():
+    """Ten times as many images, 55 MB more of them: within 8 MB of the same memory."""
+    few, many = (evaluation_memory.measure(n, width=32) for n in (2_000, 20_000))
+    assert few > 100 and many - few < 8

@@ -70,6 +70,7 @@ def checkpoints(directory):
 LONG = {"num_steps": 1000, "log_every": 7, "checkpoint_every": 100, "eval_every": 250, "sample_every": 500}
 
 
+@pytest.mark.slow  # in `make test` it is tests/crash that kills
 def test_kill_and_resume_is_exact(tmp_path):
     """1,000 steps = some, kill −9, the rest: parameters, EMA, optimiser and metrics, bit for bit."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -194,6 +195,8 @@ def test_another_config_and_too_many_devices_are_refused(tmp_path):
     steps = "--config.training.num_steps=2"
     assert main(CONFIG, directory, steps).returncode == 0
     before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "run").rglob("*") if p.is_file())
+    done = main(directory, "--mode=inspect")
+    assert done.returncode == 0 and "step 2 of 2; checkpoints of steps 2\n" in done.stdout, done.stderr
     done = main(CONFIG, directory, steps, "--config.sde.beta_max=15")
     assert done.returncode == 2 and "config.sde.beta_max: 20.0 -> 15.0" in done.stderr
     done = main(CONFIG, directory, steps, "--config.training.batch_size=12",

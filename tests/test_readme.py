@@ -58,9 +58,15 @@ def test_lesson_on_own_data_runs(tmp_path, monkeypatch):
     np.testing.assert_allclose([names["transform"].mean, names["transform"].std], [(3, -1), (5, 0.2)], atol=0.3)
     np.testing.assert_allclose(names["description"].train.sigma_data, 1, atol=1e-3)
     assert names["finished"] and (tmp_path / "runs" / "points" / "checkpoints" / "20").is_dir()
+    doubled, batch = names["doubled"][7], names["batches"].batch(7)
+    np.testing.assert_array_equal(doubled, 2 * batch["x"])
+    assert names["text"].train.x.shape[1:] == (14, 4)
 
 
-@pytest.mark.parametrize("line", re.findall(r"^python main.py (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE))
+COMMANDS = README + (ROOT / "docs" / "evaluation.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python main.py (.*?)(?:\s+#.*)?$", COMMANDS, flags=re.MULTILINE))
 def test_every_command_has_flags_that_exist(line):
     """What is run in full elsewhere is at least spelt right here."""
     from configs.command_line import apply_overrides, load_config
@@ -69,7 +75,26 @@ def test_every_command_has_flags_that_exist(line):
     config = load_config(str(ROOT / flags.pop("config", "configs/digits.py")))
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
-    assert set(flags) <= {"workdir", "mode", "num_samples", "seed", "animate", "checkpoint", "data", "out"}
+    assert set(flags) <= {
+        "workdir",
+        "mode",
+        "num_samples",
+        "seed",
+        "animate",
+        "checkpoint",
+        "data",
+        "out",
+        "eval_folder",
+    }
+
+
+def test_lesson_on_evaluation_runs(tmp_path, monkeypatch):
+    """The FID of equal laws is D(D + 5)/4 · (1/N + 1/M) to leading order, the KID 0."""
+    rows = run_blocks("docs/evaluation.md", tmp_path, monkeypatch, at_least=1)["rows"]
+    for n, found in rows.items():
+        assert abs(found["KID"]) < 4 * found["KID error"]
+        assert n == 100 or found["FID"] == pytest.approx(36 * 41 / 4 * (1 / n + 1 / 5000), rel=0.25)
+    assert 3 < rows[100]["FID"] < 5 and abs(rows[5000]["FID∞"] - 36 * 41 / 4 / 5000) < 0.03
 
 
 def test_lesson_on_likelihoods_runs(tmp_path, monkeypatch):

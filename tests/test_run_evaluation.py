@@ -1,17 +1,20 @@
 """Statistics of data, metrics over seeds and checkpoints, the loss against t: through run_lib and the command line."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 import run_evaluation
+import run_features
 import run_lib
 from configs.spec import ConfigError, bind, spec
-from data_lib import digits
-from eval_lib import ClassifierFeatures, InceptionFeatures, RawFeatures, fid, kid
+from data_lib import Dataset, digits
+from eval_lib import ClassifierFeatures, DINOv2Features, InceptionFeatures, RawFeatures, Seen, fid, kid
 from eval_lib.statistics import load, save
+from io_lib.shards import Shards
 from run_sampling import open_trained
 from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
@@ -57,13 +60,28 @@ def test_metrics_over_seeds_and_checkpoints(trained, monkeypatch):
     )
     assert not (trained / "eval").exists()
     found = report["metrics"]
-    assert set(found["figures"]) == {"FID", "KID", "KID error", "IS", "precision", "recall", "density", "coverage"}
+    assert set(found["figures"]) == {
+        "FID",
+        "KID",
+        "KID error",
+        "IS",
+        "IS sd of splits",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    }
     each = found["figures"]["FID"]["each"]
     assert len(set(each)) == 3 and found["figures"]["FID"]["mean"] == pytest.approx(np.mean(each))
     assert found["figures"]["FID"]["sd"] == pytest.approx(np.std(each, ddof=1))
-    assert found["seconds"] > 0 and found["reference"]["split"] == "train"
+    assert found["reference"]["split"] == "train"
+    assert report["seconds"] > 0 and report["nfe"] == 8 and report["samples"] == 100
+    ratios = report["over_seeds"]["frechet.ratio"]
+    assert ratios["each"][0] == report["frechet"]["ratio"] and len(set(ratios["each"])) == 3
+    assert ratios["mean"] == pytest.approx(np.mean(ratios["each"]))
     text = (folder / "report_40.md").read_text()
-    assert "| FID |" in text and f"- weights: {found['protocol']['weights']}" in text and report["code"] in text
+    for part in ("| FID |", "| frechet.ratio |", f"- weights: {found['protocol']['weights']}", report["code"]):
+        assert part in text
     assert all((folder / name).is_file() for name in ("neighbours.png", "loss_of_t.png", "samples.png"))
 
     # seed 5 + 1 alone gives the second of the three, from the samples that are there
@@ -72,8 +90,9 @@ def test_metrics_over_seeds_and_checkpoints(trained, monkeypatch):
 
     monkeypatch.setattr("io_lib.shards.Shards.write", drawn_again)
     config.eval.update(seeds=1, first_step=0, last_step=0)
-    one = run_lib.evaluate(trained, 100, 6, config)["metrics"]
-    assert one["figures"]["FID"] == {"mean": each[1], "sd": None, "each": [each[1]]} and one["seconds"] is None
+    one = run_lib.evaluate(trained, 100, 6, config)
+    assert one["metrics"]["figures"]["FID"] == {"mean": each[1], "sd": None, "each": [each[1]]}
+    assert one["frechet"]["ratio"] == ratios["each"][1] and one["seconds"] > 0
     config.eval.first_step = 41
     with pytest.raises(ConfigError, match=r"no checkpoint from step 41 to the newest: .* holds \[20, 30, 40\]"):
         run_lib.evaluate(trained, 100, 6, config)
@@ -115,17 +134,114 @@ def test_unlike_protocols_are_refused(trained, tmp_path):
         run_lib.evaluate(trained, 100, 0, config)
 
 
-def test_what_is_missing_is_said_in_one_line(trained, tmp_path, monkeypatch):
+class Unlabelled:
+    """A source without its labels."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, i):
+        return {"x": self.source[i]["x"]}
+
+
+def unlabelled():
+    return Dataset(*map(Unlabelled, digits()))
+
+
+@pytest.fixture
+def nothing_computed(monkeypatch):
+    """No loss, no sample, no feature."""
+
+    def fail(*_, **__):
+        raise AssertionError("computed before the config was known to be good")
+
+    for name in ("run_lib.Run", "run_evaluation.samples_of", "run_features.statistics_of"):
+        monkeypatch.setattr(name, fail)
+
+
+def test_what_is_missing_is_said_in_one_line_and_first(trained, tmp_path, monkeypatch, nothing_computed):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    evaluate = lambda data=None: run_lib.evaluate(trained, 100, 0, config, data)  # noqa: E731
+    stats = lambda data=None: run_lib.stats(config, tmp_path / "s.npz", data)  # noqa: E731
     config = get_config()
     config.eval.features = spec(InceptionFeatures)
-    with pytest.raises(ConfigError, match=r"config.eval: the Inception weights are not at .*`python -m eval_lib`"):
-        run_lib.stats(config, tmp_path / "s.npz")
-    assert not (tmp_path / "s.npz").exists()
+    for run in (stats, evaluate):
+        with pytest.raises(ConfigError, match=r"config.eval: the Inception weights are not at .*`python -m eval_lib`"):
+            run()
+    config.eval.features = spec(DINOv2Features, path="none.pth")
+    with pytest.raises(ConfigError, match=r"config.eval: the DINOv2 weights are not at none.pth: download a backbone"):
+        evaluate()
     config = get_config()
+    for run in (stats, evaluate):
+        with pytest.raises(ConfigError, match=r"ClassifierFeatures: the data have no labels to train .*RawFeatures"):
+            run(unlabelled())
+    config.eval.features = spec(RawFeatures)
+    with pytest.raises(ConfigError, match=r"config.eval.report: the data have no label, which it needs"):
+        evaluate(unlabelled())
     config.eval.reference_split = "test"
-    with pytest.raises(ConfigError, match=r"reference_split is 'test': expected one of train, heldout"):
-        run_lib.stats(config, tmp_path / "s.npz")
+    for run in (stats, evaluate):
+        with pytest.raises(ConfigError, match=r"reference_split is 'test': expected one of train, heldout"):
+            run()
+    with pytest.raises(ConfigError, match=r"--out=.*/none/s.npz: there is no folder .*/none"):
+        run_lib.stats(config, tmp_path / "none" / "s.npz")
+    config.eval.reference = str(tmp_path / "none.npz")
+    with pytest.raises(ConfigError, match=r"config.eval: .*none.npz"):
+        evaluate()
     del config.eval["features"]
     with pytest.raises(ConfigError, match=r"config.eval.features is missing"):
-        run_lib.stats(config, tmp_path / "s.npz")
+        stats()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_done_is_not_done_again(trained, tmp_path, monkeypatch):
+    """Evaluation ends in the middle of the features, five times: each block goes through the network once, no sample
+    is drawn twice, and the report is that of an evaluation that was not disturbed."""
+    calls, left = [], [2]
+
+    def features(images):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        calls.append(images.tobytes())
+        return Seen(np.stack([images.mean((1, 2, 3)), images.std((1, 2, 3))], axis=1))
+
+    features.protocol = {"features": "mean and deviation"}
+    config = get_config()
+    config.eval.seeds = 2
+    config.eval.metrics = {"fid": bind(fid), "kid": bind(kid)}
+    del config.eval["report"]
+    monkeypatch.setattr(run_features, "ready", lambda *_: features)
+    monkeypatch.setattr(run_features, "BLOCK", 200)
+    shards, drawn = Shards.write, []
+    monkeypatch.setattr(Shards, "write", lambda self, first, *rest: (drawn.append((self.folder, first)),
+                                                                     shards(self, first, *rest)))  # fmt: skip
+    report = None
+    for _ in range(6):
+        try:
+            report = run_lib.evaluate(trained, 450, 20, config, folder="cut")
+            break
+        except KeyboardInterrupt:
+            left[0] = 3
+    assert report is not None and len(calls) == len(set(calls)) == 7 + 3 + 3  # of 1,297 and twice 450 images
+    assert len(drawn) == len(set(drawn))
+    left[0] = 99
+    shutil.rmtree(trained / "samples")
+    whole = run_lib.evaluate(trained, 450, 20, config, folder="whole")
+    assert len(calls) == 26
+    report.pop("seconds"), whole.pop("seconds")
+    assert report == whole
+
+    # a damaged file counts as not there, another protocol has files of its own
+    (folder,) = (trained / "cut" / "features").iterdir()
+    next(folder.glob("*.npz")).write_bytes(b"half")
+    features.protocol = {"features": "mean and deviation"}
+    run_lib.evaluate(trained, 450, 20, config, folder="cut")
+    assert len(calls) == 27
+    features.protocol = {"features": "others"}
+    run_lib.evaluate(trained, 450, 20, config, folder="cut")
+    assert len(calls) == 40
+    run_lib.stats(config, tmp_path / "s.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import jax
@@ -7,14 +8,18 @@ import pytest
 from PIL import Image
 
 import run_lib
+import run_parts
 from configs.spec import ConfigError, spec
-from data_lib import Identity, from_arrays
+from data_lib import Batches, Identity, from_arrays
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
 from models import NCSNpp
+from run_parts import digest
 from sde_lib import VE, Karras, Sampler, adam
 from sde_lib.solvers import EulerMaruyama, PredictorCorrector
+from sde_lib.training import times_of
 from tests.contracts import DoubleWell
+from tests.crash.workload import get_config as points_config
 from tests.tiny_config import get_config
 
 
@@ -44,6 +49,11 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert [line["step"] for line in metrics if "loss" in line] == list(range(5, 41, 5))
     assert [line["step"] for line in metrics if "eval_loss" in line] == [20, 40]
     assert (directory / "samples" / "step_0000040.png").is_file()
+
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        cards = {step: checkpoints.card(step) for step in checkpoints.steps()}
+    assert [(card["step"], card["data"]["train"]) for card in cards.values()] == [(20, 1297), (30, 1297), (40, 1297)]
+    assert cards[40]["hash"]["ema_params"] == digest(run_lib.load(directory).params) != cards[30]["hash"]["ema_params"]
 
     x = run_lib.sample(directory, num_samples=80, seed=7)
     with np.load(directory / "samples" / "samples.npz", allow_pickle=False) as file:
@@ -144,6 +154,31 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         run_lib.train(config, tmp_path / "run", devices=jax.devices()[:1])
     state = final_state(tmp_path / "run", config)
     assert all(np.all(np.isfinite(value)) for name, value in state.items() if value.dtype.kind == "f")
+
+
+def test_what_is_not_finite_is_told_or_left_out(tmp_path):
+    """One example overflows: step, window and t are those of the first batch with it; or such batches are counted."""
+    x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    x[77] = 1e30
+    data, config = from_arrays(x, heldout=30), points_config()
+    config.training.update(num_steps=30, log_every=5, eval_every=0, checkpoint_every=5)
+    batches = Batches(data.train, Identity(), 16, config.seed)
+    hit = [step for step in range(30) if np.any(batches.batch(step)["x"] > 1e20)]
+    assert len(hit) == 2 and hit[0] >= 5
+    key = jax.random.fold_in(run_parts.stream(config, run_parts.TRAIN), hit[0])
+    parts = run_parts.build_parts(config)
+    t = times_of(parts.loss, jax.random.split(key)[0], parts.sde, 16)
+    t = float(t[np.argmax(batches.batch(hit[0])["x"][:, 0] > 1e20)])
+    first, good = hit[0] // 5 * 5 + 1, hit[0] // 5 * 5
+    message = (f"loss is not finite at step {hit[0] + 1}, of 1 examples at t from {t:.4g} to {t:.4g}, in the window of "
+               f"steps {first} to {first + 4}; the last good checkpoint is of step {good}")  # fmt: skip
+    with pytest.raises(FloatingPointError, match=f"^{re.escape(message)}$"):
+        run_lib.train(config, tmp_path / "stopped", data, devices=jax.devices()[:1])
+    assert read_metrics(tmp_path / "stopped")[-1]["step"] == good
+    config.training.skip_nonfinite = True
+    assert run_lib.train(config, tmp_path / "skipped", data, devices=jax.devices()[:1])
+    skipped = {line["step"]: line["skipped"] for line in read_metrics(tmp_path / "skipped")}
+    assert skipped == {end: sum(end - 5 <= step < end for step in hit) for end in range(5, 31, 5)}
 
 
 def test_own_arrays_of_any_shape(tmp_path):

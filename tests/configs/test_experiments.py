@@ -14,7 +14,7 @@ import run_lib
 from configs.spec import from_json, to_json
 from data_lib import ArraySource, Dataset
 from models.reference import parameter_shapes
-from sde_lib import VE
+from sde_lib import VE, last_mean
 from sde_lib.losses import half_sum, mean
 from tests.configs.counting import unet
 from tests.test_run_lib import usual_promotion as usual_promotion
@@ -129,6 +129,16 @@ def test_cifar10_is_the_published_experiment():
     training, optimizer = config.training, config.optimizer
     assert (training.batch_size, training.num_steps, training.ema, training.flip) == (128, 1_300_000, 0.999, True)
     assert (optimizer.learning_rate, optimizer.warmup_steps, optimizer.clip_norm) == (2e-4, 5000, 1.0)
+
+
+@pytest.mark.parametrize(("name", "first"), [("published", True), ("paper", False)])
+def test_both_orders_of_predictor_and_corrector_have_a_name(name, first):
+    """As score_sde computes and as algorithm 1 is printed: norms of the batch, the last step without its noise."""
+    config = config_of("points")
+    config.sampling.use = name
+    sampler = run_lib.build_parts(config).sampler
+    assert sampler.solver.corrector_first is first and sampler.solver.corrector.norm == "batch"
+    assert sampler.denoise is last_mean and sampler.nfe == 2000
 
 
 # What the published code computes, in its own units and words: noise levels, labels, evaluations.

@@ -14,12 +14,13 @@ from configs import points
 from configs.command_line import parse
 from configs.names import ConfigError
 from configs.own_data import with_data
-from configs.spec import build, from_json, to_json
-from data_lib import Identity, Scale, Standardize, from_arrays, shared_examples
+from configs.spec import build, from_json, spec, to_json
+from data_lib import Dataset, Identity, Scale, Standardize, describe, from_arrays, from_tfrecord, shared_examples
 from io_lib.metrics import read_metrics
+from run_parts import log_shared
 from tests.data_lib.test_archives import mnist
 from tests.data_lib.test_images import folder_of, spoilt
-from tests.data_lib.test_tfrecord import written
+from tests.data_lib.test_tfrecord import example, frame, written
 from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
 
@@ -138,6 +139,9 @@ def test_the_flag_comes_before_the_overrides(tmp_path):
         flags.FLAGS.data = None
     data, _, _ = built(config)
     assert config.data.heldout == 0.5 and data.train.x.shape[1:] == (4, 4, 3) and len(data.heldout) > 4
+    assert parse([*given[:2], f"--config.data={tmp_path}", "--config.data.heldout=3"]).data.heldout == 3
+    with pytest.raises(ConfigError, match=r"--data=none/a\.npz: no such file or folder"):
+        parse([*given[:2], "--config.data=none/a.npz"])
 
 
 @pytest.mark.usefixtures("usual_promotion")
@@ -179,6 +183,25 @@ def test_examples_on_both_sides_are_counted_and_logged(tmp_path, caplog):
     assert "2 of 2 held-out examples are also to train on" in caplog.text
 
 
+def test_of_data_read_by_index_it_is_said_what_is_known(caplog):
+    rows = [{"x": np.float32([i]), "label": -(i % 2)} for i in range(30)]
+    with caplog.at_level("INFO"):
+        log_shared(Dataset(rows[:20], rows[20:]))
+    assert "whether held-out examples are also to train on has not been looked at" in caplog.text
+    log_shared(Dataset(rows, rows))
+    assert "30 of 30 held-out examples are also to train on" in caplog.text
+    text = str(describe(Dataset(rows[:20], rows[20:]), Identity()))
+    assert "labels -1: 10, 0: 10; labels below 0 are out of range" in text and "has not been looked at" in text
+
+
+def test_data_that_turn_out_to_be_damaged_are_one_line(tmp_path):
+    (tmp_path / "a.tfrecords").write_bytes(frame(example(shape=[3, 4, 5], data=b"1")) * 4)
+    config = get_config()
+    config.data = spec(from_tfrecord, path=str(tmp_path / "a.tfrecords"))
+    with pytest.raises(ConfigError, match=r"config\.data: .*record \d: shape .* and 1 bytes of data do not agree"):
+        run_data.report(config)
+
+
 def test_points_have_a_picture_and_spectra_have_none(tmp_path):
     config = with_data(points.get_config(), "moons")
     run_data.report(config, tmp_path / "moons.png")
@@ -186,3 +209,5 @@ def test_points_have_a_picture_and_spectra_have_none(tmp_path):
         assert np.asarray(picture).std() > 10
     with pytest.raises(ConfigError, match=r"no picture of events of shape \(5,\) under Identity"):
         run_data.report(config, tmp_path / "a.png", from_arrays(np.random.default_rng(0).normal(size=(20, 5))))
+    run_data.report(config, tmp_path / "a.png", from_arrays(np.ones((20, 5))), picture=False)
+    assert not (tmp_path / "a.png").exists()

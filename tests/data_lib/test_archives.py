@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from data_lib import from_cifar, from_idx, from_svhn
+from data_lib import archives, from_cifar, from_idx, from_svhn
 
 
 def images(count, *shape, seed=0):
@@ -87,15 +87,40 @@ def test_cifar_10(tmp_path):
     )
 
 
-def test_cifar_100_has_fine_and_coarse_labels(tmp_path):
+def cifar_100(folder):
     x = images(6, 32, 32, 3)
-    path = archive(
-        tmp_path / "c.tar.gz",
-        {f"cifar-100-binary/{name}.bin": records(x, np.arange(6), 90 + np.arange(6)) for name in ("train", "test")},
-    )
+    contents = {
+        f"cifar-100-binary/{name}.bin": records(x, np.arange(6), 90 + np.arange(6)) for name in ("train", "test")
+    }
+    return archive(folder / "c.tar.gz", contents)
+
+
+def test_only_what_is_asked_for_is_read_of_an_archive(tmp_path, monkeypatch):
+    """Links and other files, however large they say that they are, are passed over."""
+    read = []
+    real = tarfile.TarFile.extractfile
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda self, m: read.append(m.name) or real(self, m))
+    path = cifar_100(tmp_path)
+    with tarfile.open(path) as old, tarfile.open(tmp_path / "more.tar", "w") as new:
+        for member in old.getmembers():
+            new.addfile(member, old.extractfile(member))
+        link = tarfile.TarInfo("cifar-100-binary/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        new.addfile(link)
+        new.addfile(tarfile.TarInfo("/absolute"), io.BytesIO())
+    read.clear()
+    assert len(from_cifar(tmp_path / "more.tar").train) == 6
+    assert read == ["cifar-100-binary/train.bin", "cifar-100-binary/test.bin"]
+    monkeypatch.setattr(archives, "_LARGEST", 100)
+    with pytest.raises(ValueError, match=r"train\.bin has 0 bytes: expected a multiple of 3074"):
+        from_cifar(path)
+
+
+def test_cifar_100_has_fine_and_coarse_labels(tmp_path):
+    path = cifar_100(tmp_path)
     np.testing.assert_array_equal(from_cifar(path).train.label, 90 + np.arange(6))
     np.testing.assert_array_equal(from_cifar(path, coarse=True).train.label, np.arange(6))
-    np.testing.assert_array_equal(from_cifar(path).heldout.x, x)
+    np.testing.assert_array_equal(from_cifar(path).heldout.x, images(6, 32, 32, 3))
 
 
 def test_archives_that_are_none(tmp_path):
@@ -112,12 +137,16 @@ def test_archives_that_are_none(tmp_path):
         from_cifar(path)
 
 
-def test_svhn(tmp_path):
+def svhn(folder):
     x, label = images(20, 32, 32, 3), np.arange(20) % 10 + 1
     for part, rows in (("train", slice(15)), ("test", slice(15, 20))):
-        savemat(tmp_path / f"{part}_32x32.mat", {"X": x[rows].transpose(1, 2, 3, 0), "y": label[rows, None]})
+        savemat(folder / f"{part}_32x32.mat", {"X": x[rows].transpose(1, 2, 3, 0), "y": label[rows, None]})
+
+
+def test_svhn(tmp_path):
+    svhn(tmp_path)
     train, heldout = from_svhn(tmp_path)
-    np.testing.assert_array_equal(train.x, x[:15])
+    np.testing.assert_array_equal(train.x, images(20, 32, 32, 3)[:15])
     np.testing.assert_array_equal(heldout.label, [6, 7, 8, 9, 0])
     (tmp_path / "test_32x32.mat").write_bytes(b"text")
     with pytest.raises(ValueError, match=r"test_32x32\.mat: expected X and y of the published file"):

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from data_lib import ArraySource, Batches, Identity, Scale, Waits, eval_batches, prefetch
+from data_lib import ArraySource, Batches, Identity, Scale, Waits, as_grain, eval_batches, gather, prefetch
 
 NUMBERS = ArraySource(np.arange(10)[:, None], np.arange(10))
 
@@ -127,6 +127,7 @@ def test_prefetch_prepares_the_next_batch_while_one_is_used():
     def put(batch):
         threads.add(threading.current_thread())
         prepared.release()
+        return batch
 
     running = prefetch(image_batches(), 0, 10, put)
     next(running)
@@ -136,7 +137,34 @@ def test_prefetch_prepares_the_next_batch_while_one_is_used():
     assert not prepared.acquire(blocking=False)
     running.close()
     assert len(threads) == 1 and threading.current_thread() not in threads
-    assert not any(thread.is_alive() for thread in threads)
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def test_grain_maps_steps_to_batches_and_shares_and_resumes_them():
+    import grain
+
+    halves = [as_grain(image_batches(process_index=i, process_count=2)) for i in range(2)]
+    same(image_batches().batch(7), {k: np.concatenate([half[7][k] for half in halves]) for k in ("x", "label")})
+    feed = iter(as_grain(image_batches(), 2).map(lambda batch: batch["label"]).to_iter_dataset())
+    np.testing.assert_array_equal(next(feed), image_batches().batch(2)["label"])
+    state = feed.get_state()
+    assert len(str(state)) < 100  # the number of the step
+    following = next(feed)
+    feed.set_state(state)
+    np.testing.assert_array_equal(next(feed), following)
+    assert isinstance(as_grain(image_batches()), grain.MapDataset)
+
+
+def test_a_dataset_of_grain_is_a_source():
+    import grain
+
+    squares = grain.MapDataset.range(10).map(lambda i: {"x": np.full(3, i**2), "label": i})
+    batch = Batches(squares, Identity(), 5, seed=0).batch(3)
+    np.testing.assert_array_equal(batch["x"][:, 0], batch["label"] ** 2)
+    with pytest.raises(ValueError, match="example 4: expected a dict of arrays, got NoneType"):
+        gather(grain.MapDataset.range(10).filter(lambda i: i != 4).map(lambda i: {"x": np.ones(2)}), [0, 4])
 
 
 def test_an_exception_reaches_the_step_that_it_belongs_to():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from data_lib import Scale, from_audio, from_text, text_of
+from data_lib import Scale, alphabet_of, from_audio, from_text, text_of
 from data_lib.sequences import read_audio
 
 
@@ -82,3 +82,37 @@ def test_texts_of_a_folder_and_none(tmp_path):
         from_text(tmp_path / "none.txt")
     with pytest.raises(ValueError, match="50 values are shorter than one window of 51"):
         from_text(tmp_path / "a.txt", length=51)
+
+
+def test_characters_of_an_alphabet_go_there_and_back(tmp_path):
+    text = "".join(f"größer {i % 3} ∇\r\n" for i in range(300))
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    alphabet = alphabet_of(tmp_path / "a.txt")
+    assert alphabet == "".join(sorted(set(text))) and 8 < len(alphabet) <= 16
+    parts = from_text(tmp_path / "a.txt", length=24, heldout=0.25, alphabet=alphabet)
+    assert parts.train.x.shape[1:] == (24, 4)
+    found = [piece for part in parts for piece in text_of(Scale(0, 1).forward(part.x), alphabet)]
+    assert sorted(found) == sorted(text[i : i + 24] for i in range(0, len(text), 24))
+    place = alphabet.index(text[0])
+    first = parts.train.x[0, 0]
+    np.testing.assert_array_equal(first, [int(b) for b in f"{place:04b}"])
+    assert text_of(np.ones((1, 2, 4)), alphabet) == ["\ufffd\ufffd"]
+    assert text_of(np.ones((1, 2, 1)), "a") == ["\ufffd\ufffd"] and text_of(-np.ones((1, 1, 1)), "a") == ["a"]
+
+
+def test_texts_outside_of_the_alphabet_are_unreadable(tmp_path):
+    (tmp_path / "a.txt").write_text("abc" * 20)
+    (tmp_path / "b.txt").write_text("abd" * 20)
+    (tmp_path / "c.txt").write_bytes(b"\xff" * 60)
+    parts = from_text(tmp_path, length=10, heldout=2, alphabet="abc", on_error="skip")
+    reasons = [bad.reason for bad in parts.train.unreadable]
+    assert reasons[0] == "1 characters are not in the alphabet, 'd' for one" and "UnicodeDecodeError" in reasons[1]
+    with pytest.raises(ValueError, match=r"2 of 3 files cannot be read"):
+        from_text(tmp_path, length=10, alphabet="abc")
+
+
+def test_flac_is_read_as_wav(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.flac", np.stack([tone(8000) + 0.1, tone(8000) - 0.3], 1), 8000)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.flac", 8000), tone(8000) - 0.1, atol=2e-4)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.flac", 4000)[500:-500], tone(4000)[500:-500] - 0.1, atol=1e-3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_lib import ArraySource, digits, from_arrays, from_npz, gather
+from data_lib import ArraySource, Batches, Scale, digits, from_arrays, from_npz, gather, split
 
 
 class Folder:
@@ -41,6 +41,19 @@ def test_getitems_is_used_where_there_is_one():
 def test_pictures_of_pillow_are_images():
     pictures = [{"image": Image.fromarray(np.full((2, 3), i, np.uint8))} for i in range(2)]
     assert gather(pictures, [1])["x"].tolist() == [[[[1]] * 3] * 2]
+
+
+def test_datasets_of_hugging_face_are_sources():
+    datasets = pytest.importorskip("datasets")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": [Image.fromarray(p) for p in pixels], "label": [i % 2 for i in range(20)]}
+    parts = split(datasets.Dataset.from_dict(rows, features=features), 5)
+    for part in parts:
+        batch = Batches(part, Scale(), 8, seed=0).batch(0)
+        found = [np.flatnonzero((pixels == Scale().inverse(x).round()).all((1, 2, 3)))[0] for x in batch["x"]]
+        np.testing.assert_array_equal(batch["label"], np.asarray(found) % 2)
+    assert len(parts.train) == 15
 
 
 def test_a_table_of_numbers_is_not_an_image():
@@ -80,12 +93,23 @@ def test_array_source_is_frozen():
         (np.zeros((2, 2)), np.array([0.0, np.nan]), r"mine: label: 1 of 2 values are not finite"),
         (np.array([{}, {}]), None, r"mine: x: expected an array of real numbers, got dtype object"),
         (np.zeros((2, 2)), np.array(["cat", "dog"]), r"mine: label: expected an array of real numbers, got dtype <U3"),
+        (
+            np.zeros((3, 2)),
+            np.array([0, -1, 2]),
+            r"mine: labels out of range: expected 0, 1, …, got 1 of 3 others, -1 of",
+        ),
         (np.zeros((2, 2)), np.array([0, 2**40]), r"labels must fit into int32, got a maximum of 1099511627776"),
     ],
 )
 def test_what_an_array_source_refuses(x, label, message):
     with pytest.raises(ValueError, match=message):
         ArraySource(x, label, name="mine")
+
+
+def test_labels_without_a_name_are_refused():
+    with pytest.raises(ValueError, match=r"expected 0 to 1, got 2 of 4 others, 2 of example 1 for one"):
+        ArraySource(np.zeros((4, 2)), np.array([0, 2, 1, 7]), classes=("cat", "dog"))
+    assert ArraySource(np.zeros((2, 2)), np.array([[-1, 0], [1, 2]])).label.shape == (2, 2)  # vectors may be any
 
 
 def test_what_gather_refuses():

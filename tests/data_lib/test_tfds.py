@@ -1,5 +1,6 @@
 """tensorflow-datasets in processes of their own, so that what they import can be seen."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.data_lib.test_archives import cifar_100, mnist, svhn
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,7 +125,82 @@ def test_an_unprepared_set_fails_at_once_in_one_line(tmp_path):
     assert line.startswith(
         f"FileNotFoundError: TFDS data set 'cifar10' is not prepared: no dataset_info.json in {tmp_path}"
     )
-    assert f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}" in line
+    assert f"python -m data_lib.prepare cifar10 [ARCHIVE] --data_dir={tmp_path}" in line
+
+
+SHAPED = """
+import sys
+import numpy as np
+from data_lib import tfds_dataset, tfds_source
+whole, small = (tfds_dataset(data_dir=sys.argv[1], shape=shape).train for shape in (None, (8, 16, 1)))
+from PIL import Image, ImageOps
+expected = ImageOps.fit(Image.fromarray(whole.x[7]).convert("L"), (16, 8), Image.Resampling.BICUBIC)
+np.testing.assert_array_equal(small.x[7, ..., 0], expected)
+np.testing.assert_array_equal(small.label, whole.label)
+tfds_source.IN_MEMORY_BYTES = 0
+np.testing.assert_array_equal(tfds_dataset(data_dir=sys.argv[1], shape=(8, 16, 1)).train[7]["x"], small.x[7])
+"""
+
+
+def test_images_are_made_to_a_shape_by_the_rule_of_folders(prepared):
+    done = python(SHAPED, prepared)
+    assert done.returncode == 0, done.stderr
+    line = refusal(prepared, shape=[8, 8, 4])
+    assert line.endswith("shape: expected (H, W, 3) or (H, W, 1), got (8, 8, 4)")
+
+
+PUBLISHED = """
+import sys
+import numpy as np
+from data_lib import from_cifar, from_idx, from_svhn, tfds_dataset
+from data_lib.prepare import main
+name, archive, folder = sys.argv[1:]
+main([name, archive, f"--data_dir={folder}"])
+reader = {"cifar100": from_cifar, "svhn_cropped": from_svhn, "kmnist": from_idx}[name]
+for part, published in zip(tfds_dataset(name, data_dir=folder), reader(archive), strict=True):
+    order = [np.lexsort(np.c_[p.x.reshape(len(p), -1), p.label].T) for p in (part, published)]  # TFDS shuffles
+    np.testing.assert_array_equal(part.x[order[0]], published.x[order[1]])
+    np.testing.assert_array_equal(part.label[order[0]], published.label[order[1]])
+assert not {"tensorflow", "torch"} & set(sys.modules)
+try:
+    main([name, archive, f"--data_dir={folder}"])
+except SystemExit as end:
+    assert "is there already" in str(end), end
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["kmnist", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cifar100", "svhn_cropped"))]
+)
+def test_published_archives_become_data_sets_of_tfds(tmp_path, name):
+    archive = {"kmnist": mnist, "cifar100": cifar_100, "svhn_cropped": svhn}[name](tmp_path)
+    done = python(PUBLISHED, name, archive if name == "cifar100" else tmp_path, tmp_path / "tfds", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_preparing_others_takes_a_process_with_tensorflow(tmp_path):
+    from data_lib import prepare
+
+    for code, message in ((3, r"has not tensorflow_datasets and tensorflow: pip .*prepare"), (1, "could not prepare")):
+        other = tmp_path / f"python{code}"
+        other.write_text(f"#!/bin/sh\necho $3 $4 > {tmp_path}/asked\nexit {code}\n")
+        other.chmod(0o755)
+        with pytest.raises(SystemExit, match=message):
+            prepare.main(["food101", f"--data_dir={tmp_path}", f"--python={other}"])
+        assert (tmp_path / "asked").read_text().split() == ["food101", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"cannot run /no/python"):
+        prepare.main(["mnist", "--python=/no/python"])
+    with pytest.raises(SystemExit, match=r"expected one of cifar10, .* with an archive, got 'imagenet'"):
+        prepare.main(["imagenet", "archive.tar"])
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is here")
+def test_without_tensorflow_the_network_is_not_tried(tmp_path):
+    from data_lib import prepare
+
+    with pytest.raises(RuntimeError, match="has not tensorflow_datasets and tensorflow"):
+        prepare.by_tfds("mnist", tmp_path)
 
 
 def test_unknown_and_overlapping_splits(prepared):

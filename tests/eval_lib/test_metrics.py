@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from eval_lib import (
+    Statistics,
+    classifier_score,
     density_coverage,
     frechet_distance,
     frechet_infinity,
@@ -71,6 +73,8 @@ def test_the_inception_score_is_that_of_others(golden):
     mean, std = inception_score(golden["logits"], splits=10)
     np.testing.assert_allclose(mean, golden["is_splits10_noshuffle_mean"], rtol=1e-10)
     np.testing.assert_allclose(std, golden["is_splits10_noshuffle_std"], rtol=1e-9)
+    samples = Statistics(9, None, None, {}, {}, logits=golden["logits"])
+    assert classifier_score(samples, samples) == {"IS": mean, "IS sd of splits": std}
 
 
 def test_inception_scores_that_are_known():

@@ -7,7 +7,8 @@ import pytest
 
 from data_lib import digits
 from eval_lib import inception_file, statistics
-from eval_lib.features import ClassifierFeatures, InceptionFeatures, RawFeatures, Seen, _in_batches
+from eval_lib.features import ClassifierFeatures, InceptionFeatures, RawFeatures
+from eval_lib.network import Seen
 from eval_lib.statistics import Moments
 
 
@@ -103,20 +104,6 @@ def test_features_of_a_classifier():
         ClassifierFeatures().fitted(train.x, None)
 
 
-def test_the_last_batch_is_padded():
-    sizes = []
-
-    def function(x):
-        sizes.append(len(x))
-        return x * 2, x[:, 0]
-
-    x = np.arange(14).reshape(7, 2)
-    twice, first = _in_batches(function, x, 3)
-    np.testing.assert_array_equal(twice, 2 * x)
-    np.testing.assert_array_equal(first, x[:, 0])
-    assert sizes == [3, 3, 3]
-
-
 # The weights' file
 
 
@@ -129,8 +116,6 @@ def test_without_the_file_one_line_tells_what_to_do(tmp_path, monkeypatch):
                  "python -m eval_lib", "https://github.com/"):  # fmt: skip
         assert part in message
     assert "\n" not in message
-    with pytest.raises(ValueError, match="expected uint8 images, got float32"):
-        InceptionFeatures()(np.zeros((1, 8, 8, 3), np.float32))
 
 
 def test_another_file_is_refused(tmp_path):
@@ -154,3 +139,7 @@ def test_a_download_is_checked_and_kept(tmp_path, monkeypatch, capsys):
     assert f"{url} → {path}" in capsys.readouterr().out
     (tmp_path / "published").unlink()
     assert inception_file.download(url) == path and inception_file.read_weights() == {"a": 1}
+    path.unlink()
+    with pytest.raises(OSError, match=rf"^{url}: .*; put the file, sha256 [0-9a-f]{{64}}, at {path} by hand$"):
+        inception_file.download(url)
+    assert list(path.parent.iterdir()) == []

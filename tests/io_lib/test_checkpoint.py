@@ -19,6 +19,7 @@ import pytest
 from flax import struct
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from io_lib import checkpoint
 from io_lib.checkpoint import Checkpoints, DamagedError
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,71 @@ def test_restores_on_another_number_of_devices(tmp_path, devices):
         restored = checkpoints.restore({"x": jax.ShapeDtypeStruct((16,), x.dtype, sharding=sharding)})["x"]
     assert restored.sharding == sharding
     np.testing.assert_array_equal(restored, x)
+
+
+def spread(state: State, devices: int, split: bool) -> State:
+    """The abstract state on so many devices: copied, or the kernels and their moments split along their first axis."""
+    split_over, copied = (NamedSharding(mesh_of(devices), PartitionSpec(*axes)) for axes in (["data"], []))
+
+    def leaf(x):
+        if not hasattr(x, "shape"):
+            return x
+        sharding = split_over if split and x.shape == (8, 4) else copied
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(leaf, state)
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["replicated", "sharded"])
+def test_from_eight_devices_to_one_to_two(tmp_path, split):
+    """Saved on each and restored on the next, to the last bit, split over the devices or copied to them."""
+    expected = make_state(3)
+    state = jax.tree.map(
+        lambda x, a: jax.device_put(x, a.sharding) if hasattr(x, "shape") else x, expected, spread(expected, 8, split)
+    )
+    for step, devices in enumerate([1, 2, 8], start=1):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(step, state)
+            state = checkpoints.restore(spread(expected, devices, split))
+        assert_same(state, expected)
+        kernel = state.params["dense"]["kernel"]
+        assert kernel.sharding == spread(expected, devices, split).params["dense"]["kernel"].sharding
+        assert len(kernel.sharding.device_set) == devices
+        assert kernel.addressable_shards[0].data.shape == ((8 // devices, 4) if split else (8, 4))
+
+
+def test_parameters_alone(tmp_path):
+    """The rest stays abstract, and is not even read: its bytes may be gone."""
+    abstract_state = spread(make_state(0), 2, True)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, make_state(3))
+        found = checkpoints.restore(abstract_state, only=("params", "step"))
+        assert_same((found.params, found.step), (make_state(3).params, make_state(3).step))
+        assert found.params["dense"]["kernel"].sharding == abstract_state.params["dense"]["kernel"].sharding
+        assert found.opt_state == abstract_state.opt_state and found.count == abstract_state.count
+        wrong = change("kernel", jax.ShapeDtypeStruct((8, 5), jnp.float32))
+        with pytest.raises(ValueError, match=r"leaf params\.dense\.kernel is float32\(8, 4\)"):
+            checkpoints.restore(wrong, only=("step",))
+
+
+def test_card_leaves_and_verification(tmp_path):
+    card = {"step": 3, "data": {"call": "a:b", "heldout": 0.1}, "licence": "CC BY 4.0", "levels": [1, None, True]}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, make_state(3), card)
+        checkpoints.save(4, make_state(4))
+        checkpoints.wait()
+        assert checkpoints.card(3) == card and checkpoints.card(4) == {}
+        leaves = checkpoints.leaves(3)
+        assert leaves["params.dense.kernel"] == ("float32", (8, 4)) and leaves["key"] == ("uint32", (2, 2))
+        assert len(leaves) == len(jax.tree.leaves(make_state(3)))
+        checkpoints.verify(3)
+        x = jnp.zeros(1000).at[7].set(1)
+        checkpoints.save(5, {"x": x})
+        checkpoints.wait()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(checkpoint, "_checksums", lambda state: np.asarray([1], np.uint32))
+            with pytest.raises(DamagedError, match="5: a leaf is not what was written"):
+                checkpoints.verify(5)
 
 
 def change(path: str, value) -> State:

@@ -67,7 +67,21 @@ def test_write_atomic_leaves_the_old_content_when_it_fails(tmp_path, monkeypatch
     monkeypatch.setattr(workdir.os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         workdir.write_atomic(path, "lost")
-    assert path.read_bytes() == b"newer"
+    assert path.read_bytes() == b"newer" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    """Their own files of the same name alone: not those of a process that lives, nor of another machine."""
+    host = workdir.os.uname().nodename
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = {f".f.{host}.{dead.pid}.tmp": False, f".f.{host}.{workdir.os.getppid()}.tmp": True,
+            f".f.elsewhere.{dead.pid}.tmp": True, f".g.{host}.{dead.pid}.tmp": True}  # fmt: skip
+    for name in left:
+        (tmp_path / name).write_text("half of i")
+    workdir.write_atomic(tmp_path / "f", "whole")
+    kept = {name for name, stays in left.items() if stays}
+    assert {p.name for p in tmp_path.iterdir()} == {"f", *kept} and (tmp_path / "f").read_text() == "whole"
 
 
 def test_alone(tmp_path):

@@ -16,8 +16,6 @@ from sde_lib import (
     DiagonalVP,
     GaussianMixture,
     LogSNRGrid,
-    StraightLine,
-    SubVP,
     as_is,
     gaussian,
     sample,
@@ -40,7 +38,7 @@ MODES = GaussianMixture(
     weights=jnp.asarray([0.4, 0.6]),
 )
 POINTS = jnp.asarray([[0.3, -0.4], [-0.9, 1.1], [1.2, 0.2], [0.1, 0.0]])
-ALIKE = together({"vp": VP(), "ve": VE(), "subvp": SubVP(), "straight_line": StraightLine()})
+ALIKE = together({name: SDES[name] for name in CLOSED} | {"ve": VE()})
 DIAGONAL = DiagonalVP(scales=np.asarray([1.0, 1.4]), speeds=np.asarray([0.8, 1.25]))
 # name: (process, where its flow is followed from and to)
 WAYS = {
@@ -48,7 +46,17 @@ WAYS = {
     "ve": (ALIKE["ve"], 0.75, 0.4),
     "subvp": (ALIKE["subvp"], 0.7, 0.2),
     "straight_line": (ALIKE["straight_line"], 0.8, 0.35),
+    "vp_slow": (ALIKE["vp_slow"], 0.7, 0.15),
+    "cosine": (ALIKE["cosine"], 0.75, 0.25),
+    "cosine_vp": (ALIKE["cosine_vp"], 0.75, 0.25),
+    "edm": (ALIKE["edm"], 3.0, 0.4),
+    "ornstein_uhlenbeck": (ALIKE["ornstein_uhlenbeck"], 1.2, 0.1),
     "diagonal_vp": (DIAGONAL, 0.7, 0.15),
+    "coefficients": (SDES["coefficients"], 0.75, 0.25),
+    "learned": (SDES["learned"], 0.66, 0.45),
+    "tabulated": (SDES["tabulated"], 0.64, 0.4),
+    "discrete_vp": (SDES["discrete_vp"], 0.7, 0.15),
+    "discrete_ve": (SDES["discrete_ve"], 0.75, 0.4),
 }
 
 
@@ -374,6 +382,10 @@ def moments(data, sde, t):
 
 
 @pytest.mark.parametrize(
+    "name_of_sde",
+    [pytest.param(way, marks=[] if way == "vp" else pytest.mark.slow) for way in WAYS if way != "diagonal_vp"],
+)
+@pytest.mark.parametrize(
     "solver_of",
     [
         lambda steps: SEEDS2(),
@@ -383,12 +395,13 @@ def moments(data, sde, t):
     ],
     ids=["seeds2", "sde_dpm++2m", "sde_dpm++3m", "edm_churn"],
 )
-def test_order_of_the_variance(solver_of, monkeypatch):
+def test_order_of_the_variance(solver_of, name_of_sde, monkeypatch):
     """The error of the end's mean and variance falls as N^-2 for all of them; EDM's with the churn as 1/N."""
-    sde, (_, _, last) = VP(), WAYS["vp"]
+    sde, _, last = WAYS[name_of_sde]
     data = gaussian(jnp.asarray([0.7]), jnp.asarray([0.5]))
     exact_mean, exact_std = (float(m[0]) for m in moments(data, sde, jnp.asarray(last)))
-    ends = end_moments(solver_of, sde, data, functools.partial(even, "vp"), (64, 128, 256), monkeypatch)
+    grid = functools.partial(even, name_of_sde)
+    ends = end_moments(solver_of, sde, data, grid, (64, 128, 256), monkeypatch)
     errors = [np.hypot(mean - exact_mean, variance - exact_std**2) for mean, variance in ends]
     rates = np.log2(np.asarray(errors[:-1]) / np.asarray(errors[1:]))
     assert np.all((rates > 1.8) & (rates < 2.5)), (errors, rates)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,10 @@ import optax
 import pytest
 
 from sde_lib import VP, PredictNoise, adam, dsm_loss, gaussian, init_state, make_eval_step, make_train_step, sample_keys
-from sde_lib.training import batch_loss, ema_rate, repeat
+from sde_lib.losses import UniformTime
+from sde_lib.parameterization import ScaledTime
+from sde_lib.pathwise import sliced_loss, transition_loss
+from sde_lib.training import batch_loss, ema_rate, repeat, times_of
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
 
@@ -138,3 +143,86 @@ def test_learning_rate_and_clipping():
     for _ in range(2):
         updates, state = clipped.update({"w": jnp.full(4, 7.0)}, state, params)
     np.testing.assert_allclose(updates["w"], -0.5 * jnp.ones(4), rtol=1e-5)  # g = 1 of 7, √v̂ = 1, eps = 1
+
+
+def spoilt(params, x, c_noise, *, cond=None, key=None, train=False):
+    """Not a number where c_noise = 999 t is above 800 and the third coordinate is positive."""
+    wrong = (c_noise[:, None] > 800) & (x[:, 2:] > 0)
+    return jnp.where(wrong, jnp.nan, network(params, x, c_noise / 999))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_it_says_where_the_loss_is_not_finite(accumulate):
+    """How many examples, and their range of t: those that the loss itself drew for them."""
+    seen = []
+
+    def spied(key, score_fn, sde, x0):
+        losses = dsm_loss(key, lambda x, t: seen.append(t) or score_fn(x, t), sde, x0)
+        seen.append(losses)
+        return losses
+
+    parameterization = PredictNoise(c_noise=ScaledTime(scale=999.0))
+    batch_loss(spoilt, PARAMS, VP(), parameterization, spied, jax.random.fold_in(jax.random.key(1), 0), {"x": X}, True)
+    t, losses = seen
+    bad = np.isnan(losses)
+    tx = optax.sgd(0.1)
+    step = make_train_step(spoilt, VP(), parameterization, dsm_loss, tx, accumulate=accumulate)
+    _, metrics = jax.jit(step)(fresh(tx), {"x": X})
+    assert 1 < np.sum(bad) < 20 and metrics["bad_examples"] == np.sum(bad) and np.isnan(metrics["loss"])
+    np.testing.assert_allclose([metrics["bad_t_low"], metrics["bad_t_high"]], [np.min(t[bad]), np.max(t[bad])])
+    _, metrics = jax.jit(make(tx))(fresh(tx), {"x": X})
+    assert metrics["bad_examples"] == 0 and metrics["bad_t_low"] == np.min(t) and metrics["bad_t_high"] == np.max(t)
+
+
+@pytest.mark.parametrize("loss", [dsm_loss, sliced_loss, transition_loss])
+@pytest.mark.parametrize("law", [None, UniformTime()])
+def test_the_times_of_a_loss_are_known_without_it(loss, law):
+    seen, key = [], jax.random.key(5)
+    loss = loss if law is None else partial(loss, sample_time=law)
+    loss(key, lambda x, t: seen.append(t) or -x, VP(), X)
+    np.testing.assert_allclose(times_of(loss, key, VP(), 64), seen[0], rtol=1e-6)
+    assert times_of(lambda key, score_fn, sde, x0: x0[:, 0], key, VP(), 64) is None
+
+
+def test_a_step_that_is_not_finite_is_skipped():
+    """Nothing but the step's number changes, and the next step is as if it had not been."""
+    tx = adam(warmup_steps=0)
+    step = jax.jit(make_train_step(network, VP(), PredictNoise(), dsm_loss, tx, skip=True))
+    before, _ = step(fresh(tx), {"x": X})
+    after, metrics = step(before, {"x": X.at[3].set(1e30)})
+    assert metrics["bad_examples"] == 1 and int(after.step) == 2
+    kept, same = (jax.tree.leaves(s.replace(key=None, step=None)) for s in (before, after))
+    assert all(np.array_equal(a, b) for a, b in zip(kept, same, strict=True))
+    usual = jax.jit(make_train_step(network, VP(), PredictNoise(), dsm_loss, tx))
+    expected, _ = usual(before.replace(step=before.step + 1), {"x": X})
+    found, _ = step(after, {"x": X})
+    np.testing.assert_array_equal(found.params["w"], expected.params["w"])
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+@pytest.mark.parametrize("loss", [dsm_loss, sliced_loss])
+def test_a_batch_in_parts_is_the_batch_at_once(loss, unroll):
+    """Loss, gradient and what comes of them to 1e-5, with labels and padding; and the parts are seen one at a time."""
+    seen = []
+
+    def watched(params, x, c_noise, *, cond=None, key=None, train=False):
+        seen.append((x.shape, cond.shape, train))
+        return network(params, x, c_noise) * cond[:, None] + (0.0 if key is None else 0.0 * jax.random.uniform(key))
+
+    tx, batch = optax.sgd(0.1), {"x": X, "label": jnp.linspace(-1, 2, 64, dtype=jnp.float32)}
+    batch["mask"] = (jnp.arange(64) % 7 > 0).astype(jnp.float32)
+    arguments = (VP(), PredictNoise(), loss, tx, 0.9)
+    once, metrics = jax.jit(make_train_step(watched, *arguments))(fresh(tx), batch)
+    assert {shapes[0] for shapes in seen} == {(64, 3)}
+    seen.clear()
+    parts, same = jax.jit(make_train_step(watched, *arguments, accumulate=4, unroll=unroll))(fresh(tx), batch)
+    assert set(seen) == {((16, 3), (16,), True)}
+    for name, value in metrics.items():
+        np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(parts.params["w"], once.params["w"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(parts.ema_params["w"], once.ema_params["w"], rtol=1e-5, atol=1e-6)
+
+
+def test_parts_of_a_batch_are_equal():
+    with pytest.raises(ValueError, match="a batch of 64 cannot be seen in 5 equal parts"):
+        make_train_step(network, VP(), PredictNoise(), dsm_loss, adam(), accumulate=5)(fresh(adam()), {"x": X})

@@ -1,0 +1,94 @@
+"""What an experiment is to reach, as data of its config, and whether a report reached it.
+
+config.eval.expected.distance = spec(Expected, figure="frechet.ratio", at_most=1.2)
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One figure: within `tolerance` of `value`, or between bounds.
+
+    `figure` names it as a report does: a metric's name (FID), or the way to a number (frechet.ratio, eval_loss,
+    bits.flow.mean). Over several seeds it is the mean that counts. `source` says whose figure it is.
+    """
+
+    figure: str
+    value: float | None = None
+    tolerance: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != (self.tolerance is None):
+            raise ValueError(f"{self.figure}: value and tolerance go together")
+        if self.value is None and self.at_least is None and self.at_most is None:
+            raise ValueError(f"{self.figure}: expected a value with its tolerance, or at_least or at_most")
+
+    def passes(self, measured: float) -> bool:
+        """Whether it is as expected; what is not finite is not."""
+        near = self.value is None or abs(measured - self.value) <= self.tolerance
+        above = self.at_least is None or measured >= self.at_least
+        below = self.at_most is None or measured <= self.at_most
+        return math.isfinite(measured) and near and above and below
+
+    def __str__(self) -> str:
+        near = [] if self.value is None else [f"{self.value:g} ± {self.tolerance:g}"]
+        above = [] if self.at_least is None else [f"at least {self.at_least:g}"]
+        below = [] if self.at_most is None else [f"at most {self.at_most:g}"]
+        return ", ".join(near + above + below) + (f" ({self.source})" if self.source else "")
+
+
+class Compared(NamedTuple):
+    """An expected figure beside the one of a report: mean, and standard deviation over seeds where there is one."""
+
+    name: str
+    expected: Expected
+    mean: float
+    sd: float | None
+
+    @property
+    def passed(self) -> bool:
+        return self.expected.passes(self.mean)
+
+
+def compare(expected: Mapping[str, Expected], report: Mapping[str, Any]) -> list[Compared]:
+    """Each beside what `report`, of run_lib.evaluate, holds. ValueError naming a figure that is not in it."""
+    return [Compared(name, one, *figure_of(report, one.figure)) for name, one in expected.items()]
+
+
+def figure_of(report: Mapping[str, Any], figure: str) -> tuple[float, float | None]:
+    """Mean and standard deviation over the seeds of a figure, or of a number that does not depend on seeds (None)."""
+    over_seeds = {**report.get("over_seeds", {}), **report.get("metrics", {}).get("figures", {})}
+    if figure in over_seeds:
+        return over_seeds[figure]["mean"], over_seeds[figure]["sd"]
+    numbers = flat_numbers(report)
+    if figure not in numbers:
+        raise ValueError(f"the report has no figure {figure!r}; it has {', '.join(sorted({*over_seeds, *numbers}))}")
+    return numbers[figure], None
+
+
+def flat_numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested dicts, by the way to them, joined by dots."""
+    found: dict[str, float] = {}
+    for name, value in report.items():
+        if isinstance(value, Mapping):
+            found |= flat_numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[prefix + name] = float(value)
+    return found
+
+
+def markdown(rows: list[Compared], seeds: int) -> str:
+    """A table: what, expected, measured, pass or fail."""
+    lines = [f"| figure | expected | measured, mean ± sd of {seeds} seeds | |", "|---|---|--:|---|"]
+    for row in rows:
+        spread = "" if row.sd is None else f" ± {row.sd:.2g}"
+        verdict = "pass" if row.passed else "FAIL"
+        lines.append(f"| {row.name} | {row.expected} | {row.mean:.4g}{spread} | {verdict} |")
+    return "\n".join(lines) + "\n"
