@@ -251,6 +251,7 @@ def test_rematerialisation_changes_neither_names_nor_gradients(name):
 TIMES = jnp.array([0.2, 0.4, 0.6, 0.8], jnp.float32)
 STD, MEANS = 0.5, jnp.array([-1.0, 1.0], jnp.float32)
 SHAPE = (4, 4, 1)
+WIDER = {"mlp": {"features": 64}}  # than the 16 pixels
 
 
 def examples(key, n):
@@ -271,7 +272,7 @@ def least_loss(sde, times, variance):
 @each_network
 def test_the_loss_comes_near_the_least_that_there_is(name):
     """Noise prediction, told class and noise level; NCSNv2, which is not told it, at one level."""
-    net = LinenNetwork(NETWORKS[name](num_classes=2))
+    net = LinenNetwork(NETWORKS[name](num_classes=2, **WIDER.get(name, {})))
     sde, times = VP(), TIMES[1:2] if name in BLIND else TIMES
     label = PredictNoise(c_noise=ScaledTime(scale=5.0, offset=-1.0))
 

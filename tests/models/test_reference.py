@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from io_lib.msgpack_file import read_msgpack
 from io_lib.torch_file import read_torch
-from models import LinenNetwork, NCSNpp
+from models import LinenNetwork, NCSNpp, NCSNv2, ncsnv2_levels
 from models.blocks import AttentionBlock
 from models.layers import GroupNorm, conv3x3, dense
 from models.reference import from_flax, from_torch, parameter_shapes, torch_parameters, torch_trainable
@@ -183,3 +183,63 @@ def test_buffers_and_what_is_not_trained():
     parameters = torch_parameters(model)
     assert set(model) - set(parameters) == {"module.sigmas"} and len(parameters) == 225
     assert set(parameters) - set(torch_trainable(parameters)) == {"module.all_modules.0.W"}
+
+
+def torch_names_of_ncsnv2_256():
+    """(name, shape) of each parameter for images of 256 x 256, as the PyTorch code of NCSNv2 has them; nf = 1."""
+    conv = lambda name, i, o, k=3, bias=True: [  # noqa: E731
+        (f"{name}.weight", (o, i, k, k)), *([(f"{name}.bias", (o,))] if bias else [])]  # fmt: skip
+    norm = lambda name, c: [(f"{name}.{leaf}", (c,)) for leaf in ("alpha", "gamma", "beta")]  # noqa: E731
+    yield from conv("begin_conv", 3, 1)
+    yield from norm("normalizer", 1)
+    yield from conv("end_conv", 1, 3)
+    widths = {"1": (1, 1, 1), "2": (1, 2, 1), "3": (2, 2, 1), "31": (2, 2, 1), "4": (2, 4, 2), "5": (4, 4, 4)}
+    for label, (i, o, dilation) in widths.items():
+        pooled, down = dilation == 1 and label != "1", label != "1"
+        first = i if down else o
+        yield from conv(f"res{label}.0.conv1", i, first)
+        yield from norm(f"res{label}.0.normalize2", first)
+        yield from conv(f"res{label}.0.conv2.conv" if pooled else f"res{label}.0.conv2", first, o)
+        if down:
+            yield from conv(f"res{label}.0.shortcut" + ".conv" * pooled, i, o, 1 if pooled else 3)
+        yield from norm(f"res{label}.0.normalize1", i)
+        for part in ("conv1", "conv2"):
+            yield from conv(f"res{label}.1.{part}", o, o)
+        for part in ("normalize1", "normalize2"):
+            yield from norm(f"res{label}.1.{part}", o)
+    refines = {
+        "1": ((4,), 4),
+        "2": ((4, 4), 2),
+        "3": ((2, 2), 2),
+        "31": ((2, 2), 2),
+        "4": ((2, 2), 1),
+        "5": ((1, 1), 1),
+    }
+    for label, (inputs, o) in refines.items():
+        name = f"refine{label}"
+        for n, i in enumerate(inputs):
+            for unit in ("1_1", "1_2", "2_1", "2_2"):
+                yield from conv(f"{name}.adapt_convs.{n}.{unit}_conv", i, i, bias=False)
+            if len(inputs) > 1:
+                yield from conv(f"{name}.msf.convs.{n}", i, o)
+        for unit in range(1, 4 if label == "5" else 2):
+            for stage in (1, 2):
+                yield from conv(f"{name}.output_convs.{unit}_{stage}_conv", o, o, bias=False)
+        for n in range(2):
+            yield from conv(f"{name}.crp.convs.{n}", o, o, bias=False)
+
+
+@pytest.mark.slow
+def test_names_of_a_torch_file_with_six_levels():
+    """Level 31 comes between 3 and 4 on the way down, and its refine block before that of 3 on the way up."""
+    names = dict(torch_names_of_ncsnv2_256())
+    theirs = {f"module.{name}": np.full(shape, i, np.float32) for i, (name, shape) in enumerate(names.items())}
+    shapes = parameter_shapes(LinenNetwork(NCSNv2(nf=1, **ncsnv2_levels(256))), (32, 32, 3))
+    ours = from_torch(theirs, shapes)
+    number = lambda leaf: list(names)[int(np.ravel(leaf)[0])]  # noqa: E731
+    assert number(ours["DilatedBlock_6"]["ConvMeanPool_0"]["Conv_0"]["kernel"]) == "res31.0.conv2.conv.weight"
+    assert number(ours["DilatedBlock_8"]["Conv_2"]["kernel"]) == "res4.0.shortcut.weight"
+    assert number(ours["DilatedBlock_9"]["InstanceNormPlus_1"]["gamma"]) == "res4.1.normalize2.gamma"
+    assert number(ours["RefineBlock_2"]["MSFBlock_0"]["Conv_1"]["bias"]) == "refine31.msf.convs.1.bias"
+    assert number(ours["RefineBlock_3"]["RCUBlock_1"]["Conv_2"]["kernel"]) == "refine3.adapt_convs.1.2_1_conv.weight"
+    assert number(ours["RefineBlock_5"]["RCUBlock_2"]["Conv_5"]["kernel"]) == "refine5.output_convs.3_2_conv.weight"
