@@ -183,8 +183,8 @@ def spoilt(root):
     saved(root / "all" / "float.tiff", Image.fromarray(np.zeros((2, 2), np.float32)))
     return {
         "cut.jpg": "truncated",
-        "empty.png": "cannot identify",
-        "text.png": "cannot identify",
+        "empty.png": "the file is empty",
+        "text.png": "it is no image of the formats PNG, JPEG",
         "float.tiff": "mode F",
     }
 
