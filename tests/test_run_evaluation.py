@@ -244,5 +244,10 @@ def test_what_is_done_is_not_done_again(trained, tmp_path, monkeypatch):
     features.protocol = {"features": "others"}
     run_lib.evaluate(trained, 450, 20, config, folder="cut")
     assert len(calls) == 40
+    left[0] = 2
+    with pytest.raises(KeyboardInterrupt):
+        run_lib.stats(config, tmp_path / "s.npz")
+    assert [path.name for path in tmp_path.iterdir()] == [".s.npz.underway"] and len(calls) == 42
+    left[0] = 99
     run_lib.stats(config, tmp_path / "s.npz")
-    assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["s.npz"] and len(calls) == len(set(calls[40:])) + 40 == 47
