@@ -213,7 +213,7 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
         report["loss_of_t"] = curve
         pictures.plot_loss_over_time(folder / "loss_of_t.png", **curve)
     if with_bits:
-        report["bits"] = run_likelihood.bits_of(trained, dataset, seed)
+        report["bits"] = run_likelihood.bits_of(trained, dataset, seed, folder)
         if report["bits"] is None:
             return None
         text += "\n" + run_likelihood.text_of(report["bits"])
