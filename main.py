@@ -1,8 +1,8 @@
 """python main.py --config=configs/digits.py --workdir=runs/digits --mode=train
 
-Flags to run_lib, and nothing else; the modes are train, sample, eval, stats, data, check, suggest, import and inspect.
-Sampling, evaluation and inspection read the config from the work directory; stats, data, check and suggest need a
-config alone; import makes a work directory from a config and a published checkpoint.
+Flags to run_lib, and nothing else; the modes are train, sample, eval, stats, data, check, suggest, import, inspect
+and plan. Sampling, evaluation and inspection read the config from the work directory; stats, data, check, suggest and
+plan need a config alone; import makes a work directory from a config and a published checkpoint.
 """
 
 import sys
@@ -12,8 +12,8 @@ from absl import flags, logging
 from configs.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import load_config
 
-MODES = ("train", "sample", "eval", "stats", "data", "check", "suggest", "import", "inspect")
-WITHOUT_WORKDIR = ("stats", "data", "check", "suggest")
+MODES = ("train", "sample", "eval", "stats", "data", "check", "suggest", "import", "inspect", "plan")
+WITHOUT_WORKDIR = ("stats", "data", "check", "suggest", "plan")
 
 define_config_flag()
 flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
@@ -23,11 +23,13 @@ flags.DEFINE_enum(
     MODES,
     "train (resumes by itself), sample or eval a run; stats of the data, for evaluations; data: what they are; "
     "check the config's SDE, suggest its parameters; "
-    "import a published checkpoint; inspect: what a run's newest checkpoint holds.",
+    "import a published checkpoint; inspect: what a run's newest checkpoint holds; "
+    "plan: what training takes of memory.",
 )
 flags.DEFINE_string("checkpoint", None, "To import: a checkpoint of score_sde (flax) or score_sde_pytorch (.pth).")
 flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
 flags.DEFINE_string("eval_folder", "eval", "Where in the work directory evaluation writes.")
+flags.DEFINE_string("memory", None, "To plan: what each device has, 16GiB or 500MB, if not its own limit.")
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
 flags.DEFINE_boolean("animate", False, "Sampling also draws the way from noise to data: samples/animation.gif.")
@@ -79,6 +81,10 @@ def main(config):
             from run_inspect import inspect
 
             inspect(FLAGS.workdir)
+        elif FLAGS.mode == "plan":
+            from run_plan import plan
+
+            plan(config, FLAGS.memory)
         else:
             run_lib.evaluate(FLAGS.workdir, FLAGS.num_samples, FLAGS.seed, config, folder=FLAGS.eval_folder)
     except (FloatingPointError, SDECheckError, OSError) as error:

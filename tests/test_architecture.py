@@ -22,6 +22,7 @@ OURS = PACKAGES | {
     "run_lib",
     "run_likelihood",
     "run_parts",
+    "run_plan",
     "run_sampling",
     "run_training",
     "main",
