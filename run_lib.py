@@ -38,7 +38,7 @@ from run_parts import (
     unlabelled,
 )
 from run_sampling import Trained, open_trained, require_animation, samples_of
-from run_training import Run
+from run_training import Run, check_shapes
 from sde_lib import ScoreModel, check_sde
 from sde_lib import suggest as suggest_parameters
 from sde_lib.check import Report
@@ -82,6 +82,7 @@ def train(
     parts, layout, training = build_parts(config), make_layout(devices), config.training
     given = dataset is not None
     dataset = load_data(config, layout) if dataset is None else check_data(config, log_shared(dataset), layout)
+    check_shapes(config, parts, layout)
     try:
         batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip)
         checkpoints = Checkpoints(Path(directory) / "checkpoints", training.keep_newest, training.keep_every or None)
@@ -213,7 +214,7 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
         report["loss_of_t"] = curve
         pictures.plot_loss_over_time(folder / "loss_of_t.png", **curve)
     if with_bits:
-        report["bits"] = run_likelihood.bits_of(trained, dataset, seed)
+        report["bits"] = run_likelihood.bits_of(trained, dataset, seed, folder)
         if report["bits"] is None:
             return None
         text += "\n" + run_likelihood.text_of(report["bits"])

@@ -1,6 +1,7 @@
 """Bits per dimension of a data split, by the flow and, where asked for, by the reverse SDE: kept batch by batch."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,8 +26,8 @@ def wanted(config: ConfigDict) -> bool:
     return bool(split)
 
 
-def bits_of(trained: Trained, dataset: Dataset, seed: int) -> dict | None:
-    """What config.eval.bits asks for, as numbers that JSON can hold; the values of each example in eval/bits_SPLIT.npz.
+def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict | None:
+    """What config.eval.bits asks for, as numbers that JSON can hold; each example's values in folder/bits_SPLIT.npz.
 
     split, count   of the examples, from the first
     flow           bits per dimension of the ODE: mean and its standard error over the examples, which holds the spread
@@ -44,7 +45,6 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int) -> dict | None:
     model = jax.device_put(trained.model.replace(split=trained.layout.split), trained.layout.copied)
     levels = levels_of(trained) if options.elbo_times else None
     asked = {"bits": options.to_dict() | {"count": 0}, "likelihood": config.eval.get("likelihood"), "data": config.data}
-    folder = trained.directory / "eval"
     shards = Shards(folder / "shards", f"bits_{options.split}_step{trained.step}", made_with(trained, seed, asked))
     if not evaluate_missing(model, shards, source, count, levels, config, seed):
         return None

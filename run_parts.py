@@ -224,11 +224,23 @@ def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:
     for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
         if size < 1 or size % layout.count:
             raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
+    check_numbers(config)
     size, parts = config.training.batch_size, config.training.get("accumulate", 1)
     if parts < 1 or size % (parts * layout.count):
         raise ConfigError(f"config.training.accumulate={parts}: a batch of {size} on {layout.count} devices cannot be "
                           f"seen in so many equal parts")  # fmt: skip
     return dataset
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """ConfigError for a number of config.training that could mean nothing."""
+    training = config.training
+    least = {name: 0 for name in ("log_every", "eval_every", "sample_every", "checkpoint_every", "steps_per_call")}
+    for name, low in {"num_steps": 1, "snapshot_size": 1, **least}.items():
+        if not low <= training[name] < 2**31:
+            raise ConfigError(f"config.training.{name}={training[name]}: expected {low} or more, below 2^31")
+    if not 0 <= training.ema < 1:
+        raise ConfigError(f"config.training.ema={training.ema}: expected 0 or more, below 1")
 
 
 def unlabelled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs.spec import ConfigError
 from data_lib import Dataset, Waits, eval_batches
 from io_lib import pictures
 from io_lib.metrics import Progress
@@ -19,6 +20,7 @@ from run_parts import (
     SNAPSHOT,
     Layout,
     Parts,
+    abstract_state,
     all_finite,
     is_image,
     picture_scale,
@@ -45,6 +47,20 @@ def train_steps(config: ConfigDict, parts: Parts, layout: Layout) -> tuple:
 
 def steps_per_call(config: ConfigDict) -> int:
     return config.training.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
+
+
+def check_shapes(config: ConfigDict, parts: Parts, layout: Layout) -> None:
+    """Follows the shapes through a step of training; ConfigError where they do not go through.
+
+    What a config may still have wrong by then are values that no type tells, of the network above all: a width of −1.
+    """
+    try:
+        state = abstract_state(config, parts, layout)
+        x = jax.ShapeDtypeStruct((config.training.batch_size, *config.shape), jnp.float32)
+        jax.eval_shape(train_steps(config, parts, layout)[0], state, {"x": x})
+    except Exception as error:  # of any class: it is the networks', the processes' and JAX's own
+        what = f"{type(error).__name__}: {error}".split("\n\n")[0]
+        raise ConfigError(f"config: no step of training can be made of it: {' '.join(what.split())[:300]}") from error
 
 
 class Run:

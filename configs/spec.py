@@ -77,7 +77,7 @@ def _construct(kind: str, values: dict, path: str) -> Any:
     try:
         return target(**kwargs)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: {target.__qualname__}: {error}") from error
+        raise ConfigError(f"{path}: {target.__qualname__}: {' '.join(str(error).split())}") from error
 
 
 def _section(kind: str, target: Callable, kwargs: dict) -> ConfigDict:

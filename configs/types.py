@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.names import ConfigError
+from configs.names import ConfigError, nearest
 
 _SCALARS = (bool, int, float, str)  # bool first: a bool is an int to Python, but not to a config
 _SEQUENCES = (tuple, list, Sequence)
@@ -52,12 +52,26 @@ def _fit(value: Any, annotation: Any, default: Any, where: str) -> Any:
     if isinstance(value, tuple):
         item = _item_annotation(annotation)
         value = tuple(_fit(v, item, inspect.Parameter.empty, f"{where}[{i}]") for i, v in enumerate(value))
+    if type(value) is int and kinds is not None and int not in kinds and float in kinds:
+        value = float(value)
     if kinds is None or type(value) in kinds or isinstance(value, Mapping | ConfigDict):
-        return value
-    if type(value) is int and float in kinds:
-        return float(value)
+        return _allowed(value, annotation, where)
     expected = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
     raise ConfigError(f"{where} expects {expected}, got {type(value).__name__} {value!r}")
+
+
+def _allowed(value: Any, annotation: Any, where: str) -> Any:
+    """The value again, or ConfigError where a Literal, alone or in a union, lists others of its type."""
+    unions = (typing.Union, types.UnionType)
+    members = typing.get_args(annotation) if typing.get_origin(annotation) in unions else (annotation,)
+    known = [
+        arg for member in members if typing.get_origin(member) is typing.Literal for arg in typing.get_args(member)
+    ]
+    if type(value) not in {type(arg) for arg in known} or type(value) in members or value in known:
+        return value
+    choices = ", ".join(map(repr, known))
+    hint = f"; {nearest(value, known)}" if all(type(arg) is str for arg in known) else ""
+    raise ConfigError(f"{where} expects one of {choices}, got {value!r}{hint}")
 
 
 def _from_annotation(annotation: Any) -> tuple[type, ...] | None:

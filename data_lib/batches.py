@@ -97,12 +97,14 @@ def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any
     `put` places a batch on the devices. An exception of either reaches the consumer at the step that it
     belongs to. Closing the generator ends the threads, each after the batch that it is at.
     """
-    if start >= stop:
-        return
-    import grain
+    import grain  # when it is called, not when the first batch is waited for
 
     options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
-    with contextlib.closing(iter(as_grain(batches, start, stop).map(put).to_iter_dataset(options))) as feed:
+    return _until_closed(as_grain(batches, start, max(start, stop)).map(put).to_iter_dataset(options))
+
+
+def _until_closed(dataset) -> Iterator[Any]:
+    with contextlib.closing(iter(dataset)) as feed:
         yield from feed
 
 

@@ -34,6 +34,10 @@ class UnreadableError(ValueError):
     """A file that a rule refuses, or that its format does not allow: the message is the reason."""
 
 
+class ReadError(OSError, ValueError):
+    """Data that were there at the start cannot be read: also when a run is under way."""
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """A file, and why it is not among the examples."""
@@ -93,8 +97,8 @@ def decode_all(
 ) -> tuple[list[Any], list[int], tuple[Unreadable, ...]]:
     """(decode(path) of the files that can be read, their places in `paths`, the files that cannot), in order.
 
-    `on_error="raise"` decodes all, then raises one ValueError with the count and the first paths; "skip" logs it.
-    ValueError also where none can be read.
+    `on_error="raise"` decodes all, then raises one ReadError (a ValueError) with the count and the first paths; "skip"
+    logs it. ReadError also where none can be read.
     """
     require_rule(on_error)
     results, places, bad = [], [], []
@@ -120,13 +124,13 @@ def attempt(decode: Callable[[str], Any], path: str) -> Any:
 
 
 def report(bad: Sequence[Unreadable], total: int, on_error: str, name: str) -> None:
-    """A ValueError, or a warning in the log, with the count and the first of the files; nothing if there are none."""
+    """A ReadError, or a warning in the log, with the count and the first of the files; nothing if there are none."""
     if not bad:
         return
     shown = "; ".join(map(str, bad[:MAX_SHOWN])) + ("; ..." if len(bad) > MAX_SHOWN else "")
     if on_error == "raise":
         hint = "" if len(bad) == total else '; on_error="skip" leaves them out'
-        raise ValueError(f"{name}: {len(bad)} of {total} files cannot be read{hint}: {shown}")
+        raise ReadError(f"{name}: {len(bad)} of {total} files cannot be read{hint}: {shown}")
     log.warning("%s: skipped %d of %d files that cannot be read: %s", name, len(bad), total, shown)
 
 

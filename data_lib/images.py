@@ -19,7 +19,7 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_lib import files
 from data_lib.files import Unreadable, UnreadableError
@@ -74,7 +74,7 @@ def from_folder(
 
 def read_image(path: str | PathLike, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)):
     """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow's."""
-    with Image.open(path, formats=FORMATS) as file:
+    with _open(path) as file:
         return made_to(ImageOps.exif_transpose(_eight_bits(file)), shape, background)
 
 
@@ -159,8 +159,17 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _opened(path: str) -> None:
-    with Image.open(path, formats=FORMATS):
+    with _open(path):
         pass
+
+
+def _open(path: str | PathLike) -> Image.Image:
+    try:
+        return Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        empty = Path(path).stat().st_size == 0
+        reason = "the file is empty" if empty else f"it is no image of the formats {', '.join(FORMATS)}"
+        raise UnreadableError(reason) from error
 
 
 def _labels(root: Path, names: list[str], labels: str) -> tuple[tuple[str, ...], np.ndarray | None]:

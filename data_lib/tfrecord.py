@@ -42,8 +42,13 @@ class TFRecordSource:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Batch:
+        try:
+            return self._image(index, f"{self.path}, record {index}")
+        except ValueError as error:
+            raise files.ReadError(str(error)) from error
+
+    def _image(self, index: int, where: str) -> Batch:
         start, end = self._places[index]
-        where = f"{self.path}, record {index}"
         features = parse_example(self._bytes[start:end], where)
         shape, data = features.get("shape"), features.get("data")
         if shape is None or data is None or len(shape) != 3 or len(data) != 1:

@@ -74,8 +74,9 @@ class Moments:
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 images, got {self.count}")
         if self.count <= len(self.mean):
+            d = len(self.mean)
             warnings.warn(
-                f"{self.count} images give no full-rank covariance of {len(self.mean)} features", stacklevel=2
+                f"{self.count} images give no full-rank covariance of {d} features: {d + 1} are needed", stacklevel=2
             )
         return self.scatter / (self.count - 1)
 

@@ -11,6 +11,8 @@ from sde_lib.bits import elbo as elbo
 from sde_lib.bits import nats_to_bits as nats_to_bits
 from sde_lib.check import SDECheckError as SDECheckError
 from sde_lib.check import check_sde as check_sde
+from sde_lib.dequantisation import Dequantiser as Dequantiser
+from sde_lib.dequantisation import fit_dequantiser as fit_dequantiser
 from sde_lib.divergence import Exact as Exact
 from sde_lib.divergence import Hutchinson as Hutchinson
 from sde_lib.divergence import HutchPlusPlus as HutchPlusPlus

@@ -184,11 +184,12 @@ class ProbabilityFlowODE(Node):
     """The probability-flow ODE with each sample's own steps (`Adaptive`), from t_max to the later of t_end and t_min.
 
     Sample i is a function of keys[i] alone, up to rounding, which may move a step and with it the sample within the
-    tolerance; the batch runs until its slowest sample has arrived. The score is evaluated under `vmap`, on batches of
-    one.
+    error; the batch runs until its slowest sample has arrived. Between two modes errors grow: at a tolerance of 10⁻⁵
+    two choices of steps were up to 5·10⁻⁴ apart, at the default's 10⁻⁶, for half as many evaluations again, 8·10⁻⁶
+    (64 samples of a mixture, exact scores, five processes). A score that is coarser than float32 wants a looser one.
     """
 
-    ode: Adaptive = Adaptive()
+    ode: Adaptive = Adaptive(rtol=1e-6, atol=1e-6)
     t_end: Scalar = 0.0
     denoise: Callable = static(as_is)
     nfe: ClassVar[None] = None
@@ -210,10 +211,7 @@ class ProbabilityFlowODE(Node):
         x_T = prior_draw(keys, sde, shape, x_T)
         t_end = _end(self, sde)
 
-        def solve(x):
-            return self.ode.between(lambda x, t: flow(x[None], t, sde, score_fn)[0], x, sde.t_max, t_end)
-
-        x, evaluations = jax.vmap(solve)(x_T)
+        x, evaluations = self.ode.between(lambda x, t: flow(x, t, sde, score_fn), x_T, sde.t_max, t_end)
         return self.denoise(SolverState(x, x), t_end, sde, score_fn), evaluations + getattr(self.denoise, "nfe", 0)
 
 

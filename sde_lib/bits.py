@@ -45,6 +45,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from sde_lib.dequantisation import Dequantiser
 from sde_lib.likelihood_training import log_snr_quantile, log_snr_range
 from sde_lib.losses import dequantise
 from sde_lib.noise import fold
@@ -59,9 +60,11 @@ def bits_per_dim(
     *,
     bin_width=None,
     samples: int = 1,
+    dequantiser: Dequantiser | None = None,
 ) -> Float[Array, " B"]:
     """Bits per dimension (2) of discrete data x, by (1) with k = `samples`; an upper bound in expectation.
 
+    u is uniform, or drawn by `dequantiser` and weighed accordingly (`sde_lib.dequantisation`).
     `log_prob` is (keys, x) → log density in nats [B]. `bin_width` is Δ in model space, a number or one a coordinate:
     2/255 for 8-bit images carried linearly from 0 … 255 to [−1, 1]. For k > 1 `log_prob` must be exact: noise in it,
     such as a trace estimated by probes, is averaged as exp(noise), which may break the bound. ValueError without a
@@ -77,10 +80,13 @@ def bits_per_dim(
 
     def draw(j):
         noise_keys, model_keys = fold(fold(keys, j), 0), fold(fold(keys, j), 1)
-        return log_prob(model_keys, dequantise(noise_keys, x, bin_width))
+        if dequantiser is None:
+            return log_prob(model_keys, dequantise(noise_keys, x, bin_width))
+        u, log_q = dequantiser(noise_keys, x)
+        return log_prob(model_keys, x + width * u) - log_q
 
-    log_density = jax.nn.logsumexp(jax.lax.map(draw, jnp.arange(samples)), axis=0) - math.log(samples)
     width = jnp.broadcast_to(_width(bin_width, x), x.shape)
+    log_density = jax.nn.logsumexp(jax.lax.map(draw, jnp.arange(samples)), axis=0) - math.log(samples)
     return nats_to_bits(log_density + jnp.sum(jnp.log(width), axis=tuple(range(1, x.ndim))), x[0].size)
 
 

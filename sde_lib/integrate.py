@@ -1,29 +1,69 @@
 """Ordinary differential equations over the whole of a process: dy/dt = field(y, t) between t_min and t_max.
 
-`Adaptive` and `Fixed` serve likelihoods, encoding and decoding alike; the state y of one event is any pytree, and many
-events are solved under `vmap`, each with its own steps. Under `jit` a failure cannot raise: what is late is NaN.
+`Adaptive` and `Fixed` serve likelihoods, encoding and decoding alike. The state y is any pytree of leaves [B, ...], a
+row for each event, and the field is evaluated on the whole batch at once, with t of shape [B]. In `Adaptive` each row
+has a time and steps of its own: it is a function of the same row of the start alone, where the field's rows are.
+
+A step is tried by a pair of Runge–Kutta rules of orders p and p − 1, which differ by e, and
+
+    E = max over the leaves of √mean (e/(atol + rtol |y|))²,                                                (1)
+    y, u ← y', u + h  where E < 1;     h ← h θ E^{−1/p}, at most what is left                               (2)
+
+with θ = 0.9 (Hairer, Nørsett & Wanner 1993, section II.4). Here h is also rounded to the nearest power of 2^¼.
+Otherwise it would follow E to the last digit, and so the way a sum is rounded, which differs between batches and
+devices. In float32 e holds some per cent of rounding at a tolerance of 10⁻⁵, so that a step may still fall on another
+rung, and the solution then moves within the tolerance.
+
+Under `jit` a failure cannot raise: what is late is NaN.
 """
 
 from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 from sde_lib.node import Node, Scalar, static
 from sde_lib.sampling import Grid, PowerGrid
-from sde_lib.sde import SDE
+from sde_lib.sde import SDE, expand
+
+SAFETY = 0.9
+"""θ of (2)."""
+FIRST_STEP = 2.0**-6
+"""The first h, and its least: shorter steps than that are none. Both in units of the whole way."""
+LEAST_STEP = 2.0**-40
+
+Field = Callable[[PyTree, Float[Array, " B"]], PyTree]
+"""(y, t) → dy/dt, with leaves [B, ...] and t [B]."""
+
+
+class _Rows(NamedTuple):
+    """The rows between tries: y, its slope there, the share of the way that is done, the next h and the tries so far,
+    in floats as diffrax wants them."""
+
+    y: PyTree
+    slope: PyTree
+    done: Float[Array, " B"]
+    h: Float[Array, " B"]
+    tries: Float[Array, " B"]
+
+    def moving(self) -> Bool[Array, " B"]:
+        """Those that have not arrived, nor shrunk their steps to nothing."""
+        return (self.done < 1) & (self.h > LEAST_STEP)
 
 
 class Adaptive(Node):
-    """An explicit Runge–Kutta pair of diffrax, each sample with steps of its own, within rtol |y| + atol of error each.
+    """An explicit Runge–Kutta pair of diffrax, each row with steps of its own by (1) and (2).
 
     The variable is u = t^{1/power}. Near the data the flow of a process with σ² ∝ t moves as √t, and in t itself takes
     twice as many evaluations: on digits, at the default tolerance, 186 in t, 91 in t^{1/2} and 90 in t^{1/3}.
 
     NaN where `max_steps` steps, rejected ones included, were not enough. Where y has several leaves, each is held to
-    the tolerance by its own root mean square. Times are of y's dtype.
+    the tolerance by its own root mean square. Times are of y's dtype. Gradients are those of the steps taken; there is
+    none through their choice.
     """
 
     rtol: Scalar = 1e-5
@@ -32,42 +72,124 @@ class Adaptive(Node):
     method: diffrax.AbstractERK = static(diffrax.Tsit5())
     max_steps: int = static(4096)
 
-    def __call__(self, field: Callable, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, ""]]:
-        """(y at the other end, evaluations of the field), by dy/dt = field(y, t) from t_min or from t_max."""
+    def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
+        """(y at the other end, evaluations of the field for each row), by dy/dt = field(y, t) from t_min or t_max."""
         return self.between(field, y, *((sde.t_min, sde.t_max) if to_noise else (sde.t_max, sde.t_min)))
 
-    def between(self, field: Callable, y: PyTree, t0, t1) -> tuple[PyTree, Integer[Array, ""]]:
-        """(y at t1, evaluations of the field), from y at t0; times are not negative, and t1 may be before t0."""
-        dtype = jnp.result_type(*jax.tree.leaves(y))
-        power, fsal = jnp.asarray(self.power, dtype), int(self.method.tableau.fsal)
-        u0, u1 = (jnp.asarray(t, dtype) ** (1 / power) for t in (t0, t1))
+    def between(self, field: Field, y: PyTree, t0, t1) -> tuple[PyTree, Integer[Array, " B"]]:
+        """(y at t1, evaluations of the field for each row), from y at t0; times are not negative, and t1 may be before
+        t0. A row's evaluations are its own, without those made while it waited for others."""
+        none = jnp.zeros(len(jax.tree.leaves(y)[0]), jnp.result_type(*jax.tree.leaves(y)))
+        power = jnp.asarray(self.power, none.dtype)
+        u0, u1 = (jnp.asarray(t, none.dtype) ** (1 / power) for t in (t0, t1))
 
-        def slope(y, u):
-            """dy/du."""
-            return jax.tree.map(lambda dy: power * u ** (power - 1) * dy, field(y, u**power))
+        def slope(y, done):
+            """dy/d(done), with u = u0 + (u1 − u0) done."""
+            u = u0 + (u1 - u0) * done
+            return _scaled((u1 - u0) * power * u ** (power - 1), field(y, u**power))
 
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda u, y, _: slope(y, u)),
-            self.method,
-            u0,
-            u1,
-            (u1 - u0) / 100,
-            y,
-            # The first stage of a step is the last of the one before. So given, it is evaluated once.
-            solver_state=(jnp.asarray(False), slope(y, u0)) if fsal else None,
-            stepsize_controller=diffrax.PIDController(
-                jnp.asarray(self.rtol, dtype), jnp.asarray(self.atol, dtype), norm=_largest_rms
-            ),
-            max_steps=self.max_steps,
-            throw=False,
-        )
-        arrived = solution.result == diffrax.RESULTS.successful
-        y = jax.tree.map(lambda leaf: jnp.where(arrived, leaf[0], jnp.nan), solution.ys)
-        return y, fsal + solution.stats["num_steps"] * (self.method.tableau.num_stages - fsal)
+        reused = int(self.method.tableau.fsal)  # a step's last stage is then the first of the next
+        rows = _Rows(y, slope(y, none) if reused else y, none, none + FIRST_STEP, none)
+        rows = _repeat(lambda rows: self._try(slope, rows), rows, self.max_steps)
+        y = jax.tree.map(lambda leaf: _where(rows.done == 1, leaf, jnp.nan), rows.y)
+        return y, reused + rows.tries.astype(int) * (self.method.tableau.num_stages - reused)
 
     def coarser(self):
         """(This with ten times the tolerance, the share of the difference that is our error: 1/9 if proportional)."""
         return self.replace(rtol=10 * self.rtol, atol=10 * self.atol), 1 / 9
+
+    def _try(self, slope, rows: _Rows) -> _Rows:
+        """One step tried by each row that moves."""
+        moving, left = rows.moving(), 1 - rows.done
+        h = jnp.where(moving, jnp.minimum(rows.h, left), 0.0)
+        y, error, last = _step(self.method.tableau, slope, rows, h)
+        E = self._size(error, rows.y, y)
+        accepted = moving & (E < 1)
+        factor = jnp.clip(SAFETY * E ** (-1 / self.method.order(None)), 0.2, jnp.where(accepted, 10.0, SAFETY))
+        choose = lambda new, old: jax.tree.map(lambda a, b: _where(accepted, a, b), new, old)  # noqa: E731
+        return _Rows(
+            y=choose(y, rows.y),
+            slope=choose(last, rows.slope),
+            done=jnp.where(accepted, jnp.where(h == left, 1.0, rows.done + h), rows.done),
+            h=jnp.where(moving, _rounded(h * factor), rows.h),
+            tries=rows.tries + moving.astype(h.dtype),
+        )
+
+    def _size(self, error: PyTree, before: PyTree, after: PyTree) -> Float[Array, " B"]:
+        """E of (1), |y| being the larger of both ends; 10³⁰ where it is not finite, and so never accepted."""
+
+        def rms(e, before, after):
+            scaled = e / (self.atol + self.rtol * jnp.maximum(jnp.abs(before), jnp.abs(after)))
+            return jnp.sqrt(jnp.mean(scaled**2, axis=tuple(range(1, e.ndim))))
+
+        sizes = jax.tree.leaves(jax.tree.map(rms, *jax.lax.stop_gradient((error, before, after))))
+        E = jnp.max(jnp.stack(sizes), axis=0)
+        return jnp.clip(jnp.where(jnp.isfinite(E), E, 1e30), 1e-30)
+
+
+def _step(tableau: diffrax.ButcherTableau, slope, rows: _Rows, h) -> tuple[PyTree, PyTree, PyTree]:
+    """(y after a step h, the error e, the slope of the last stage) by the stages k_i = slope(y + h Σ_j a_ij k_j, …)."""
+    first, stages = int(tableau.fsal), tableau.num_stages
+    a = np.zeros((stages, stages))
+    a[np.tril_indices(stages, -1)] = np.concatenate(tableau.a_lower)
+    c = np.concatenate([[0.0], tableau.c])
+
+    def moved(weights, slopes):
+        return jax.tree.map(lambda y, k: y + expand(h, y) * jnp.tensordot(weights, k, 1), rows.y, slopes)
+
+    @jax.checkpoint
+    def stage(carry, which):
+        slopes, _ = carry
+        i, a, c = which
+        y = moved(a, slopes)
+        k = slope(y, rows.done + c * h)
+        return (jax.tree.map(lambda all_of_them, k: all_of_them.at[i].set(k), slopes, k), y), None
+
+    slopes = jax.tree.map(lambda k: jnp.zeros((stages, *k.shape), k.dtype).at[0].set(k), rows.slope)
+    which = jnp.arange(first, stages), *(jnp.asarray(table[first:], h.dtype) for table in (a, c))
+    (slopes, y), _ = jax.lax.scan(stage, (slopes, rows.y), which)
+    if not tableau.fsal:
+        y = moved(jnp.asarray(tableau.b_sol, h.dtype), slopes)
+    error = _scaled(h, jax.tree.map(lambda k: jnp.tensordot(jnp.asarray(tableau.b_error, k.dtype), k, 1), slopes))
+    return y, error, jax.tree.map(lambda k: k[-1], slopes)
+
+
+class _Iteration(diffrax.AbstractSolver):
+    """y ← f(y, t) instead of dy/dt = f(y, t): for diffrax's loop, which ends early and keeps few states to
+    differentiate it."""
+
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+
+    def order(self, terms):
+        return 1
+
+    def init(self, terms, t0, t1, y0, args):
+        return None
+
+    def func(self, terms, t0, y0, args):
+        return terms.vf(t0, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        y1 = terms.vf(t0, y0, args)
+        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+
+
+def _repeat(tried: Callable, rows: _Rows, limit: int) -> _Rows:
+    """rows ← tried(rows) while any is moving, at most `limit` times."""
+    zero = jnp.zeros((), rows.h.dtype)  # diffrax gives its state the dtype of its times
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, rows, args: tried(rows)),
+        _Iteration(),
+        t0=zero,
+        t1=zero + limit,
+        dt0=zero + 1,
+        y0=rows,
+        max_steps=limit,
+        event=diffrax.Event(lambda t, rows, args, **_: ~jnp.any(rows.moving())),
+        throw=False,
+    )
+    return jax.tree.map(lambda leaf: leaf[0], solution.ys)
 
 
 class Fixed(Node):
@@ -80,10 +202,11 @@ class Fixed(Node):
         if self.num_steps < 2:
             raise ValueError(f"a likelihood takes at least 2 steps; got num_steps={self.num_steps}")
 
-    def __call__(self, field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, ""]]:
+    def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
         """As Adaptive's."""
+        rows = len(jax.tree.leaves(y)[0])
         times = self.grid(sde, self.num_steps).astype(jnp.result_type(*jax.tree.leaves(y)))
-        times = times[::-1] if to_noise else times
+        times = jnp.broadcast_to((times[::-1] if to_noise else times)[:, None], (self.num_steps + 1, rows))
 
         @jax.checkpoint
         def step(y, interval):
@@ -96,7 +219,7 @@ class Fixed(Node):
             slope = jax.tree.map(lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, k1, k2, k3, k4)
             return _add(y, h, slope), None
 
-        return jax.lax.scan(step, y, (times[:-1], times[1:]))[0], jnp.asarray(4 * self.num_steps)
+        return jax.lax.scan(step, y, (times[:-1], times[1:]))[0], jnp.full(rows, 4 * self.num_steps)
 
     def coarser(self):
         """(This with half of the steps, the share of the difference that is our error: 1/15 at order 4)."""
@@ -105,16 +228,18 @@ class Fixed(Node):
 
 
 def _add(y, h, slope):
-    return jax.tree.map(lambda a, b: a + h * b, y, slope)
+    return jax.tree.map(lambda a, b: a + b, y, _scaled(h, slope))
 
 
-def _largest_rms(errors) -> Float[Array, ""]:
-    """The largest root mean square among the leaves, so that one number beside an image counts as much as the image;
-    to the nearest 2^(k + ½), and at least about 2⁻⁶.
+def _scaled(factor: Float[Array, " B"], y: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: expand(factor, leaf) * leaf, y)
 
-    The steps then do not follow the last digits of the error, which are those of rounding and differ between batches
-    and devices; above 1 it is just where it was. There is no gradient through the choice of the steps.
-    """
-    squares = jnp.stack([jnp.mean(leaf**2) for leaf in jax.tree.leaves(errors)])
-    rms = jnp.sqrt(jax.lax.stop_gradient(jnp.max(squares)))
-    return 2.0 ** (jnp.floor(jnp.log2(jnp.maximum(rms, 2.0**-6))) + 0.5)
+
+def _rounded(h):
+    """h to the nearest power of 2^¼."""
+    return jnp.exp2(jnp.round(4 * jnp.log2(h)) / 4)
+
+
+def _where(mask: Bool[Array, " B"], x, otherwise):
+    """x where its row's mask is true."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, otherwise)

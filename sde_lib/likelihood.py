@@ -65,9 +65,9 @@ class LogProb(NamedTuple):
 class Likelihood(Node):
     """A divergence and a solver, put together: log densities, and the map between data and prior.
 
-    Everything is per sample: row i is a function of keys[i], x[i] and cond[i] alone, up to rounding. The score is
-    evaluated under `vmap`, on batches of one; so what else it depends on and differs among samples goes through `cond`,
-    a pytree of leaves [B, ...], and the score is then called as score_fn(x, t, cond).
+    Row i is a function of keys[i], x[i] and cond[i] alone, up to rounding, where a row of the score is one of its own
+    row. The score is evaluated on the whole batch, with a time for each row, as score_fn(x, t) or, with `cond`, a
+    pytree of leaves [B, ...], as score_fn(x, t, cond).
 
     With `to_data` the value is (2), log p_0(x); without it is (1), log p_{t_min}(x).
     """
@@ -83,10 +83,7 @@ class Likelihood(Node):
         if self.to_data and not hasattr(sde, "alpha"):
             raise TypeError(f"to_data needs alpha and sigma of the SDE, which {type(sde).__name__} lacks")
 
-        def one(key, x, cond):
-            return self._log_prob(key, sde, _single(score_fn, cond), x)
-
-        return jax.vmap(one)(keys, x, cond)
+        return self._log_prob(keys, sde, _given(score_fn, cond), x)
 
     def encode(self, sde: SDE, score_fn: ScoreFn, x: Float[Array, "B ..."], cond: Any = None) -> Float[Array, "B ..."]:
         """x at t_min carried to t_max."""
@@ -99,64 +96,69 @@ class Likelihood(Node):
         return self._transport(sde, score_fn, temperature * z, cond, to_noise=False)
 
     def _transport(self, sde, score_fn, x, cond, to_noise):
-        def one(x, cond):
-            return self.solver(_flow(sde, _single(score_fn, cond)), x, sde, to_noise)[0]
+        return self.solver(_flow(sde, _given(score_fn, cond)), x, sde, to_noise)[0]
 
-        return jax.vmap(one)(x, cond)
-
-    def _log_prob(self, key, sde, score, x) -> LogProb:
-        probes, flow = self.divergence.draw(key, x), _flow(sde, score)
+    def _log_prob(self, keys, sde, score, x) -> LogProb:
+        probes, flow, dimension = self.divergence.draw(keys, x), _flow(sde, score), x[0].size
 
         def field(state, t):
             drift, divergence = self.divergence(probes, lambda x: flow(x, t), state[0])
-            return drift, divergence / x.size
+            return drift, divergence / dimension
 
         def solve(solver):
-            estimates = jax.eval_shape(lambda x: field((x,), jnp.zeros((), x.dtype))[1], x)
+            estimates = jax.eval_shape(lambda x: self.divergence(probes, lambda x: x, x)[1], x)
             start = jnp.exp(_log_alpha(sde, x)) * x if self.to_data else x
             (z, integral), evaluations = solver(field, (start, jnp.zeros(estimates.shape, x.dtype)), sde, True)
-            return z, sde.prior_logp(z[None])[0] + x.size * integral, evaluations
+            return z, sde.prior_logp(z)[:, None] + dimension * integral, evaluations
 
         z, values, evaluations = solve(self.solver)
         coarser, share = self.solver.coarser()
-        rough = solve(coarser)[1]
-        value, truncation = jnp.mean(values), jnp.full((), jnp.nan, x.dtype)
-        if hasattr(sde, "alpha"):
-            rest = lambda x: _heat(sde, score, self.divergence, probes, x)  # noqa: E731
-            log_alpha = _log_alpha(sde, x)
-            if self.to_data:
-                truncation = rest(jnp.exp(log_alpha) * x)[0]
-                value = value + jnp.sum(log_alpha) + truncation
-            else:
-                heat, slope = rest(x)
-                truncation = jnp.sum(jnp.expm1(log_alpha) * x * slope) + jnp.sum(log_alpha) + heat
-        errors = share * jnp.abs(jnp.mean(values) - jnp.mean(rough)), self.divergence.standard_error(values), truncation
-        return LogProb(value, z, evaluations, *(jax.lax.stop_gradient(error) for error in errors))
+        solver = share * jnp.abs(_mean(values) - _mean(solve(coarser)[1]))
+        correction, truncation = self._truncation(sde, score, probes, x)
+        errors = jax.lax.stop_gradient((solver, self.divergence.standard_error(values), truncation))
+        return LogProb(_mean(values) + correction, z, evaluations, *errors)
+
+    def _truncation(self, sde, score, probes, x):
+        """(what `to_data` adds to the value, `truncation`), each [B]."""
+        if not hasattr(sde, "alpha"):
+            return jnp.zeros_like(x, shape=len(x)), jnp.full_like(x, jnp.nan, shape=len(x))
+        log_alpha = jnp.broadcast_to(_log_alpha(sde, x), x.shape)
+        heat, slope = _heat(sde, score, self.divergence, probes, jnp.exp(log_alpha) * x if self.to_data else x)
+        if self.to_data:
+            return _sum(log_alpha) + heat, heat
+        return jnp.zeros_like(heat), _sum(jnp.expm1(log_alpha) * x * slope + log_alpha) + heat
 
 
-def _single(score_fn, cond):
-    """The score of one event, (x, t) → ∇log p_t(x)."""
-    more = () if cond is None else (jax.tree.map(lambda leaf: leaf[None], cond),)
-    return lambda x, t: score_fn(x[None], t, *more)[0]
+def _given(score_fn, cond):
+    """The score, (x, t) → ∇log p_t(x)."""
+    return score_fn if cond is None else lambda x, t: score_fn(x, t, cond)
 
 
 def _flow(sde, score):
-    """F(x, t) on one event."""
-    return lambda x, t: sde.flow_drift(x[None], t, score(x, t)[None])[0]
+    """F(x, t)."""
+    return lambda x, t: sde.flow_drift(x, t, score(x, t))
 
 
 def _log_alpha(sde: GaussianSDE, x):
-    """log α(t_min), of x's shape."""
-    return jnp.broadcast_to(jnp.log(expand(sde.alpha(sde.t_min), x[None])), (1, *x.shape))[0]
+    """log α(t_min), to broadcast against x."""
+    return jnp.log(expand(sde.alpha(sde.t_min), x))
 
 
 def _heat(sde: GaussianSDE, score, divergence, probes, x):
     """(−½ Σ σ² (∂s + s²), s) at (x, t_min): the last term of (2), and the score."""
-    t = jnp.asarray(sde.t_min, x.dtype)
-    variance = jnp.broadcast_to(expand(sde.sigma(t), x[None]), (1, *x.shape))[0] ** 2
+    t = jnp.full(x.shape[:1], sde.t_min, x.dtype)
+    variance = expand(sde.sigma(t), x) ** 2
     scaled, trace = divergence(probes, lambda x: variance * score(x, t), x)
     slope = scaled / variance
-    return -0.5 * (jnp.mean(trace) + jnp.sum(scaled * slope)), slope
+    return -0.5 * (_mean(trace) + _sum(scaled * slope)), slope
+
+
+def _mean(estimates: Float[Array, "B m"]) -> Float[Array, " B"]:
+    return jnp.mean(estimates, axis=1)
+
+
+def _sum(values: Float[Array, "B ..."]) -> Float[Array, " B"]:
+    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
 def slerp(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
 from sde_lib.bits import Elbo, bits_per_dim, elbo
+from sde_lib.dequantisation import Dequantiser
 from sde_lib.divergence import Exact
 from sde_lib.likelihood import Likelihood, LogProb
 from sde_lib.node import Node, static
@@ -90,8 +91,10 @@ class ScoreModel(Node):
         step: float | None = None,
         cond: Any = None,
         first: int = 0,
+        dequantiser: Dequantiser | None = None,
     ) -> Float[Array, " B"]:
-        """Bits per dimension of discrete data x [B, *shape], by dequantisation with this many samples (`sde_lib.bits`).
+        """Bits per dimension of discrete data x [B, *shape], by dequantisation with this many samples (`sde_lib.bits`),
+        uniform or by a trained `dequantiser`, which is in model space.
 
         `step` is the distance between neighbouring values in the units of the data: 1 for data of an integer type, and
         to be given for others. ValueError without it, and for several samples of a likelihood that is estimated by
@@ -102,7 +105,8 @@ class ScoreModel(Node):
             raise ValueError(
                 f"{samples} samples for bits per dimension need an exact divergence: Likelihood(divergence=Exact())"
             )
-        return _bits(self, self._keys(key, x, first), self.to_model(x), self.bin_width(x, step), cond, samples)
+        width = self.bin_width(x, step)
+        return _bits(self, self._keys(key, x, first), self.to_model(x), width, cond, dequantiser, samples)
 
     def elbo(
         self,
@@ -185,11 +189,13 @@ def _decode(model: ScoreModel, z: Float[Array, "B ..."], temperature, cond: Any)
 
 
 @partial(jax.jit, static_argnames="samples")
-def _bits(model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], width, cond: Any, samples: int):
+def _bits(
+    model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], width, cond: Any, dequantiser, samples: int
+):
     def log_prob(keys, x):
         return model.likelihood.log_prob(keys, model.sde, model.score, x, cond).value
 
-    return bits_per_dim(keys, log_prob, x, bin_width=width, samples=samples)
+    return bits_per_dim(keys, log_prob, x, bin_width=width, samples=samples, dequantiser=dequantiser)
 
 
 @partial(jax.jit, static_argnames="num_times")

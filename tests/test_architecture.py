@@ -23,6 +23,7 @@ OURS = PACKAGES | {
     "run_lib",
     "run_likelihood",
     "run_parts",
+    "run_plan",
     "run_reproduce",
     "run_sampling",
     "run_training",

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import run_lib
 from configs import points
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,12 @@ def test_lesson_on_own_data_runs(tmp_path, monkeypatch):
     doubled, batch = names["doubled"][7], names["batches"].batch(7)
     np.testing.assert_array_equal(doubled, 2 * batch["x"])
     assert names["text"].train.x.shape[1:] == (14, 4)
+    (tmp_path / "points.npz").unlink()  # sampling needs no data, and gives their units back
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        model, key = run_lib.load("runs/points"), jax.random.key(1)
+        z, x = np.asarray(model.sample_indices(key, jax.numpy.arange(300))), model.sample(key, 300)
+    assert model.transform == names["transform"] and np.abs(z).max() > 1.5
+    np.testing.assert_allclose(x, z * np.float32(model.transform.std) + np.float32(model.transform.mean), rtol=1e-4)
 
 
 COMMANDS = README + (ROOT / "docs" / "evaluation.md").read_text()

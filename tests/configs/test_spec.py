@@ -114,6 +114,7 @@ def test_flags_reach_every_depth_and_none():
         ({"levels": 3}, r"^Run.levels expects tuple, got int 3$"),
         ({"lr": None}, r"^Run.lr expects float, got NoneType None$"),
         ({"clip": "x"}, r"^Run.clip expects float or None, got str 'x'$"),
+        ({"mode": "c"}, r"^Run.mode expects one of 'a', 'b', got 'c'; valid: a, b$"),
         ({"lr": float("nan")}, r"^Run.lr: a config holds finite numbers, got nan$"),
         ({"weight": min}, r"^Run.weight: a config holds .*, got builtin_function_or_method; wrap it in bind"),
         ({"dtype": object()}, r"^Run.dtype: a config holds .*, got object"),

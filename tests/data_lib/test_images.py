@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_lib import gather
-from data_lib.files import decode_all, default_threads, find_files, heldout_mask, in_threads
+from data_lib.files import ReadError, decode_all, default_threads, find_files, heldout_mask, in_threads
 from data_lib.images import FileSource, from_folder, read_image
 
 
@@ -183,8 +183,8 @@ def spoilt(root):
     saved(root / "all" / "float.tiff", Image.fromarray(np.zeros((2, 2), np.float32)))
     return {
         "cut.jpg": "truncated",
-        "empty.png": "cannot identify",
-        "text.png": "cannot identify",
+        "empty.png": "the file is empty",
+        "text.png": "it is no image of the formats PNG, JPEG",
         "float.tiff": "mode F",
     }
 
@@ -222,8 +222,9 @@ def test_on_demand_the_next_file_stands_in_for_one_cut_short(tmp_path, caplog):
     np.testing.assert_array_equal(source[place]["x"], source[(place + 1) % len(source)]["x"])
     assert "cut.jpg" in caplog.text
     strict = FileSource(source.paths, None, source.decode, "raise", 1, "mine")
-    with pytest.raises(ValueError, match=r"mine: 1 of \d+ files cannot be read.*cut\.jpg"):
+    with pytest.raises(ReadError, match=r"mine: 1 of \d+ files cannot be read.*cut\.jpg") as error:
         strict[place]
+    assert isinstance(error.value, OSError) and isinstance(error.value, ValueError)  # one line of main.py's
 
 
 def test_folders_without_images(tmp_path):

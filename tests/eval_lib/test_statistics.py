@@ -84,7 +84,7 @@ def test_what_moments_refuse():
         moments.add(np.array([[0, 1], [np.nan, 0]]))
     with pytest.raises(ValueError, match="needs at least 2 images, got 0"):
         Moments().cov()
-    with pytest.warns(UserWarning, match="2 images give no full-rank covariance of 3 features"):
+    with pytest.warns(UserWarning, match="2 images give no full-rank covariance of 3 features: 4 are needed"):
         of([np.eye(3)[:2]])
 
 

@@ -38,6 +38,15 @@ def test_the_union_is_what_was_written(tmp_path):
     assert not ours.is_union(tmp_path / "none.npz", 20)
 
 
+def test_the_seconds_of_a_sample(tmp_path):
+    """Over all samples that there are, however they were drawn."""
+    ours = shards(tmp_path)
+    assert ours.seconds() == 0
+    ours.write(0, X[:20], N[:20], 5.0)
+    ours.write(20, X[20:], N[20:], 1.0)
+    assert ours.seconds() == pytest.approx(6 / 30)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_a_map_of_the_union_reads_it_without_loading_it(tmp_path, dtype):
     ours, file = shards(tmp_path), tmp_path / "samples.npz"

@@ -162,6 +162,45 @@ def test_group_norm_normalises_groups(channels, groups):
     np.testing.assert_allclose(out, expected, atol=1e-8)
 
 
+def two_passes(x, scale, bias, groups):
+    """The definition, in float64."""
+    grouped = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
+    normed = centred / jnp.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + 1e-6)
+    return normed.reshape(x.shape) * scale[None, None, None] + bias[None, None, None]
+
+
+def test_group_norm_has_the_gradients_of_its_definition():
+    """And their derivatives: the moments are taken about a point that is held fixed, on which nothing depends."""
+    x, seen = jnp.asarray(random(2, 3, 4, 8) + 3.0), jnp.asarray(random(2, 3, 4, 8)[::-1] ** 2)
+    params = {"scale": jnp.linspace(0.5, 2.0, 8), "bias": jnp.linspace(-1.0, 1.0, 8)}
+
+    def ours(x, params):
+        return jnp.sum(seen * layers.GroupNorm().apply({"params": params}, x) ** 3)
+
+    def defined(x, params):
+        return jnp.sum(seen * two_passes(x, **params, groups=2) ** 3)
+
+    gradients = (jax.tree.leaves(jax.grad(f, (0, 1))(x, params)) for f in (ours, defined))
+    for found, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * np.max(np.abs(expected)))
+    along = jnp.ones_like(x).at[0, 1].set(-2.0)
+    second = [jax.jvp(jax.grad(f), (x, params), (along, params))[1] for f in (ours, defined)]
+    np.testing.assert_allclose(*second, rtol=1e-8, atol=1e-8 * np.max(np.abs(second[1])))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-3), (jnp.bfloat16, 1e-2)])
+def test_group_norm_survives_a_large_mean(dtype, error):
+    """float32 has 2⁻¹³ of a unit left at 10³, and the mean of the squares no variance at all."""
+    exact = jnp.asarray(random(2, 8, 8, 8) + (1000.0 if dtype == jnp.float32 else 4.0))
+    x = exact.astype(dtype)
+    wide = x.astype(jnp.float64)
+    out, _ = layers.GroupNorm().init_with_output(jax.random.key(0), x)
+    expected = two_passes(wide, jnp.ones(8), jnp.zeros(8), 2)
+    assert out.dtype == dtype
+    np.testing.assert_allclose(out.astype(jnp.float64), expected, rtol=error, atol=error)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.0])
 def test_initialisation_is_uniform_over_the_average_fan(scale):
     kernel = Apply(lambda x: layers.conv3x3(x, 64, scale)).init(jax.random.key(0), jnp.ones((1, 4, 4, 32)))

@@ -22,6 +22,7 @@ from sde_lib import (
     SubVP,
     as_is,
     gaussian,
+    integrate,
     last_mean,
     sample_keys,
     tweedie,
@@ -100,16 +101,43 @@ def test_flow_of_a_mixture_and_its_end():
 )
 def test_flows_of_any_pytree_forth_and_back(method, tol):
     """dy/dt = 2 t y and dz/dt = 1 from 0 to 1 and back: y grows by e."""
-    field = lambda y, t: (2 * t * y[0], jnp.ones_like(y[1]))  # noqa: E731
+    field = lambda y, t: (2 * t[:, None] * y[0], jnp.ones_like(y[1]))  # noqa: E731
     ode = Adaptive(rtol=tol, atol=tol, method=method)
     flow = jax.jit(lambda y, t0, t1: ode.between(field, y, t0, t1))
-    y = (jnp.asarray([1.0, -2.0]), jnp.zeros(()))
+    y = (jnp.asarray([[1.0, -2.0], [0.3, 5.0]]), jnp.zeros(2))
     there, _ = flow(y, 0.0, 1.0)
     np.testing.assert_allclose(there[0], np.e * y[0], rtol=50 * tol)
     np.testing.assert_allclose(there[1], 1.0, rtol=50 * tol)
     back, _ = flow(there, 1.0, 0.0)
     np.testing.assert_allclose(back[0], y[0], rtol=50 * tol)
-    assert there[0].shape == (2,) and there[1].shape == ()
+    assert there[0].shape == (2, 2) and there[1].shape == (2,)
+
+
+def test_steps_of_a_growth():
+    """dy/dt = c y by Heun's rule with Euler's in it: y' = y (1 + z + ½ z²), e = ½ z² y with z = c h, so that all steps
+    are known; of each row its own, and of nine equal coordinates as of one, since E is a mean."""
+    rates, tol = np.asarray([0.5, 6.0, -30.0]), 1e-3
+    ode = Adaptive(rtol=tol, atol=2 * tol, power=1.0, method=diffrax.Heun())
+    ends, tries = [], []
+    for c in rates:
+        done, h, y, k = 0.0, 2.0**-6, 1.0, 0
+        while done < 1:
+            h, last = (1 - done, True) if h >= 1 - done else (h, False)
+            z, k = c * h, k + 1
+            after = y * (1 + z + z * z / 2)
+            size = abs(y * z * z / 2) / (2 * tol + tol * max(abs(y), abs(after)))
+            factor = np.clip(0.9 / np.sqrt(size), 0.2, 10.0 if size < 1 else 0.9)
+            if size < 1:
+                y, done = after, 1.0 if last else done + h
+            h = 2.0 ** (np.round(4 * np.log2(h * factor)) / 4)
+        ends.append(y)
+        tries.append(k)
+    field = lambda y, t: jnp.asarray(rates)[:, None] * y  # noqa: E731
+    for dim in (1, 9):
+        y, evaluations = jax.jit(lambda y: ode.between(field, y, 0.0, 1.0))(jnp.ones((3, dim)))
+        np.testing.assert_allclose(y, np.outer(ends, np.ones(dim)), rtol=1e-10)
+        np.testing.assert_array_equal(evaluations, 2 * np.asarray(tries))
+    assert len(set(tries)) == 3
 
 
 def test_a_first_step_rejected_is_counted():
@@ -123,7 +151,7 @@ def test_a_first_step_rejected_is_counted():
     y, evaluations = jax.jit(lambda y: Adaptive(rtol=1e-9, atol=1e-9).between(field, y, 0.0, 0.1))(jnp.ones(1))
     jax.effects_barrier()
     np.testing.assert_allclose(y, np.exp(-300.0), atol=1e-8)
-    assert len(calls) == int(evaluations)
+    assert len(calls) == int(evaluations[0])
 
 
 def test_the_brownian_path():
@@ -251,30 +279,51 @@ def test_evaluations_are_counted(sampler):
         assert len(calls) == int(evaluations[0]) == int(all_of_them[i])
 
 
-@each_sampler
+class Float32(VP):
+    def prior_sample(self, keys, shape):
+        return super().prior_sample(keys, shape).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("sampler", [SDE_SAMPLER, ProbabilityFlowODE(t_end=1e-3)], ids=["sde", "ode"])
 def test_batches_and_devices(sampler):
-    """Sample i is a function of keys[i]: in batches of 1, 7 and 64, and with the batch split over eight devices. The
-    SDE in float32; there the steps of the ODE follow rounding, and its samples are alike within the tolerance."""
-    dtype = jnp.float32 if sampler is SDE_SAMPLER else jnp.float64
-
-    class Typed(VP):
-        def prior_sample(self, keys, shape):
-            return super().prior_sample(keys, shape).astype(dtype)
-
-    sde, sampler = Typed(), sampler.replace(denoise=last_mean)
-    four = jax.tree.map(lambda leaf: leaf.astype(dtype), FOUR)
+    """Sample i is a function of keys[i], in float32: in batches of 1, 7 and 64, and with the batch split over eight
+    devices. A step of the ODE may follow rounding, but at its default tolerance any steps lead to the same sample."""
+    sde, sampler = Float32(), sampler.replace(denoise=last_mean)
+    four = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), FOUR)
     x, evaluations = run(sampler, keys(64), sde, four)
-    assert x.dtype == dtype
+    assert x.dtype == jnp.float32
     for rows in (slice(5, 6), slice(3, 10)):
         part, cost = run(sampler, keys(64)[rows], sde, four)
-        np.testing.assert_allclose(part, x[rows], atol=1e-5)
-        np.testing.assert_array_equal(cost, evaluations[rows])
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    shared, cost = run(sampler, jax.device_put(keys(64), split), sde, four)
+        np.testing.assert_allclose(part, x[rows], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(cost, evaluations[rows], atol=0 if sampler.__class__ is AdaptiveSDE else 24)
+    shared, cost = run(sampler, over_devices(8, keys(64)), sde, four)
     assert len(shared.sharding.device_set) == 8
-    np.testing.assert_allclose(shared, x, atol=1e-5)
-    np.testing.assert_array_equal(cost, evaluations)
+    np.testing.assert_allclose(shared, x, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(cost, evaluations, atol=0 if sampler.__class__ is AdaptiveSDE else 24)
+
+
+def over_devices(n, keys):
+    """The keys split over this many devices."""
+    mesh = jax.make_mesh((n,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:n])
+    return jax.device_put(keys, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vp", "ve", "subvp", "edm", "straight_line"])
+def test_any_steps_lead_to_the_same_sample(name, monkeypatch):
+    """At the default tolerance, in float32: from other first steps, and so by other steps, and on 2 and 4 devices."""
+    sde = {"vp": VP(), "ve": VE(), "subvp": SubVP(), "edm": EDM(), "straight_line": StraightLine()}[name]
+    x_T = sde.prior_sample(fold(keys(64), 0), (2,)).astype(jnp.float32)
+    four = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), FOUR)
+    sampler, ends, costs = ProbabilityFlowODE(t_end=1e-3), [], []
+    for first_step, devices in ((2.0**-6, 1), (0.013, 1), (0.02, 1), (2.0**-6, 2), (2.0**-6, 4)):
+        monkeypatch.setattr(integrate, "FIRST_STEP", first_step)
+        solve = lambda keys, x_T: sampler.with_evaluations(keys, sde, four.score_fn(sde), (2,), x_T)  # noqa: E731
+        x, evaluations = jax.jit(solve)(over_devices(devices, keys(64)), over_devices(devices, x_T))
+        ends.append(np.asarray(x))
+        costs.append(np.asarray(evaluations))
+    assert np.any(costs[0] != costs[1]) and np.any(costs[0] != costs[2])
+    assert max(np.max(np.abs(x - ends[0])) for x in ends) < 1e-5
 
 
 @each_sampler

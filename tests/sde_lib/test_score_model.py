@@ -7,7 +7,20 @@ import pytest
 from scipy.stats import norm
 
 from data_lib import Scale, Standardize
-from sde_lib import VP, Adaptive, Exact, Hutchinson, Likelihood, PredictNoise, ScoreModel, expand
+from sde_lib import (
+    VP,
+    Adaptive,
+    Exact,
+    Fixed,
+    Hutchinson,
+    Likelihood,
+    LogSNRGrid,
+    PredictNoise,
+    Sampler,
+    ScoreModel,
+    expand,
+)
+from sde_lib.solvers import DDIM
 
 STD, SHAPE, KEY = 0.4, (2, 3), jax.random.key(3)
 
@@ -90,6 +103,35 @@ def test_the_elbo_is_in_the_units_of_the_data():
     # With levels of which the decoder cannot tell one from another, each is one of two.
     doubled = MODEL.elbo(KEY, LEVELS, levels=np.repeat(np.arange(17), 2))
     np.testing.assert_allclose(doubled.reconstruction, -6 * np.log(2), atol=1e-3)
+
+
+SHAPES = [pytest.param(s, marks=pytest.mark.slow) for s in ((2,), (64, 3), (128, 1), (8, 8, 1))] + [(4, 6, 5, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_event_shapes(shape):
+    """All that a model does, for points, signals, images and volumes, against the closed forms of N(0, STD²)."""
+    cheap = Likelihood(solver=Fixed(grid=LogSNRGrid(), num_steps=32), to_data=True)  # signs are exact on a diagonal
+    sampler = Sampler(solver=DDIM(), grid=LogSNRGrid(), num_steps=64)
+    model, d = MODEL.replace(shape=shape, likelihood=cheap, sampler=sampler), int(np.prod(shape))
+    x, sde = np.random.default_rng(1).integers(3, 14, size=(4, *shape)), VP()
+    axes, t = tuple(range(1, x.ndim)), jnp.asarray([0.1, 0.3, 0.5, 0.9], jnp.float32)
+    y = jnp.asarray(x / 8 - 1, jnp.float32)
+    variance = (sde.alpha(t) * STD) ** 2 + sde.sigma(t) ** 2
+    np.testing.assert_allclose(model.score(y, t), -y / expand(variance, y), rtol=1e-4)
+    nats = np.sum(norm.logpdf(x, 8, 8 * STD), axis=axes)
+    np.testing.assert_allclose(model.log_prob(KEY, x).value, nats, atol=1e-3 * d)
+    z = model.encode(x)
+    np.testing.assert_allclose(z, y / STD, atol=2e-3)
+    np.testing.assert_allclose(model.decode(z), x, atol=2e-2)
+    exact = -np.mean(np.log2(np.diff(norm.cdf([x - 0.5, x + 0.5], 8, 8 * STD), axis=0)[0]), axis=axes)
+    assert np.all(np.abs(np.asarray(model.bits_per_dim(KEY, x)) - exact) < 0.15 / np.sqrt(d) * 5)
+    bound = model.elbo(KEY, x.astype(np.float32))
+    assert np.all(np.abs(np.asarray(bound.value) - nats) < 5 * np.asarray(bound.error) + 0.002 * d)
+    drawn = model.sample(KEY, 4)
+    assert drawn.shape == (4, *shape)
+    z = (drawn - 8) / (8 * STD)
+    assert abs(np.mean(z)) < 5 / np.sqrt(4 * d) and abs(np.std(z) - 1) < 5 / np.sqrt(8 * d) + 0.02
 
 
 def test_refusals():

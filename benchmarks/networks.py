@@ -1,0 +1,165 @@
+"""Forward and training step of a network: time to compile and to run, memory, and what the program is made of.
+
+    python benchmarks/networks.py [--config configs/cifar10.py] [--batch 0] [--repeats 5] [--dtype bfloat16] [--remat]
+    XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= python benchmarks/networks.py     # as `make digits` runs on a CPU
+
+The batch is 4 on a CPU and 128 on an accelerator unless given. `step` is the training step of the library: loss,
+gradient, clip, Adam, average. Parameters are drawn, not initialised, which would take longer than all the rest. Times
+are the least of the repeats; `cpu` is the processor time of all threads, which other work on the machine disturbs less
+than the clock. Memory is the compiler's own account: arguments, results and what is held in between.
+
+The table of operations counts those of the optimised program, with the bytes that they write and, for convolutions and
+products of matrices, the arithmetic: `transpose` and `copy` are changes of layout.
+"""
+
+import argparse
+import re
+import time
+from collections import defaultdict
+from functools import partial
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs.command_line import load_config
+from models.reference import parameter_shapes
+from run_parts import build_parts
+from sde_lib import make_train_step
+from sde_lib.training import init_state
+
+BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
+LAYOUT = ("transpose", "copy")
+
+
+def drawn_params(shapes):
+    """Small normal numbers of these shapes."""
+    generator = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.02 * generator.normal(size=leaf.shape), leaf.dtype), shapes)
+
+
+def programs(config, batch: int) -> dict:
+    """name → (function, arguments, arguments that are given away) of the forward pass and of a training step."""
+    parts = build_parts(config)
+    params = drawn_params(parameter_shapes(parts.network, tuple(config.shape)))
+    x = jax.random.normal(jax.random.key(0), (batch, *config.shape))
+    state = init_state(jax.random.key(1), jax.tree.map(jnp.copy, params), parts.tx)
+    step = make_train_step(parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, config.training.ema)
+    return {
+        "forward": (partial(parts.network), (params, x, jnp.full(batch, 0.5)), ()),
+        "step": (step, (state, {"x": x}), (0,)),
+    }
+
+
+def compiled(function, arguments, donated):
+    """(the program, seconds to compile it from nothing)."""
+    jax.clear_caches()
+    lowered = jax.jit(function, donate_argnums=donated).lower(*arguments)
+    start = time.perf_counter()
+    return lowered.compile(), time.perf_counter() - start
+
+
+def least_times(program, arguments, donated, repeats: int) -> tuple[float, float]:
+    """Least seconds by the clock, and of the processor, of one call; the first is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter(), time.process_time()
+        out = jax.block_until_ready(program(*arguments))
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+        if donated:
+            arguments = (out[0], *arguments[1:])
+    return tuple(min(column) for column in zip(*times[1:], strict=True))
+
+
+def memory(program) -> float:
+    """GiB at the most, by the compiler's account; what is given away counts once."""
+    m = program.memory_analysis()
+    total = m.temp_size_in_bytes + m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+    return total / 2**30
+
+
+def operations(text: str) -> dict[str, tuple[int, float, float]]:
+    """opcode → (count, bytes written, arithmetic operations) over all computations of a program's text.
+
+    An operation inside of a fusion writes nothing of its own, and is counted under `fused` in its name.
+    """
+    found, shapes = defaultdict(lambda: [0, 0.0, 0.0]), {}
+    fused = False
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            fused = "fused" in line or "fusion" in line
+        match = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(([^)]*)\)(.*)", line)
+        if not match:
+            continue
+        name, dtype, dims, opcode, operands, rest = match.groups()
+        shapes[name] = tuple(int(n) for n in dims.split(",") if n)
+        entry = found[f"{opcode} (fused)" if fused else opcode]
+        entry[0] += 1
+        entry[1] += 0 if fused else prod(shapes[name]) * BYTES.get(dtype, 4)
+        entry[2] += arithmetic(opcode, shapes, name, re.findall(r"%([\w.-]+)", operands), rest)
+    return {opcode: tuple(values) for opcode, values in found.items()}
+
+
+def arithmetic(opcode: str, shapes: dict, name: str, operands: list[str], rest: str) -> float:
+    """2 × multiplications of a convolution or a product of matrices, else 0."""
+    sizes = [shapes.get(operand, ()) for operand in operands]
+    if opcode == "dot" and sizes[0]:
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)[1]
+        return 2.0 * prod(shapes[name]) * prod(sizes[0][int(i)] for i in contracted.split(",") if i)
+    if opcode == "convolution" and len(sizes) > 1 and sizes[1]:
+        kernel, labels = sizes[1], re.search(r"dim_labels=\w+_(\w+)->", rest)[1]
+        return 2.0 * prod(shapes[name]) * prod(kernel) / max(kernel[labels.index("o")], 1)
+    return 0.0
+
+
+def report(name: str, program, seconds: float, times: tuple[float, float], config, batch: int) -> None:
+    total = sum(values[2] for values in operations(program.as_text()).values())
+    rate = f"{total / 1e9 / times[0]:.0f}" if total else ""
+    print(
+        f"| {name} | {batch} | {config.network.dtype or 'float32'} | {seconds:.1f} | {times[0]:.3f} | {times[1]:.3f} "
+        f"| {memory(program):.2f} | {total / 1e9:.0f} | {rate} |",
+        flush=True,
+    )
+
+
+def print_operations(program, at_least: float = 0.01) -> None:
+    """Those that write more than a hundredth of all bytes, or do arithmetic, or change layouts."""
+    found = operations(program.as_text())
+    written = sum(values[1] for values in found.values())
+    print("\n| operation | count | MB written | GFLOP |\n|---|--:|--:|--:|")
+    for opcode, (count, size, work) in sorted(found.items(), key=lambda item: -item[1][1]):
+        if size > at_least * written or work or opcode.split()[0] in LAYOUT:
+            print(f"| {opcode} | {count} | {size / 1e6:.0f} | {work / 1e9:.1f} |")
+    print(flush=True)
+
+
+def main(config, batch: int = 0, repeats: int = 5, names: tuple[str, ...] = ("forward", "step")) -> None:
+    batch = batch or (4 if jax.default_backend() == "cpu" else 128)
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
+    print("| program | batch | dtype | compile, s | run, s | cpu, s | memory, GiB | GFLOP | GFLOP/s |")
+    print("|---|--:|---|--:|--:|--:|--:|--:|--:|")
+    kept = {}
+    for name, (function, arguments, donated) in programs(config, batch).items():
+        if name in names:
+            kept[name], seconds = compiled(function, arguments, donated)
+            report(name, kept[name], seconds, least_times(kept[name], arguments, donated, repeats), config, batch)
+    for name, program in kept.items():
+        print(f"\n{name}:")
+        print_operations(program)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/cifar10.py")
+    parser.add_argument("--batch", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", default=None)
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--only", default="forward,step")
+    parser.add_argument("--blocks", type=int, default=0, help="fewer blocks a level, for a quick look")
+    args = parser.parse_args()
+    chosen = load_config(args.config)
+    chosen.network.dtype, chosen.network.remat = args.dtype, args.remat
+    chosen.network.num_res_blocks = args.blocks or chosen.network.num_res_blocks
+    main(chosen, args.batch, args.repeats, tuple(args.only.split(",")))
