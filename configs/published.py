@@ -4,6 +4,7 @@ An experiment is one of each, and what differs:
 
     config = cifar10()                        shape, data, batch, steps
     config.network = ncsnpp(...)              or ddpmpp, ddpm: published option sets
+    config.network = ncsn(...), ncsnv2(...)   with annealed(config, ...)
     ve(config), vp(config), subvp(config)     process, parameterization, loss, EMA, the published sampler
     discrete_ve(config), discrete_vp(config)  the same for the objective on a table of noise levels
 
@@ -21,12 +22,13 @@ from configs.base import base
 from configs.spec import bind, spec
 from data_lib import from_folder, from_tfrecord, tfds_dataset
 from eval_lib import Expected, InceptionFeatures, classifier_score, fid, fid_infinity, fidelity, kid
-from models import NCSNpp
+from models import NCSN, NCSNpp, NCSNv2, ncsnv2_levels
 from sde_lib import (
     VE,
     VP,
     GridTime,
     LogSigma,
+    PlainScore,
     PredictNoise,
     PredictScore,
     Sampler,
@@ -38,9 +40,19 @@ from sde_lib import (
     mean,
     tweedie,
 )
-from sde_lib.solvers import Ancestral, EulerMaruyama, Langevin, PredictorCorrector, ReverseDiffusion, Solver
+from sde_lib.solvers import (
+    Ancestral,
+    AnnealedLangevin,
+    EulerMaruyama,
+    Langevin,
+    NoPredictor,
+    PredictorCorrector,
+    ReverseDiffusion,
+    Solver,
+)
 
 FIR = (1.0, 3.0, 3.0, 1.0)
+NO_CLIP = 1e12  # of the gradient's norm
 UNIT = 2.0  # noise levels of data in [−1, 1] for one of data in [0, 1]
 
 
@@ -122,6 +134,16 @@ def ddpm_256() -> ConfigDict:
     return ddpm(ch_mult=(1, 1, 2, 2, 4, 4), dropout=0.0)
 
 
+def ncsn(num_levels: int) -> ConfigDict:
+    """NCSN with as many levels (Song & Ermon 2019, appendix A)."""
+    return spec(NCSN, num_levels=num_levels)
+
+
+def ncsnv2(size: int) -> ConfigDict:
+    """NCSNv2 for images of this size (Song & Ermon 2020, appendix B)."""
+    return spec(NCSNv2, **ncsnv2_levels(size))
+
+
 # Processes
 
 
@@ -164,6 +186,21 @@ def discrete_vp(config: ConfigDict, predictor: Solver = Ancestral(large_variance
     config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=1000.0, offset=-1.0))
     config.loss = bind(dsm_loss, sample_time=GridTime(num_steps=1000), reduce=mean)
     return _sampled_by(config, solver=predictor, num_steps=999, denoise=tweedie)
+
+
+def annealed(
+    config: ConfigDict, sigma_max: float, num_scales: int, steps: int, snr: float, plain: bool = False
+) -> ConfigDict:
+    """NCSN's and NCSNv2's: discrete VE, sampled by `steps` moves of annealed Langevin dynamics at each level; Adam
+    without warm-up or clip. `plain`: the network is the score (NCSN), else σ times the score (NCSNv2)."""
+    discrete_ve(config, sigma_max, num_scales)
+    if plain:
+        label = ScaledTime(scale=1.0 - num_scales, offset=num_scales - 1.0)
+        config.parameterization = spec(PlainScore, c_noise=label)
+    config.optimizer.update(learning_rate=1e-3 if plain else 1e-4, warmup_steps=0, clip_norm=NO_CLIP)
+    moves = AnnealedLangevin(snr=snr, steps=steps)
+    solver = PredictorCorrector(predictor=NoPredictor(), corrector=moves, corrector_first=False)
+    return _sampled_by(config, solver=solver, num_steps=num_scales - 1)
 
 
 def _langevin(snr: float) -> PredictorCorrector:

@@ -4,10 +4,12 @@
                └────────────────────────── resample ── conv of size 1 ────────────────────────────────────┘
     down       x ── taps ── conv of size 3, stride 2 ──►
     up         x ── taps at twice the size ── conv of size 3 ──►
-
     attention  x ── norm ── q, k, v ── softmax(q kᵀ / sqrt C) v ── dense ── + x ──► / sqrt 2
 
-Everything computes in the dtype of x, but dense(act(emb)) in that of emb.
+The residual block is that of Ho et al. 2020 (arXiv 2006.11239, appendix B) and, where it resamples, of BigGAN (Brock et
+al. 2019, arXiv 1809.11096, appendix B), as Song et al. 2021 (arXiv 2011.13456, section H) put them together; filtered
+resampling is that of StyleGAN2 (`resampling`). Everything computes in the dtype of x, but dense(act(emb)) in that of
+emb.
 """
 
 import jax.numpy as jnp

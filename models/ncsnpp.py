@@ -1,5 +1,10 @@
 """NCSN++ and DDPM++ (Song et al. 2021, arXiv 2011.13456, sections 4.4 and H): one U-Net and its options.
 
+    x ── conv ── level 0 ──────────────── all activations ─────────────── level 0 ── norm, act, conv ──► F
+                    └ half ── level 1 ─── all activations ─── level 1 ── twice ┘
+                                 └ half ── … ── block, attention, block ── … ┘
+    c_noise ── features ── dense ── act ── dense ── + class, vector ──► emb, which enters every block
+
 Down: on each level `num_res_blocks` residual blocks, then the size is halved. Middle: block, attention, block. Up: on
 each level `num_res_blocks + 1` blocks, each of which also takes an activation of the way down, then it is doubled.
 

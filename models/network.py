@@ -2,9 +2,13 @@
 
     F(params, x, c_noise, cond) -> an array of x's shape
 
-x is [B, ...], c_noise a float [B] (a function of the noise level), cond whatever the network conditions on.
-Parameters are a plain nested dict of arrays, held by the caller. An adapter is frozen and hashable, so it may
-be a static argument of jax.jit or a constant of a closure.
+    module or function ── as_network ──► Network ── init(key, x, c_noise) ──► params, the caller's
+                                            └────── network(params, x, c_noise, cond=, key=, train=) ──► F
+
+F stands in the score as c_skip x + c_out F(c_in x, c_noise) (Karras et al. 2022, arXiv 2206.00364, eq. 7), which is not
+the network's to know. x is [B, ...], c_noise a float [B] (a function of the noise level), cond whatever the network
+conditions on. Parameters are a plain nested dict of arrays, held by the caller. An adapter is frozen and hashable, so
+it may be a static argument of jax.jit or a constant of a closure.
 """
 
 import inspect

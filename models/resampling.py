@@ -6,6 +6,9 @@ It follows a response k of length L along every spatial axis (Karras et al. 2020
     down:  y[m] = sum_j k[L-1-j] x[2m + j - lo],             sum k = 1,   lo = (L-1)//2              (1)
     up:    y[n] = sum_j k[L-1-j] u[n + j - lo],              sum k = 2,   lo = (L-1)//2 + 1          (2)
 
+    down   x ── x0 x2 x4 … ── Σ k · shifted ── + ──► y       up   x ── Σ k[even] · shifted ── y0 y2 y4 … ─┐
+           └─── x1 x3 x5 … ── Σ k · shifted ── ┘                  └─── Σ k[odd] · shifted ─── y1 y3 y5 … ─┴─► y
+
 where x is zero outside its range, and u is x with a zero after every element. So k = (1, 1) is the mean of
 two neighbours in (1) and nearest-neighbour upsampling in (2). Both are sums of shifted slices, one phase of the
 output or input at a time: on a CPU that is some thirty times faster than a convolution.

@@ -45,6 +45,7 @@ from sde_lib.noise import sample_keys as sample_keys
 from sde_lib.parameterization import Karras as Karras
 from sde_lib.parameterization import LogSigma as LogSigma
 from sde_lib.parameterization import Parameterization as Parameterization
+from sde_lib.parameterization import PlainScore as PlainScore
 from sde_lib.parameterization import PredictNoise as PredictNoise
 from sde_lib.parameterization import PredictPathScore as PredictPathScore
 from sde_lib.parameterization import PredictScore as PredictScore

@@ -106,6 +106,15 @@ class PredictScore(Parameterization):
         return Coefficients(0.0, 1 / sde.sigma(t), 1.0, self.c_noise(sde, t))
 
 
+class PlainScore(Parameterization):
+    """F = score (Song & Ermon 2019, section 3.2): the network itself must grow as 1/σ, which PredictScore spares it."""
+
+    c_noise: NoiseLabel = LogSigma()
+
+    def __call__(self, sde: SDE, t: Time) -> Coefficients:
+        return Coefficients(0.0, 1.0, 1.0, self.c_noise(sde, t))
+
+
 class PredictX0(Parameterization):
     """F = x_0: score = (α F − x)/σ², by (2)."""
 

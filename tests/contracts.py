@@ -25,6 +25,7 @@ from sde_lib import (
     LogSNRGrid,
     OrnsteinUhlenbeck,
     PathSDE,
+    PlainScore,
     PowerGrid,
     PredictNoise,
     PredictScore,
@@ -139,6 +140,7 @@ DIAGONAL = {
 PARAMETERIZATIONS = {
     "noise": PredictNoise(),
     "score": PredictScore(),
+    "plain score": PlainScore(),
     "x0": PredictX0(),
     "v": PredictV(),
     "karras": Karras(sigma_data=1.3),

@@ -117,3 +117,12 @@ def test_lesson_on_likelihoods_runs(tmp_path, monkeypatch):
 def test_own_solver_in_the_docs_runs(tmp_path, monkeypatch):
     names = run_blocks("docs/samplers.md", tmp_path, monkeypatch, at_least=1)
     np.testing.assert_allclose(names["spread"], [0.3, 1.0], rtol=0.08)
+
+
+def test_lesson_on_own_networks_runs(tmp_path, monkeypatch):
+    names = run_blocks("docs/own_network.md", tmp_path, monkeypatch)
+    assert names["samples"].shape == (500, 2) and np.all(np.isfinite(names["samples"]))
+    assert (tmp_path / "runs" / "gated" / "checkpoints" / "20").is_dir()
+    assert names["out"].shape == names["images"].shape and names["out"].dtype == np.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(names["params"])} == {np.dtype("float32")}
+    np.testing.assert_allclose(names["noise"], names["x"][:5] / 5, rtol=1e-6)
