@@ -102,7 +102,7 @@ def train(
             print(f"{directory}: training goes on from step {start}")
         card = card_of(config, data_of(config, dataset, given))
         run = Run(config, parts, layout, dataset, directory, log, checkpoints, card)
-        feed = prefetch(batches, start, training.num_steps, lambda batch: layout.put(unlabelled(batch)))
+        feed = prefetch(batches, start, training.num_steps, lambda batch: layout.put(unlabelled(batch)), ahead=2)
         with contextlib.closing(feed):
             step = run.loop(state, start, feed, stop)
     if step < training.num_steps:

@@ -102,7 +102,8 @@ def _read_idx(path: Path) -> np.ndarray:
             content = file.read()
     except (zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{path}: expected a gzip file: {error}") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES or len(content) < 4 + 4 * content[3]:
+    head = len(content) >= 4 and content[:2] == b"\0\0" and content[2] in _IDX_TYPES and content[3] <= 4
+    if not head or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path}: expected an idx file, got one that begins with {content[:4]!r}")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", content[3], 4))
     dtype, start = np.dtype(_IDX_TYPES[content[2]]), 4 + 4 * len(shape)

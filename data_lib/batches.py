@@ -92,14 +92,14 @@ def as_grain(batches: Batches, start: int = 0, stop: int = sys.maxsize):
 
 
 def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any], ahead: int = 1) -> Iterator[Any]:
-    """put(batches.batch(step)) for step in start..stop − 1; grain prepares the next `ahead` of them, a thread for each.
+    """put(batches.batch(step)) for step in start..stop − 1; one thread of grain's prepares the next `ahead`.
 
     `put` places a batch on the devices. An exception of either reaches the consumer at the step that it
-    belongs to. Closing the generator ends the threads, each after the batch that it is at.
+    belongs to. Closing the generator ends the thread, after the batch that it is at.
     """
     import grain  # when it is called, not when the first batch is waited for
 
-    options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
     return _until_closed(as_grain(batches, start, max(start, stop)).map(put).to_iter_dataset(options))
 
 

@@ -83,10 +83,12 @@ def test_flips_leave_the_source_as_it_was():
     np.testing.assert_array_equal(batches.source.x, before)
 
 
-def test_flips_change_from_step_to_step():
+def test_flips_change_from_step_to_step_and_with_the_seed():
     source = ArraySource(np.tile(np.arange(2.0), (64, 1, 1))[..., None])
     batches = Batches(source, Identity(), 64, seed=0, flip=True)
     assert (batches.batch(0)["x"] != batches.batch(1)["x"]).any()
+    other = Batches(source, Identity(), 64, seed=1, flip=True)  # all images are alike: the order does not show
+    assert (batches.batch(0)["x"] != other.batch(0)["x"]).any()
 
 
 @pytest.mark.parametrize(

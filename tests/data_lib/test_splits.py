@@ -45,6 +45,7 @@ def test_examples_that_are_added_move_no_other():
     names = [f"patient {i // 10}" for i in range(200)]  # those of one name stay together
     sides = [{names[i] for i in numbers(part)} for part in split(Numbers(200), 0.3, names=names)]
     assert not sides[0] & sides[1] and sides[0] | sides[1] == set(names)
+    assert [len(part) for part in split(Numbers(20), 1e-9, names=["a", "b"] * 10)] == [10, 10]  # of a few names, too
 
 
 def test_many_are_fetched_at_once_where_the_source_can():

@@ -173,7 +173,7 @@ def test_a_training_step_moves_the_images_and_tells_the_network():
 def test_what_is_learnt_under_zero_is_the_data_as_they_are():
     """Images whose left half is bright. Flipped ones, half of those trained on, do not leak into what is told nothing:
     the denoiser at high noise gives the mean image of the data, and without the condition that of the mixture."""
-    x = np.full((256, 4, 4, 1), -1, np.float32)
+    x = np.full((64, 4, 4, 1), -1, np.float32)
     x[:, :, :2] = 1
     x = jnp.asarray(x + 0.1 * np.random.default_rng(0).normal(size=x.shape), jnp.float32)
     augment = Augmentation(probability=0.0)
@@ -190,12 +190,12 @@ def test_what_is_learnt_under_zero_is_the_data_as_they_are():
         for name, how in (("told", told), ("untold", untold)):
             network = as_network(MLP(features=32, num_layers=2, cond_dim=9))
             params = network.init(jax.random.key(0), x[:1], jnp.zeros(1, jnp.float32), jnp.zeros((1, 9), jnp.float32))
-            tx = optax.adam(3e-3)
+            tx = optax.adam(1e-2)
             step = jax.jit(make_train_step(network, VP(), PredictNoise(), dsm_loss, tx, 0.99, augment=how))
             state = init_state(jax.random.key(1), params, tx)
-            for _ in range(1500):
+            for _ in range(600):
                 state, _ = step(state, {"x": x})
-            t = jnp.full(256, 0.6, jnp.float32)
+            t = jnp.full(64, 0.6, jnp.float32)
             alpha, sigma = VP().alpha(t[0]), VP().sigma(t[0])
             noise = jax.random.normal(jax.random.key(7), x.shape, jnp.float32)
             label = PredictNoise()(VP(), t).c_noise
