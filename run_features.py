@@ -22,7 +22,7 @@ from eval_lib import Seen, Statistics, require_comparable, statistics_of
 from eval_lib import statistics as statistics_file
 from io_lib.shards import BROKEN
 from io_lib.workdir import atomic, write_atomic
-from run_parts import Layout, Parts, is_image
+from run_parts import Layout, Parts, is_image, requires
 
 SPLITS = ("train", "heldout")
 PIXELS = "uint8, round(127.5 (x + 1)) of x in [-1, 1], clipped"
@@ -64,9 +64,22 @@ def judge_of(config: ConfigDict, parts: Parts, dataset: Dataset, layout: Layout,
             raise ValueError(f"reference_split is {split!r}: expected one of {', '.join(SPLITS)}")
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.eval: {error}") from error
+    require_features(config, metrics, reference)
     if hasattr(features, "protocol") and not getattr(features, "cheap", False):
         features = Kept(features, protocol, folder / "features")
     return Judge(features, protocol, metrics, reference)
+
+
+def require_features(config: ConfigDict, metrics: dict[str, Callable], reference: Statistics | None) -> None:
+    """ConfigError for a metric that needs features where none will be."""
+    for name, metric in metrics.items():
+        try:
+            if requires(metric) and not config.eval.get("keep_features", True):
+                raise ValueError("this metric needs features, and config.eval.keep_features is False")
+            if "data" in requires(metric) and reference is not None:
+                reference.kept()
+        except ValueError as error:
+            raise ConfigError(f"config.eval.metrics.{name}: {error}") from error
 
 
 def ready(config: ConfigDict, parts: Parts, dataset: Dataset, layout: Layout) -> Callable:

@@ -95,7 +95,7 @@ def no_augmentation(n: int) -> jax.Array:
 
 
 def requires(loss) -> tuple[str, ...]:
-    """What a loss, whose options a config may have bound, says that an SDE must have."""
+    """What a loss, whose options a config may have bound, says that an SDE must have; likewise of reports, metrics."""
     return getattr(getattr(loss, "func", loss), "requires", ())
 
 

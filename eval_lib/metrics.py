@@ -2,7 +2,9 @@
 
     config.eval.metrics.fid = bind(fid)
 
-A metric returns figures by name. One of the user's own has the same form: (samples, data) → {"name": number}.
+A metric returns figures by name. One of the user's own has the same form: (samples, data) → {"name": number}. It may
+say by `requires` of which of the two it needs the features themselves, and not their moments alone: then they are known
+to be kept before a sample is drawn.
 """
 
 from eval_lib.extrapolate import frechet_infinity
@@ -46,3 +48,8 @@ def fidelity(samples: Statistics, data: Statistics, k: int = 3) -> Figures:
 def coverage(samples: Statistics, data: Statistics, k: int = 5) -> Figures:
     """Density and coverage (`neighbours`)."""
     return density_coverage(samples.kept(), data.kept(), k)._asdict()
+
+
+fid_infinity.requires = ("samples",)
+for _metric in (kid, fidelity, coverage):
+    _metric.requires = ("samples", "data")

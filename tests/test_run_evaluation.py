@@ -116,7 +116,7 @@ def test_the_loss_of_t_is_the_loss(trained):
     assert np.all(np.array(curve["error"]) > 0) and np.all(np.array(curve["error"]) < 0.2 * np.max(curve["loss"]))
 
 
-def test_unlike_protocols_are_refused(trained, tmp_path):
+def test_unlike_protocols_are_refused(trained, tmp_path, monkeypatch):
     config = get_config()
     config.eval.features = spec(RawFeatures)
     run_lib.stats(config, tmp_path / "raw.npz")
@@ -129,6 +129,7 @@ def test_unlike_protocols_are_refused(trained, tmp_path):
     config.eval.features = spec(RawFeatures)
     config.eval.metrics = {"kid": bind(kid, subsets=3)}
     assert "KID" in run_lib.evaluate(trained, 100, 0, config)["metrics"]["figures"]
+    monkeypatch.setattr(run_evaluation, "samples_of", None)  # not reached
     moments = load(tmp_path / "raw.npz")
     save(tmp_path / "raw.npz", moments.__class__(moments.count, moments.mean, moments.cov, moments.protocol, {}))
     with pytest.raises(ConfigError, match=r"config.eval.metrics.kid: this metric needs the features"):
@@ -182,7 +183,10 @@ def test_what_is_missing_is_said_in_one_line_and_first(trained, tmp_path, monkey
     config.eval.features = spec(RawFeatures)
     with pytest.raises(ConfigError, match=r"config.eval.report: the data have no label, which it needs"):
         evaluate(unlabelled())
-    config.eval.reference_split = "test"
+    config.eval.keep_features = False
+    with pytest.raises(ConfigError, match=r"config.eval.metrics.\w+: this metric needs features, and config.eval.keep"):
+        evaluate(unlabelled())
+    config.eval.keep_features, config.eval.reference_split = True, "test"
     for run in (stats, evaluate):
         with pytest.raises(ConfigError, match=r"reference_split is 'test': expected one of train, heldout"):
             run()
