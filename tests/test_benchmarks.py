@@ -1,9 +1,13 @@
 """The benchmarks run, with very little of everything; and what they measure by is what it says."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks import data, likelihood_training, overhead, sampler_problems, samplers
+from benchmarks import data, likelihood_training, long_run, overhead, sampler_problems, samplers
 from tests.test_run_lib import usual_promotion as usual_promotion
 
 
@@ -49,3 +53,24 @@ def test_data():
     rates = dict(data.measure(count=300, steps=3))
     assert rates["batches of folder in memory"] > 3 * rates["batches of folder at each use"]
     assert rates["batches of arrays"] > 2 * rates.get("grain: arrays", 0)
+
+
+def test_long_runs_do_not_leak_and_never_trace_again(tmp_path):
+    """The short version: of 60 steps and 10 calls, 12 and 2 are for warming up."""
+    found = list(long_run.measure(tmp_path / "run", steps=60, calls=10))
+    assert [part.traces for part in found] == [0, 0] and all(part.is_steady() for part in found), list(map(str, found))
+
+
+def test_a_leak_and_a_trace_are_seen():
+    numbers = [(90, 3), (100, 5), *[(104, 5)] * 8]
+    assert long_run.held("x", numbers) == ("x", 100, 104, 0) and long_run.held("x", numbers).is_steady()
+    assert not long_run.held("x", [*numbers[:-1], (106, 5)]).is_steady()
+    assert not long_run.held("x", [*numbers[:-1], (104, 6)]).is_steady()
+
+
+@pytest.mark.slow
+def test_long_runs_in_full(tmp_path):
+    """2,000 steps and 200 calls, in a process of their own."""
+    command = [sys.executable, "-m", "benchmarks.long_run"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0 and "traced 0 times" in done.stdout, done.stdout + done.stderr
