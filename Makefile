@@ -9,7 +9,7 @@ REPRODUCED := runs/reproduced
 # Programs compiled once are kept beside the environment: sampling after training, and a second run, start sooner.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/compiled
 
-.PHONY: setup digits reproduce test test-all lint clean
+.PHONY: setup digits reproduce test test-all test-oldest test-newest lint clean
 
 setup: $(VENV)/ready
 
@@ -38,10 +38,20 @@ test-all: setup
 	$(RUN) -m pytest -q -n 2 --dist worksteal
 	$(MAKE) reproduce
 
+# The whole suite with the lowest versions that pyproject.toml allows, and with the highest, each in its own environment.
+test-oldest: CONSTRAINTS := constraints-oldest.txt
+test-oldest: ENVIRONMENT := $(VENV)-oldest
+test-newest: CONSTRAINTS := constraints-newest.txt
+test-newest: ENVIRONMENT := $(VENV)-newest
+test-oldest test-newest:
+	$(PYTHON) -m venv $(ENVIRONMENT)
+	$(ENVIRONMENT)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint $(CONSTRAINTS)
+	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(ENVIRONMENT)/compiled $(ENVIRONMENT)/bin/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
+
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
 clean:  # other runs stay
-	rm -rf $(VENV) $(DIGITS) $(REPRODUCED) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(DIGITS) $(REPRODUCED) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -190,4 +190,4 @@ class Run:
 
 def note(metrics: dict, feed: Waits) -> str:
     """data_wait: the share of the time since the last note that the devices waited for batches."""
-    return f"loss {float(jnp.ravel(metrics['loss'])[-1]):.4f}  data_wait {feed.share():.1%}"
+    return f"loss {np.ravel(metrics['loss'])[-1]:.4f}  data_wait {feed.share():.1%}"

@@ -17,8 +17,9 @@ from typing import Any
 
 # Neither run_lib, io_lib nor the rest of flax: they write and remove files, which no config has to name.
 TRUSTED = ("sde_lib", "models", "data_lib", "eval_lib", "configs", "optax", "flax.linen", "diffrax")
-MACHINERY = (  # runs files
+MACHINERY = (  # runs files, starts processes or writes
     "configs.command_line", "configs.names", "configs.own_data", "configs.saved", "configs.spec", "configs.types",
+    "data_lib.prepare", "eval_lib.__main__", "eval_lib.inception_file", "eval_lib.statistics",
 )  # fmt: skip
 
 _seen: dict[str, Callable] = {}

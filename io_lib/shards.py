@@ -113,6 +113,8 @@ def mapped(path: str | Path, name: str = "samples") -> np.ndarray:
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
         np.lib.format.read_magic(member)
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        if dtype.hasobject:  # a map would take what stands there for addresses
+            raise ConfigError(f"{path}: {name} holds objects, expected numbers")
         in_member, start = member.tell(), archive.getinfo(f"{name}.npy").header_offset
     with open(path, "rb") as file:
         file.seek(start + 26)  # of a zip file's local header, 30 bytes: the lengths of name and extra field after it

@@ -1,9 +1,13 @@
 """The benchmarks run, with very little of everything; and what they measure by is what it says."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks import data, evaluation_memory, likelihood_training, overhead, sampler_problems, samplers
+from benchmarks import data, evaluation_memory, likelihood_training, long_run, overhead, sampler_problems, samplers
 from tests.test_run_lib import usual_promotion as usual_promotion
 
 
@@ -57,3 +61,24 @@ def test_memory_of_evaluation():
     """Ten times as many images, 55 MB more of them: within 8 MB of the same memory."""
     few, many = (evaluation_memory.measure(n, width=32) for n in (2_000, 20_000))
     assert few > 100 and many - few < 8
+
+
+def test_long_runs_do_not_leak_and_never_trace_again(tmp_path):
+    """The short version: of 60 steps and 10 calls, 12 and 2 are for warming up."""
+    found = list(long_run.measure(tmp_path / "run", steps=60, calls=10))
+    assert [part.traces for part in found] == [0, 0] and all(part.is_steady() for part in found), list(map(str, found))
+
+
+def test_a_leak_and_a_trace_are_seen():
+    numbers = [(90, 3), (100, 5), *[(104, 5)] * 8]
+    assert long_run.held("x", numbers) == ("x", 100, 104, 0) and long_run.held("x", numbers).is_steady()
+    assert not long_run.held("x", [*numbers[:-1], (106, 5)]).is_steady()
+    assert not long_run.held("x", [*numbers[:-1], (104, 6)]).is_steady()
+
+
+@pytest.mark.slow
+def test_long_runs_in_full(tmp_path):
+    """2,000 steps and 200 calls, in a process of their own."""
+    command = [sys.executable, "-m", "benchmarks.long_run"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0 and "traced 0 times" in done.stdout, done.stdout + done.stderr

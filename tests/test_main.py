@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.spec import to_json
+from io_lib import workdir
 from io_lib.metrics import read_metrics
 from tests.test_run_lib import final_state
 from tests.test_run_lib import usual_promotion as usual_promotion
@@ -230,3 +232,17 @@ def test_a_full_disk(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "\nmain.py: a checkpoint could not be written to" in done.stderr
     assert read_metrics(tmp_path / "run")[-1]["step"] >= 10
+
+
+def test_a_read_only_work_directory(tmp_path):
+    """One line and status 1; root, whom the mode of a directory does not stop, gives up that right for it."""
+    config = get_config()
+    run = workdir.claim(tmp_path / "run", to_json(config))
+    os.chmod(run, 0o555)
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if drop and not shutil.which("setpriv"):
+        pytest.skip("root, without setpriv")
+    arguments = [*drop, *command(CONFIG, f"--workdir={run}")]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 1 and [*run.iterdir()] == [run / "config.json"], done.stderr
+    assert done.stderr.startswith("main.py: ") and "Permission denied" in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,85 @@
+"""Does a long run leak, or compile again? `python -m benchmarks.long_run --steps=2000 --calls=200`.
+
+Resident memory (VmRSS) after every step and every sampling call; and how often JAX traces a function, which it tells by
+its monitoring events. After a first part, in which programs are compiled and pools filled, memory has to stay within
+5 % of what it was at the end of that part, and nothing may be traced any more.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+
+import run_lib
+import run_training
+from benchmarks.memory import resident
+from tests.crash.workload import get_config
+
+WARM, TOLERANCE = 0.2, 0.05
+TRACED = "/jax/core/compile/jaxpr_trace_duration"
+
+
+class Held(NamedTuple):
+    """Resident bytes at the end of the first part, the most after it, and the traces after it."""
+
+    what: str
+    warm: int
+    most: int
+    traces: int
+
+    def is_steady(self) -> bool:
+        return self.most <= (1 + TOLERANCE) * self.warm and not self.traces
+
+    def __str__(self) -> str:
+        growth = 100 * (self.most / self.warm - 1)
+        return f"{self.what}: {self.warm / 2**20:.0f} MiB, then at most {growth:+.1f} %, traced {self.traces} times"
+
+
+def held(what: str, numbers: list[tuple[int, int]]) -> Held:
+    """Of (resident, traces so far) after each step or call."""
+    warm = max(1, int(WARM * len(numbers)))
+    return Held(what, numbers[warm - 1][0], max(n[0] for n in numbers[warm:]), numbers[-1][1] - numbers[warm - 1][1])
+
+
+def measure(directory: Path, steps: int, calls: int) -> Iterable[Held]:
+    """A training with its logs, evaluations and checkpoints; then calls of the model's sampling."""
+    traces, numbers = [], []
+    listener = lambda event, *_, **__: event == TRACED and traces.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    config = get_config()
+    config.training.update(num_steps=steps, log_every=max(1, steps // 100), eval_every=max(1, steps // 20))
+    config.training.checkpoint_every = max(1, steps // 10)
+    due = run_training.Run.do_what_is_due
+
+    def watched(run, step, state):
+        due(run, step, state)
+        numbers.append((resident("VmRSS"), len(traces)))
+
+    with mock.patch.object(run_training.Run, "do_what_is_due", watched):
+        run_lib.train(config, directory, devices=jax.devices()[:1])
+    yield held(f"{steps} steps", numbers)
+    model, numbers = run_lib.load(directory), []
+    for seed in range(calls):
+        jax.block_until_ready(model.sample(jax.random.key(seed), 16))
+        numbers.append((resident("VmRSS"), len(traces)))
+    yield held(f"{calls} sampling calls", numbers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--calls", type=int, default=200)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        found = list(measure(Path(directory) / "run", options.steps, options.calls))
+    print(*found, sep="\n")
+    sys.exit(not all(part.is_steady() for part in found))
+
+
+if __name__ == "__main__":
+    main()
