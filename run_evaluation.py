@@ -18,8 +18,9 @@ from eval_lib import Statistics
 from eval_lib.expected import flat_numbers
 from eval_lib.neighbours import nearest
 from io_lib import pictures
+from run_classes import for_network
 from run_features import Judge, as_seen, judge_of
-from run_parts import Layout, Parts, is_image, picture_scale, requires, unlabelled
+from run_parts import Layout, Parts, is_image, picture_scale, requires
 from run_sampling import Trained, samples_of, shards_of
 from sde_lib import ScoreModel
 
@@ -181,7 +182,7 @@ def loss_curve(trained: Trained, dataset: Dataset, times: int = 16, examples: in
     for first, batch in enumerate(eval_batches(dataset.heldout, trained.parts.transform, size)):
         if first * size >= examples:
             break
-        batch = trained.layout.put(unlabelled(batch))
+        batch = trained.layout.put(for_network(trained.config, batch))
         for k, t in enumerate(grid):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(trained.config.seed), first), k)
             totals[:, k] += jax.device_get(at(model, key, t, batch))
@@ -194,7 +195,8 @@ def loss_curve(trained: Trained, dataset: Dataset, times: int = 16, examples: in
 def _loss_at(loss, model: ScoreModel, key, t, batch: dict):
     """Σ, Σ of squares and number of the losses of a batch, all at t."""
     law = lambda key, sde, n: jnp.full(n, t)  # noqa: E731
-    value = loss(key, model.score, model.sde, batch["x"], sample_time=law)
+    score_fn = partial(model.score, cond=batch.get("label"))
+    value = loss(key, score_fn, model.sde, batch["x"], sample_time=law)
     mask = batch["mask"]
     return jnp.stack([jnp.sum(value * mask), jnp.sum(value**2 * mask), jnp.sum(mask)])
 

@@ -27,6 +27,7 @@ from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog, read_metrics
 from io_lib.signals import StopRequest
 from run_card import card_of, data_of
+from run_classes import for_network
 from run_parts import (
     build_parts,
     check_data,
@@ -35,7 +36,6 @@ from run_parts import (
     make_layout,
     placed,
     restored,
-    unlabelled,
 )
 from run_sampling import Trained, open_trained, require_animation, samples_of
 from run_training import Run, check_shapes
@@ -102,7 +102,9 @@ def train(
             print(f"{directory}: training goes on from step {start}")
         card = card_of(config, data_of(config, dataset, given))
         run = Run(config, parts, layout, dataset, directory, log, checkpoints, card)
-        feed = prefetch(batches, start, training.num_steps, lambda batch: layout.put(unlabelled(batch)), ahead=2)
+        feed = prefetch(
+            batches, start, training.num_steps, lambda batch: layout.put(for_network(config, batch)), ahead=2
+        )
         with contextlib.closing(feed):
             step = run.loop(state, start, feed, stop)
     if step < training.num_steps:

@@ -12,6 +12,7 @@ from data_lib import Dataset, gather
 from io_lib.metrics import Progress
 from io_lib.shards import Shards, mapped
 from io_lib.signals import StopRequest
+from run_classes import for_network
 from run_sampling import Trained, made_with
 from sde_lib import ScoreModel, nats_to_bits
 
@@ -54,7 +55,8 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
     for name, column in zip(("flow", "elbo"), np.asarray(mapped(file)).T, strict=True):
         if not np.all(np.isnan(column)):
             found[name] = {"mean": float(np.mean(column)), "error": float(np.std(column) / np.sqrt(count))}
-    return found | budget(model, gather(source, np.arange(min(count, config.eval.batch_size)))["x"], config, seed)
+    first = for_network(config, gather(source, np.arange(min(count, config.eval.batch_size))))
+    return found | budget(model, first["x"], first.get("label"), seed)
 
 
 def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, levels, config: ConfigDict, seed: int):
@@ -62,14 +64,15 @@ def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, leve
     options, size, key, done = config.eval.bits, config.eval.batch_size, jax.random.key(seed), shards.count()
     with StopRequest() as stop, Progress(count, min(done, count), "example") as progress:
         while done < count and not stop.requested:
-            x = gather(source, np.minimum(np.arange(done, done + size), len(source) - 1))["x"]
+            batch = for_network(config, gather(source, np.minimum(np.arange(done, done + size), len(source) - 1)))
+            x, cond = batch["x"], batch.get("label")
             bits = np.full((size, 2), np.nan)
             try:
-                bits[:, 0] = model.bits_per_dim(key, x, options.samples, first=done)
+                bits[:, 0] = model.bits_per_dim(key, x, options.samples, cond=cond, first=done)
             except ValueError as error:
                 raise ConfigError(f"config.eval.bits: {error}") from error
             if levels is not None:
-                bound = model.elbo(key, x, options.elbo_times, levels, first=done)
+                bound = model.elbo(key, x, options.elbo_times, levels, cond, first=done)
                 bits[:, 1] = nats_to_bits(bound.value, x[0].size)
             bits = bits[: len(source) - done]
             require_finite(bits[:, 0], done)
@@ -100,12 +103,13 @@ def levels_of(trained: Trained) -> np.ndarray:
     return np.arange(transform.low, transform.high + 1)
 
 
-def budget(model: ScoreModel, x: np.ndarray, config: ConfigDict, seed: int) -> dict:
+def budget(model: ScoreModel, x: np.ndarray, cond: np.ndarray | None, seed: int) -> dict:
     """Evaluations and mean errors of log p over a batch."""
-    x = x[: len(x) // model.split.num_devices * model.split.num_devices]
-    if not len(x):
+    size = len(x) // model.split.num_devices * model.split.num_devices
+    if not size:
         return {}
-    found = model.log_prob(jax.random.key(seed), x)
+    x, cond = x[:size], cond if cond is None else cond[:size]
+    found = model.log_prob(jax.random.key(seed), x, cond)
     in_bits = {
         name: float(np.mean(np.abs(getattr(found, name))) / x[0].size / np.log(2))
         for name in ("solver", "probes", "truncation")

@@ -15,6 +15,7 @@ from configs.spec import ConfigError, build
 from data_lib import Dataset, gather, shared_examples
 from io_lib.checkpoint import Checkpoints
 from models.network import as_network
+from run_classes import check_labels, num_classes
 from sde_lib import Augmentation, Likelihood, ScoreModel, init_state
 from sde_lib.augmentation import DIM
 
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # Streams of the one seed: a number for each use, folded into jax.random.key(seed).
 INIT, TRAIN, EVAL, SNAPSHOT = range(4)
+NO_SAMPLERS = ("use", "batch_size", "label")
+"""What config.sampling holds beside samplers by name."""
 
 
 class Parts(NamedTuple):
@@ -41,8 +44,8 @@ class Parts(NamedTuple):
 def build_parts(config: ConfigDict) -> Parts:
     """The objects of a config. ConfigError naming the place where it is wrong; nothing is compiled."""
     choice = config.sampling.use
-    if choice not in config.sampling or choice in ("use", "batch_size"):
-        choices = sorted(key for key in config.sampling if key not in ("use", "batch_size"))
+    if choice not in config.sampling or choice in NO_SAMPLERS:
+        choices = sorted(key for key in config.sampling if key not in NO_SAMPLERS)
         raise ConfigError(f"config.sampling.use is {choice!r}: expected one of {', '.join(choices)}")
     likelihood = build(config.eval.get("likelihood", Likelihood()), "config.eval.likelihood")
     parts = Parts(
@@ -81,7 +84,7 @@ def build_augmentation(config: ConfigDict, network) -> Augmentation | None:
     if config.network.get("cond_dropout", 0):
         raise ConfigError("config.augmentation would leak: with config.network.cond_dropout it is not always told")
     try:
-        jax.eval_shape(network.init, jax.random.key(0), *first_inputs(config), no_augmentation(1))
+        jax.eval_shape(network.init, jax.random.key(0), *first_inputs(config), no_augmentation(config, 1))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"config.augmentation tells the network a vector, so config.network.cond_dim should be {DIM}: {error}"
@@ -89,9 +92,10 @@ def build_augmentation(config: ConfigDict, network) -> Augmentation | None:
     return augment
 
 
-def no_augmentation(n: int) -> jax.Array:
-    """The condition of images as they are."""
-    return jnp.zeros((n, DIM), jnp.float32)
+def no_augmentation(config: ConfigDict, n: int):
+    """The condition of images as they are; of a network with classes, beside no class."""
+    vector = jnp.zeros((n, DIM), jnp.float32)
+    return (None, vector) if num_classes(config) else vector
 
 
 def requires(loss) -> tuple[str, ...]:
@@ -131,7 +135,7 @@ def stream(config: ConfigDict, use: int) -> jax.Array:
 
 def new_state(config: ConfigDict, parts: Parts):
     """The training state at step 0, a function of the config."""
-    cond = () if parts.augment is None else (no_augmentation(1),)
+    cond = () if parts.augment is None else (no_augmentation(config, 1),)
     params = parts.network.init(stream(config, INIT), *first_inputs(config), *cond)
     return init_state(stream(config, TRAIN), params, parts.tx)
 
@@ -224,6 +228,7 @@ def check_data(config: ConfigDict, dataset: Dataset, layout: Layout) -> Dataset:
     for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
         if size < 1 or size % layout.count:
             raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {layout.count} devices")
+    check_labels(config, dataset)
     check_numbers(config)
     size, parts = config.training.batch_size, config.training.get("accumulate", 1)
     if parts < 1 or size % (parts * layout.count):
@@ -241,11 +246,6 @@ def check_numbers(config: ConfigDict) -> None:
             raise ConfigError(f"config.training.{name}={training[name]}: expected {low} or more, below 2^31")
     if not 0 <= training.ema < 1:
         raise ConfigError(f"config.training.ema={training.ema}: expected 0 or more, below 1")
-
-
-def unlabelled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch as an unconditional network takes it."""
-    return {key: value for key, value in batch.items() if key != "label"}
 
 
 def is_image(config: ConfigDict, parts: Parts) -> bool:

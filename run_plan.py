@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs.spec import ConfigError
+from run_classes import abstract_labels
 from run_parts import Layout, Parts, abstract_state, build_parts, make_layout
 from run_training import steps_per_call, train_steps
 
@@ -110,7 +111,8 @@ def abstract_batch(config: ConfigDict, layout: Layout) -> dict[str, jax.ShapeDty
     shape = (config.training.batch_size, *config.shape)
     if shape[0] < 1 or shape[0] % layout.count:
         raise ConfigError(f"config.training.batch_size={shape[0]} cannot be split over {layout.count} devices")
-    return {"x": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=layout.split)}
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=layout.split)
+    return {"x": x, **abstract_labels(config, shape[:1], layout.split)}
 
 
 def size_of(tree: Any) -> int:

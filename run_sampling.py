@@ -17,6 +17,7 @@ from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import Progress
 from io_lib.shards import Shards, mapped
 from io_lib.signals import StopRequest
+from run_classes import classes_of, num_classes
 from run_parts import Layout, Parts, build_parts, digest, is_image, make_layout, picture_scale, restored, score_model
 from sde_lib import ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
@@ -86,7 +87,8 @@ def shards_of(trained: Trained, seed: int) -> Shards:
     (Except with Langevin's batch norm, whose batches are then part of it.)
     """
     config, choice = trained.config, trained.config.sampling.use
-    made = made_with(trained, seed, {"sampler": config.sampling[choice]})
+    told = {"label": config.sampling.get("label", -1)} if num_classes(config) else {}
+    made = made_with(trained, seed, {"sampler": config.sampling[choice], **told})
     if coupled(trained):
         made["batch_size"] = whole_batch(trained, config.sampling.batch_size)
     return Shards(trained.directory / "samples" / "shards", f"step{trained.step}_seed{seed}_{choice}", made)
@@ -130,7 +132,8 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
         while done < count and not stop.requested:
             start = time.perf_counter()
             indices = jax.device_put(jnp.arange(done, done + size), trained.layout.split)
-            x, evaluations = jax.device_get(model.with_evaluations(key, indices))
+            found = model.with_evaluations(key, indices, classes_of(trained.config, indices))
+            x, evaluations = jax.device_get(found)
             require_finite(x, done)
             shards.write(done, in_units_of_the_data(trained, x), evaluations, time.perf_counter() - start)
             done += size
@@ -181,8 +184,9 @@ def animate(trained: Trained, x: np.ndarray, seed: int, frames: int = 60) -> Non
 
     @jax.jit
     def way(model: ScoreModel):
-        keys, sde = sample_keys(jax.random.key(seed), jnp.arange(len(x))), model.sde
-        times, states = model.sampler.path(keys, sde, model.score, model.shape, keep)
+        numbers, sde = jnp.arange(len(x)), model.sde
+        score_fn = partial(model.score, cond=classes_of(trained.config, numbers))
+        times, states = model.sampler.path(sample_keys(jax.random.key(seed), numbers), sde, score_fn, model.shape, keep)
         if hasattr(sde, "alpha"):
             states /= expand(jnp.sqrt(per_time(sde.alpha(times) ** 2 + sde.sigma(times) ** 2, times)), states)
         return times, states

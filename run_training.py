@@ -15,6 +15,7 @@ from io_lib import pictures
 from io_lib.metrics import Progress
 from io_lib.signals import StopRequest
 from run_card import signed
+from run_classes import abstract_labels, classes_of, for_network
 from run_parts import (
     EVAL,
     SNAPSHOT,
@@ -26,7 +27,6 @@ from run_parts import (
     picture_scale,
     score_model,
     stream,
-    unlabelled,
 )
 from sde_lib import make_eval_step, make_train_step
 from sde_lib.training import repeat
@@ -57,7 +57,7 @@ def check_shapes(config: ConfigDict, parts: Parts, layout: Layout) -> None:
     try:
         state = abstract_state(config, parts, layout)
         x = jax.ShapeDtypeStruct((config.training.batch_size, *config.shape), jnp.float32)
-        jax.eval_shape(train_steps(config, parts, layout)[0], state, {"x": x})
+        jax.eval_shape(train_steps(config, parts, layout)[0], state, {"x": x, **abstract_labels(config, x.shape[:1])})
     except Exception as error:  # of any class: it is the networks', the processes' and JAX's own
         what = f"{type(error).__name__}: {error}".split("\n\n")[0]
         raise ConfigError(f"config: no step of training can be made of it: {' '.join(what.split())[:300]}") from error
@@ -165,7 +165,7 @@ class Run:
         batches = eval_batches(self.dataset.heldout, parts.transform, self.config.eval.batch_size)
         for i, batch in enumerate(batches):
             key = jax.random.fold_in(stream(self.config, EVAL), i)
-            value, n = self.eval_step(params, key, self.layout.put(unlabelled(batch)))
+            value, n = self.eval_step(params, key, self.layout.put(for_network(self.config, batch)))
             total, count = total + float(value) * float(n), count + float(n)
         return total / count
 
@@ -183,7 +183,8 @@ class Run:
         folder.mkdir(exist_ok=True)
         if is_image(self.config, self.parts):
             model = score_model(self.config, self.parts, params)
-            x = model.sample_indices(stream(self.config, SNAPSHOT), jnp.arange(self.training.snapshot_size))
+            numbers = jnp.arange(self.training.snapshot_size)
+            x = model.sample_indices(stream(self.config, SNAPSHOT), numbers, classes_of(self.config, numbers))
             grid = pictures.image_grid(self.parts.transform.to_uint8(np.asarray(x)), scale=picture_scale(self.config))
             pictures.save_png(folder / f"step_{step:07d}.png", grid)
 

@@ -6,7 +6,7 @@
     cond          stands for
     labels        a class of 0 … num_classes − 1, or num_classes: the null label, "no class told"
     vector        any real numbers: augmentation parameters, an embedding of text; zeros tell nothing (no bias)
-    (both)        a pair, where the network has both; each may be None
+    (both)        a pair, where the network has both; each may be None; labels alone stand for (labels, None)
     None          the null label, and the vector of zeros
 
 In training `dropout` tells an example nothing with this probability, so that one network learns the conditional and
@@ -51,9 +51,9 @@ class Conditioning(nn.Module):
                 raise ValueError("cond: expected None, since the network has num_classes=0 and cond_dim=0, got one")
             return None, None
         if self.num_classes and self.cond_dim:
-            pair = (None, None) if cond is None else cond
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise ValueError(f"cond: expected a pair (labels, vector), got {type(cond).__name__}")
+            pair = cond if isinstance(cond, tuple | list) else (cond, None)
+            if len(pair) != 2:
+                raise ValueError(f"cond: expected a pair (labels, vector), got {len(pair)} values")
             labels, vector = pair
         else:
             labels, vector = (cond, None) if self.num_classes else (None, cond)

@@ -15,6 +15,7 @@ LAYERS = {
 PACKAGES = {"sde_lib", "models", "configs", "data_lib", "eval_lib", "io_lib"}
 OURS = PACKAGES | {
     "run_card",
+    "run_classes",
     "run_data",
     "run_evaluation",
     "run_features",

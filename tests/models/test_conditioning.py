@@ -73,7 +73,8 @@ def test_in_training_a_share_of_the_examples_is_told_nothing():
         ({"num_classes": 3}, 1, r"expected integer labels of shape \(3,\), got int"),
         ({"cond_dim": 4}, VECTOR, r"expected a vector of shape \(3, 4\), got \(3, 5\)"),
         ({"cond_dim": 4}, (LABELS, VECTOR), r"expected a vector of shape \(3, 4\), got tuple"),
-        ({"num_classes": 3, "cond_dim": 5}, LABELS, r"expected a pair \(labels, vector\), got "),
+        ({"num_classes": 3, "cond_dim": 5}, (LABELS, VECTOR, 1), r"expected a pair \(labels, vector\), got 3 values"),
+        ({"num_classes": 3, "cond_dim": 5}, VECTOR, r"expected integer labels of shape \(3,\), got float32"),
         ({"num_classes": 3, "cond_dim": 5}, (VECTOR, LABELS), r"expected integer labels of shape \(3,\), got float32"),
     ],
 )

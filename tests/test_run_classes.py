@@ -1,0 +1,76 @@
+"""Classes through a run: told in training, evaluation and sampling, refused where they are not there."""
+
+import jax
+import numpy as np
+import pytest
+
+import run_lib
+from configs.spec import ConfigError, bind, spec
+from data_lib import ArraySource, Dataset, Identity
+from models import MLP
+from sde_lib import Sampler, adam, as_is, dsm_loss
+from sde_lib.solvers import DDIM
+from tests.test_run_lib import usual_promotion as usual_promotion
+from tests.tiny_config import get_config
+
+ONE = jax.devices()[:1]
+CENTRES = np.asarray([-1.0, 0.0, 1.0], np.float32)
+
+
+def classes(**network):
+    """Points of three classes, each at its centre ± 0.05."""
+    config = get_config()
+    config.shape, config.transform = (1,), spec(Identity)
+    config.network = spec(MLP, features=64, num_layers=2, **{"num_classes": 3, **network})
+    config.loss = bind(dsm_loss)
+    config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=5)
+    config.training.update(
+        batch_size=128, num_steps=300, log_every=50, eval_every=0, sample_every=0, checkpoint_every=0, keep_every=0
+    )
+    config.sampling.use = "ddim"
+    config.sampling.ddim = spec(Sampler, solver=DDIM(), num_steps=20, denoise=as_is)
+    del config.eval["report"]
+    del config.eval["features"]
+    return config
+
+
+def data(count=600, labels=3):
+    label = np.arange(count) % labels
+    x = CENTRES[label % 3] + 0.05 * np.random.default_rng(0).normal(size=count).astype(np.float32)
+    return Dataset(ArraySource(x=x[:, None], label=label), ArraySource(x=x[:90, None], label=label[:90]))
+
+
+def test_a_class_is_learnt_and_drawn(tmp_path):
+    """Each in turn, or the one that is asked for; samples of the one are not those of the other, nor their files."""
+    config = classes()
+    run_lib.train(config, tmp_path, data(), devices=ONE)
+    x = np.asarray(run_lib.sample(tmp_path, 30, devices=ONE, config=config))[:, 0]
+    np.testing.assert_allclose(x, CENTRES[np.arange(30) % 3], atol=0.4)
+    config.sampling.label = 2
+    x = np.asarray(run_lib.sample(tmp_path, 30, devices=ONE, config=config))[:, 0]
+    np.testing.assert_allclose(x, 1.0, atol=0.4)
+    drawn = run_lib.load(tmp_path).sample(jax.random.key(0), 30, cond=np.zeros(30, np.int32))[:, 0]
+    np.testing.assert_allclose(drawn, -1.0, atol=0.4)
+    right = run_lib.evaluate(tmp_path, 30, 0, config, data(), ONE)
+    train, heldout = data()
+    wrong = Dataset(train, ArraySource(x=heldout.x, label=(heldout.label + 1) % 3))
+    assert right["eval_loss"] < 0.8 * run_lib.evaluate(tmp_path, 30, 0, config, wrong, ONE)["eval_loss"]
+
+
+@pytest.mark.parametrize(
+    ("change", "dataset", "message"),
+    [
+        (
+            {},
+            Dataset(*[ArraySource(x=np.zeros((90, 1), np.float32))] * 2),
+            r"config\.network\.num_classes=3 tells the network a class, but the train data have no labels",
+        ),
+        ({}, data(labels=5), r"labels from 0 to 4: config\.network\.num_classes=3 takes 0 to 2"),
+        ({"label": 3}, data(), r"config\.sampling\.label=3: expected 0 to 2, or −1 for each class in turn"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(tmp_path, change, dataset, message):
+    config = classes()
+    config.sampling.update(change)
+    with pytest.raises(ConfigError, match=message):
+        run_lib.train(config, tmp_path, dataset, devices=ONE)
