@@ -79,6 +79,7 @@ def test_variational_dequantisation():
 
     with jax.numpy_dtype_promotion("standard"):  # optax's
         trained = fit_dequantiser(jax.random.key(0), log_prob, x[:500], width)
+    assert np.all(trained.slope < 0)  # towards 0, where the density is larger
     uniform, flat, better, closed = gap(None), gap(Dequantiser()), gap(trained), gap(trained, 64)
     assert abs(uniform[0] - flat[0]) < 4 * np.hypot(uniform[1], flat[1])
     assert -4 * better[1] < better[0] < uniform[0] / 3
