@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import data, evaluation_memory, likelihood_training, long_run, overhead, sampler_problems, samplers
+from benchmarks import (
+    data,
+    evaluation_memory,
+    likelihood_training,
+    long_run,
+    networks,
+    overhead,
+    sampler_problems,
+    samplers,
+)
 from tests.test_run_lib import usual_promotion as usual_promotion
 
 
@@ -82,3 +91,38 @@ def test_long_runs_in_full(tmp_path):
     command = [sys.executable, "-m", "benchmarks.long_run"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0 and "traced 0 times" in done.stdout, done.stdout + done.stderr
+
+
+HLO = """
+%fused_computation (p0: f32[2,3]) -> f32[3,2] {
+  %p0 = f32[2,3]{1,0} parameter(0)
+  ROOT %t = f32[3,2]{1,0} transpose(%p0), dimensions={1,0}
+}
+
+ENTRY %main (x: f32[2,3], w: f32[3,5], i: f32[4,8,8,6], k: f32[3,3,6,7]) -> f32[4,8,8,7] {
+  %x = f32[2,3]{1,0} parameter(0)
+  %w = f32[3,5]{1,0} parameter(1)
+  %i = f32[4,8,8,6]{3,2,1,0} parameter(2)
+  %k = f32[3,3,6,7]{3,2,1,0} parameter(3)
+  %f = f32[3,2]{1,0} fusion(%x), kind=kLoop, calls=%fused_computation
+  %d = bf16[2,5]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %c = f32[4,8,8,7]{3,2,1,0} convolution(%i, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+}
+"""
+
+
+def test_operations_of_a_program():
+    """2 · 2 · 5 · 3 for the product, 2 · 4 · 8² · 7 · 3² · 6 for the convolution; what is fused writes nothing."""
+    found = networks.operations(HLO)
+    assert found["dot"] == (1, 2 * 5 * 2, 60.0)
+    assert found["convolution"] == (1, 4 * 64 * 7 * 4, 2.0 * 4 * 64 * 7 * 9 * 6)
+    assert found["transpose (fused)"] == (1, 0, 0.0) and found["fusion"] == (1, 24, 0.0)
+
+
+@pytest.mark.slow
+def test_networks(capsys):
+    config = networks.load_config("configs/digits.py")
+    config.network.update(nf=8, num_res_blocks=1)
+    networks.main(config, batch=2, repeats=1)
+    out = capsys.readouterr().out
+    assert "| forward | 2 | float32 |" in out and "| step | 2 | float32 |" in out and "| convolution" in out

@@ -39,6 +39,7 @@ def targets(x0, eps, x, alpha, sigma, sigma_data):
     return {
         "noise": eps,
         "score": -eps,
+        "plain score": -eps / sigma,
         "x0": x0,
         "v": alpha * eps - sigma * x0,
         # Karras et al. 2022, eq. 8, for y = x/α at noise level σ/α: F = (x0 − c_skip y)/c_out
