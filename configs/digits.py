@@ -78,7 +78,10 @@ def get_config():
 
 
 def expect(config, distance: float, sure: float) -> None:
-    """What was measured: ratios of samples to held-out digits, means of three seeds, with the spread of trainings."""
+    """Ratios of samples to held-out digits, means of three seeds: what one run gave, with room for other trainings.
+
+    Seeds of one training had standard deviations of 0.07, 0.014 and 0.02 (500 images each).
+    """
     config.eval.expected.distance = spec(Expected, figure="frechet.ratio", value=distance, tolerance=0.12)
-    config.eval.expected.sure = spec(Expected, figure="confident.ratio", value=sure, tolerance=0.02)
+    config.eval.expected.sure = spec(Expected, figure="confident.ratio", value=sure, tolerance=0.03)
     config.eval.expected.nearest = spec(Expected, figure="nearest.ratio", value=1.0, tolerance=0.05)
