@@ -173,7 +173,7 @@ def evaluate(
     devices: list | None = None,
     folder: str = "eval",
 ) -> dict | None:
-    """The loss on held-out data, config.eval.bits, config.eval.metrics, and what config.eval.report says of samples.
+    """The loss on held-out data, config.eval.bpd, config.eval.metrics, and what config.eval.report says of samples.
 
     Of the newest checkpoint, or of each from config.eval.first_step to last_step. Writes report_STEP.json and .md into
     `folder`, the last of them as report.json and report.md too, and the pictures samples.png, neighbours.png, loss.png

@@ -20,15 +20,15 @@ SPLITS = ("heldout", "train")
 
 
 def wanted(config: ConfigDict) -> bool:
-    """Whether config.eval.bits asks for them. ConfigError for an unknown split."""
-    split = config.eval.get("bits", {}).get("split", "")
+    """Whether config.eval.bpd asks for them. ConfigError for an unknown split."""
+    split = config.eval.get("bpd", {}).get("split", "")
     if split not in ("", *SPLITS):
-        raise ConfigError(f"config.eval.bits.split is {split!r}: expected one of {', '.join(SPLITS)}, or '' for none")
+        raise ConfigError(f"config.eval.bpd.split is {split!r}: expected one of {', '.join(SPLITS)}, or '' for none")
     return bool(split)
 
 
 def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict | None:
-    """What config.eval.bits asks for, as numbers that JSON can hold; each example's values in folder/bits_SPLIT.npz.
+    """What config.eval.bpd asks for, as numbers that JSON can hold; each example's values in folder/bits_SPLIT.npz.
 
     split, count   of the examples, from the first
     flow           bits per dimension of the ODE: mean and its standard error over the examples, which holds the spread
@@ -40,7 +40,7 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
     Batches are kept as they are done, so what was killed goes on; None where a signal stopped it. ConfigError for data
     that are not of an integer type, or an ELBO whose levels the transform does not tell.
     """
-    config, options = trained.config, trained.config.eval.bits
+    config, options = trained.config, trained.config.eval.bpd
     source = getattr(dataset, options.split)
     count = min(options.count or len(source), len(source))
     model = jax.device_put(trained.model.replace(split=trained.layout.split), trained.layout.copied)
@@ -61,7 +61,7 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
 
 def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, levels, config: ConfigDict, seed: int):
     """Whether all `count` examples are done at the end: not if SIGTERM or Ctrl-C came before."""
-    options, size, key, done = config.eval.bits, config.eval.batch_size, jax.random.key(seed), shards.count()
+    options, size, key, done = config.eval.bpd, config.eval.batch_size, jax.random.key(seed), shards.count()
     with StopRequest() as stop, Progress(count, min(done, count), "example") as progress:
         while done < count and not stop.requested:
             batch = for_network(config, gather(source, np.minimum(np.arange(done, done + size), len(source) - 1)))
@@ -70,7 +70,7 @@ def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, leve
             try:
                 bits[:, 0] = model.bits_per_dim(key, x, options.samples, cond=cond, first=done)
             except ValueError as error:
-                raise ConfigError(f"config.eval.bits: {error}") from error
+                raise ConfigError(f"config.eval.bpd: {error}") from error
             if levels is not None:
                 bound = model.elbo(key, x, options.elbo_times, levels, cond, first=done)
                 bits[:, 1] = nats_to_bits(bound.value, x[0].size)
@@ -97,7 +97,7 @@ def levels_of(trained: Trained) -> np.ndarray:
     transform = trained.parts.transform
     if not (hasattr(transform, "low") and hasattr(transform, "high")):
         raise ConfigError(
-            f"config.eval.bits.elbo_times: the ELBO needs the data's levels, which {type(transform).__name__} does not "
+            f"config.eval.bpd.elbo_times: the ELBO needs the data's levels, which {type(transform).__name__} does not "
             f"tell; Scale(low, high) does"
         )
     return np.arange(transform.low, transform.high + 1)

@@ -52,11 +52,11 @@ def base() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.batch_size = 128
-    config.eval.bits = ConfigDict()
-    config.eval.bits.split = ""  # or "heldout", "train": bits per dimension of its examples
-    config.eval.bits.count = 0  # 0: all
-    config.eval.bits.samples = 1  # importance samples of the dequantised density; more need Exact() below
-    config.eval.bits.elbo_times = 0  # draws for the reverse SDE's bound; 0: none
+    config.eval.bpd = ConfigDict()
+    config.eval.bpd.split = ""  # or "heldout", "train": bits per dimension of its examples
+    config.eval.bpd.count = 0  # 0: all
+    config.eval.bpd.samples = 1  # importance samples of the dequantised density; more need Exact() below
+    config.eval.bpd.elbo_times = 0  # draws for the reverse SDE's bound; 0: none
     config.eval.metrics = ConfigDict()  # by name, functions of eval_lib/metrics.py; they need config.eval.features
     config.eval.seeds = 1  # draws of num_samples each: figures are means, and their spread
     config.eval.reference = ""  # a file of --mode=stats; "": the split below, seen anew

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 from models.conditioning import Conditioning
 from models.layers import (
     EMBEDDINGS,
+    Dropout,
     GroupNorm,
     Number,
     at_least_float32,
@@ -81,7 +82,7 @@ class ADMBlock(nn.Module):
         changes = dense(emb, 2 * self.features).astype(h.dtype)
         scale, shift = (jnp.expand_dims(c, tuple(spatial_axes(h))) for c in jnp.split(changes, 2, axis=1))
         h = nn.swish(GroupNorm()(h) * (1 + scale) + shift)
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Dropout(self.dropout)(h, train)
         h = conv3x3(h, self.features, 0.0)
         skip = resampled(x)
         h = h + (skip if x.shape[-1] == self.features else conv1x1(skip, self.features))

@@ -16,7 +16,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.layers import GroupNorm, activation, attention, check_option, conv, conv1x1, conv3x3, dense, over_sqrt2
+from models.layers import (
+    Dropout,
+    GroupNorm,
+    activation,
+    attention,
+    check_option,
+    conv,
+    conv1x1,
+    conv3x3,
+    dense,
+    over_sqrt2,
+)
 from models.resampling import Number, Taps, fir_downsample, fir_filter, fir_upsample, pad_to_even, spatial_axes
 
 RESAMPLINGS = ("none", "up", "down")
@@ -90,7 +101,7 @@ class ResidualBlock(nn.Module):
             shift = dense(act(emb), self.features)
             h = h + jnp.expand_dims(shift.astype(h.dtype), tuple(spatial_axes(h)))
         h = act(GroupNorm(self.min_group)(h))
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Dropout(self.dropout)(h, train)
         h = conv3x3(h, self.features, self.init_scale)
         skip = self._resampled(x)
         if x.shape[-1] != self.features or self.resample != "none":

@@ -79,7 +79,7 @@ def test_sampling_likelihood_and_evaluation(tmp_path, capsys):
     state = final_state(tmp_path / "run", config)
     np.testing.assert_array_equal(state[".params['Dense_0']['kernel']"], params["Dense_0"]["kernel"])
     assert run_lib.sample(tmp_path / "run", 80, seed=1).shape == (80, 8, 8, 1)
-    config.eval.bits.update(split="heldout", count=4)
+    config.eval.bpd.update(split="heldout", count=4)
     report = run_lib.evaluate(tmp_path / "run", 80, seed=1, config=config)
     assert report["step"] == 7 and np.isfinite(report["eval_loss"])
     assert np.isfinite(json.loads((tmp_path / "run" / "eval" / "report.json").read_text())["bits"]["flow"]["mean"])

@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     del config.eval["report"], config.eval["features"]
     with jax.numpy_dtype_promotion("standard"):
         run_lib.train(config, directory, DATA, devices=jax.devices()[:1])
-    config.eval.bits.update(split="heldout", elbo_times=16)
+    config.eval.bpd.update(split="heldout", elbo_times=16)
     return directory, config
 
 
@@ -57,7 +57,7 @@ def test_the_report_holds_the_models_numbers(run):
 
 def test_a_stop_keeps_what_was_done(run, monkeypatch, capsys):
     directory, config = run
-    config.eval.bits.update(split="train", count=20, elbo_times=0)
+    config.eval.bpd.update(split="train", count=20, elbo_times=0)
     whole = run_lib.evaluate(directory, config=config, dataset=DATA, devices=jax.devices()[:1])["bits"]
     for path in (directory / "eval" / "shards").glob("bits_train*/*"):
         path.unlink()
@@ -79,14 +79,14 @@ def test_a_stop_keeps_what_was_done(run, monkeypatch, capsys):
 
 def test_refusals(run, tmp_path):
     directory, config = run
-    config.eval.bits.update(split="test", count=0, elbo_times=0)
-    with pytest.raises(ConfigError, match=r"config.eval.bits.split is 'test': expected one of heldout, train"):
+    config.eval.bpd.update(split="test", count=0, elbo_times=0)
+    with pytest.raises(ConfigError, match=r"config.eval.bpd.split is 'test': expected one of heldout, train"):
         run_lib.evaluate(directory, config=config, dataset=DATA)
-    config.eval.bits.split = "heldout"
+    config.eval.bpd.split = "heldout"
     real = from_arrays(np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32))
-    with pytest.raises(ConfigError, match=r"config.eval.bits: .*expected an integer type, got float32"):
+    with pytest.raises(ConfigError, match=r"config.eval.bpd: .*expected an integer type, got float32"):
         run_lib.evaluate(directory, config=config, dataset=real, devices=jax.devices()[:1])
-    config.transform, config.eval.bits.elbo_times = spec(Identity), 8
+    config.transform, config.eval.bpd.elbo_times = spec(Identity), 8
     with jax.numpy_dtype_promotion("standard"):
         run_lib.train(config, tmp_path / "other", DATA, devices=jax.devices()[:1])
     with pytest.raises(ConfigError, match=r"the ELBO needs the data's levels, which Identity does not tell"):

@@ -14,6 +14,7 @@ import run_lib
 from configs.spec import from_json, to_json
 from data_lib import ArraySource, Dataset
 from models.reference import parameter_shapes
+from run_parts import NO_SAMPLERS
 from sde_lib import VE, last_mean
 from sde_lib.losses import half_sum, mean
 from tests.configs.counting import unet
@@ -104,7 +105,7 @@ def parameter_count(config):
 def test_experiment_builds_and_round_trips(name):
     config = config_of(name)
     for choice in config.sampling:
-        if choice not in ("use", "batch_size"):
+        if choice not in NO_SAMPLERS:
             config.sampling.use = choice
             parts = run_lib.build_parts(config)
             assert parts.sampler.nfe > 0

@@ -257,3 +257,24 @@ def test_a_fresh_residual_block_is_its_skip_path(resample):
 def test_residual_block_names_its_resamplings():
     with pytest.raises(ValueError, match="resample: expected one of 'none', 'up', 'down', got 'half'"):
         blocks.ResidualBlock(4, "half").init(jax.random.key(0), jnp.ones((1, 4, 4)), jnp.ones((1, 4)))
+
+
+@pytest.mark.parametrize("channels", [4, 5])
+def test_dropout(channels):
+    """Entries fall independently with the rate, those of one random word too; what is left keeps the mean."""
+    rate, x = 0.3, jnp.ones((20_000, channels), jnp.float32)
+    drop = jax.jit(lambda key: layers.Dropout(rate).apply({}, x, True, rngs={"dropout": key}))
+    y = np.asarray(drop(jax.random.key(0)))
+    np.testing.assert_allclose(np.unique(y), [0, 1 / 0.7], rtol=2e-5)
+    gone = y == 0
+    assert np.all(np.abs(gone.mean(axis=0) - rate) < 4.5 * np.sqrt(0.21 / len(y)))
+    assert np.abs(np.corrcoef(gone.T) - np.eye(channels)).max() < 4.5 / np.sqrt(len(y))
+    assert np.any(y != drop(jax.random.key(1)))
+    np.testing.assert_array_equal(layers.Dropout(rate).apply({}, x), x)
+    np.testing.assert_array_equal(layers.Dropout(0.0).apply({}, x, True), x)
+    assert (
+        layers.Dropout(rate).apply({}, x.astype(jnp.bfloat16), True, rngs={"dropout": jax.random.key(0)}).dtype
+        == "bfloat16"
+    )
+    with pytest.raises(ValueError, match=r"dropout: expected 0 or more, below 1, got 1"):
+        layers.Dropout(1.0)
