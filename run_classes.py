@@ -23,11 +23,21 @@ def num_classes(config: ConfigDict) -> int:
     return config.network.get("num_classes", 0)
 
 
-def check_labels(config: ConfigDict, dataset: Dataset) -> None:
-    """ConfigError where the network is to be told classes that the data lack, or the sampler one that there is not."""
+def check_label(config: ConfigDict) -> None:
+    """ConfigError where the class to draw is none of the network's."""
     count, label = num_classes(config), config.sampling.get("label", -1)
     if count and not -1 <= label < count:
         raise ConfigError(f"config.sampling.label={label}: expected 0 to {count - 1}, or −1 for each class in turn")
+
+
+def check_labels(config: ConfigDict, dataset: Dataset) -> None:
+    """ConfigError where the network is to be told classes, or vectors, that the data lack or a run does not tell."""
+    count, vector = num_classes(config), config.network.get("cond_dim", 0)
+    if vector and not config.get("augmentation", {}).get("probability", 0):
+        raise ConfigError(
+            f"config.network.cond_dim={vector}: a run tells the network no vector but that of config.augmentation, "
+            f"whose probability is 0; make_train_step takes any as batch['label']"
+        )
     for split, source in zip(("train", "held-out"), dataset, strict=True):
         if not count or not len(source):
             continue
@@ -35,6 +45,12 @@ def check_labels(config: ConfigDict, dataset: Dataset) -> None:
         if "label" not in first:
             raise ConfigError(
                 f"config.network.num_classes={count} tells the network a class, but the {split} data have no labels"
+            )
+        label = first["label"]
+        if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+            raise ConfigError(
+                f"config.network.num_classes={count}: expected a whole number as label of the {split} data, "
+                f"got {label.dtype} of shape {label.shape[1:]}"
             )
         for_network(config, {"label": getattr(source, "label", first["label"])})  # in memory: of all examples
 

@@ -10,6 +10,7 @@ parameters in the order of the model: Adam's state goes by it, and so does the l
 is not trained. Learning rate, rates of decay and the random key of a file stay behind: those of the config hold.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,12 +82,18 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
         with MetricsLog(directory) as log:  # a line without numbers: from here on
             log.rewind(published.step - 1)
             log.write(published.step)
-        card = card_of(config, {"source": f"imported from {Path(checkpoint).name}"})
+        card = card_of(config, {"source": imported_from(checkpoint)})
         checkpoints.save(published.step, jax.device_put(state, jax.devices()[0]), signed(card, state))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     print(f"{directory}: step {published.step}, {count:,} parameters and their average (EMA), from {checkpoint}")
     print(resumed)
     return published.step
+
+
+def imported_from(checkpoint: str | Path) -> str:
+    """What the card of an import says of its source: the name of the file, and the SHA-256 of what it holds."""
+    with open(checkpoint, "rb") as file:
+        return f"imported from {Path(checkpoint).name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def optimiser_state(tx: optax.GradientTransformation, published: Published) -> tuple[Any, str]:

@@ -1,5 +1,6 @@
 """Bits per dimension of a data split, by the flow and, where asked for, by the reverse SDE: kept batch by batch."""
 
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
     model = jax.device_put(trained.model.replace(split=trained.layout.split), trained.layout.copied)
     levels = levels_of(trained) if options.elbo_times else None
     asked = {"bits": options.to_dict() | {"count": 0}, "likelihood": config.eval.get("likelihood"), "data": config.data}
+    asked["examples"] = digest_of(source)
     shards = Shards(folder / "shards", f"bits_{options.split}_step{trained.step}", made_with(trained, seed, asked))
     if not evaluate_missing(model, shards, source, count, levels, config, seed):
         return None
@@ -68,14 +70,15 @@ def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, leve
             x, cond = batch["x"], batch.get("label")
             bits = np.full((size, 2), np.nan)
             try:
+                if levels is not None:
+                    bound = model.elbo(key, x, options.elbo_times, levels, cond, first=done)
                 bits[:, 0] = model.bits_per_dim(key, x, options.samples, cond=cond, first=done)
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise ConfigError(f"config.eval.bpd: {error}") from error
             if levels is not None:
-                bound = model.elbo(key, x, options.elbo_times, levels, cond, first=done)
                 bits[:, 1] = nats_to_bits(bound.value, x[0].size)
             bits = bits[: len(source) - done]
-            require_finite(bits[:, 0], done)
+            require_finite(bits if levels is not None else bits[:, :1], done)
             shards.write(done, bits, np.zeros(len(bits), int))
             done += len(bits)
             progress.update(min(done, count), partial("{:.4f} bits/dim".format, np.mean(bits[:, 0])))
@@ -84,10 +87,22 @@ def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, leve
     return done >= count
 
 
+def digest_of(source) -> str:
+    """What tells one split from another: of data in memory all of them, else their number and some."""
+    whole = {"x": getattr(source, "x", None), "label": getattr(source, "label", None)}
+    some = gather(source, np.unique(np.linspace(0, len(source) - 1, 64).astype(int))) if whole["x"] is None else whole
+    found = hashlib.sha256(str(len(source)).encode())
+    for name in sorted(name for name, value in some.items() if value is not None):
+        found.update(f"{name} {some[name].dtype} {some[name].shape}".encode())
+        found.update(np.ascontiguousarray(some[name]).tobytes())
+    return found.hexdigest()[:16]
+
+
 def require_finite(bits: np.ndarray, first: int) -> None:
-    if not np.all(np.isfinite(bits)):
+    finite = np.isfinite(bits).all(axis=1)
+    if not np.all(finite):
         raise FloatingPointError(
-            f"bits of example {first + int(np.argmin(np.isfinite(bits)))} are not finite: its score is not, or the "
+            f"bits of example {first + int(np.argmin(finite))} are not finite: its score is not, or the "
             f"solver's max_steps in config.eval.likelihood were not enough; the batches before are kept"
         )
 

@@ -15,7 +15,7 @@ from configs.spec import ConfigError, build
 from data_lib import Dataset, gather, shared_examples
 from io_lib.checkpoint import Checkpoints
 from models.network import as_network
-from run_classes import check_labels, num_classes
+from run_classes import check_label, check_labels, num_classes
 from sde_lib import Augmentation, Likelihood, ScoreModel, init_state
 from sde_lib.augmentation import DIM
 
@@ -65,6 +65,7 @@ def build_parts(config: ConfigDict) -> Parts:
     except TypeError as error:
         raise ConfigError(f"config.sampling.{choice}: {error}") from error
     parts = parts._replace(augment=build_augmentation(config, parts.network))
+    check_label(config)
     missing = [name for name in requires(parts.loss) if not hasattr(parts.sde, name)]
     if missing:
         raise ConfigError(
@@ -169,6 +170,8 @@ def restored(
         return checkpoints.restore(abstract_state(config, parts, layout), step, only)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}: train first") from error
+    except ValueError as error:  # damaged, or of another config or version
+        raise ConfigError(str(error)) from error
 
 
 def digest(params) -> str:
@@ -244,6 +247,12 @@ def check_numbers(config: ConfigDict) -> None:
     for name, low in {"num_steps": 1, "snapshot_size": 1, **least}.items():
         if not low <= training[name] < 2**31:
             raise ConfigError(f"config.training.{name}={training[name]}: expected {low} or more, below 2^31")
+    counts = {"seeds": config.eval.get("seeds", 1), "reproduce.seeds": config.eval.get("reproduce", {}).get("seeds", 1)}
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"config.eval.{name}={value}: expected 1 or more")
+    if config.eval.get("bpd", {}).get("count", 0) < 0:
+        raise ConfigError(f"config.eval.bpd.count={config.eval.bpd.count}: expected 0, for all, or more")
     if not 0 <= training.ema < 1:
         raise ConfigError(f"config.training.ema={training.ema}: expected 0 or more, below 1")
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs.spec import ConfigError
@@ -84,7 +85,8 @@ def measured_plan(config: ConfigDict, parts: Parts, layout: Layout) -> Plan:
     batch, calls = abstract_batch(config, layout), steps_per_call(config)
     one_step, many_steps = train_steps(config, parts, layout)
     if calls > 1:
-        batch = {k: jax.ShapeDtypeStruct((calls, *v.shape), v.dtype) for k, v in batch.items()}
+        several = NamedSharding(layout.split.mesh, PartitionSpec(None, *layout.split.spec))
+        batch = {k: jax.ShapeDtypeStruct((calls, *v.shape), v.dtype, sharding=several) for k, v in batch.items()}
     found = (one_step if calls == 1 else many_steps).lower(state, batch).compile().memory_analysis()
     if found is None:
         raise ConfigError(f"the compiler for {jax.default_backend()} tells nothing of memory")

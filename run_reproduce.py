@@ -16,8 +16,9 @@ from configs.spec import ConfigError, build
 from data_lib import Dataset
 from eval_lib import expected
 from io_lib import workdir
+from io_lib.checkpoint import Checkpoints
 from run_evaluation import judges_of
-from run_import import import_checkpoint
+from run_import import import_checkpoint, imported_from
 from run_lib import evaluate, train
 from run_parts import build_parts, check_data, load_data, make_layout
 
@@ -62,11 +63,21 @@ def make(config: ConfigDict, directory: str | Path, checkpoint: str, dataset: Da
     """
     steps = [int(path.name) for path in (Path(directory) / "checkpoints").glob("[0-9]*") if path.name.isdigit()]
     if max(steps, default=-1) >= (0 if checkpoint else config.training.num_steps):
+        if checkpoint:
+            require_imported(directory, max(steps), checkpoint)
         return True
     if not checkpoint:
         return train(config, directory, dataset, devices)
     import_checkpoint(config, checkpoint, directory)
     return True
+
+
+def require_imported(directory: str | Path, step: int, checkpoint: str) -> None:
+    """ConfigError unless the checkpoint of that step is an import of this file."""
+    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+        source = checkpoints.card(step).get("data", {}).get("source")
+    if source != imported_from(checkpoint):
+        raise ConfigError(f"{directory} holds a checkpoint of {source}, not of {checkpoint}: take another --workdir")
 
 
 def write(folder: Path, rows: list[expected.Compared], report: dict, seeds: int) -> bool:

@@ -99,9 +99,11 @@ def _idx_file(folder: Path, name: str) -> Path:
 def _read_idx(path: Path) -> np.ndarray:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            content = file.read()
+            content = file.read(_LARGEST + 1)
     except (zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{path}: expected a gzip file: {error}") from error
+    if len(content) > _LARGEST:
+        raise ValueError(f"{path}: expected an idx file of at most {_LARGEST} bytes")
     head = len(content) >= 4 and content[:2] == b"\0\0" and content[2] in _IDX_TYPES and content[3] <= 4
     if not head or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path}: expected an idx file, got one that begins with {content[:4]!r}")

@@ -199,7 +199,13 @@ def _read_table(path: Path) -> dict[str, str]:
         reader = csv.DictReader(file)
         if not {"file", "label"} <= set(reader.fieldnames or ()):
             raise ValueError(f"{path}: expected the header file,label, got {','.join(reader.fieldnames or ())!r}")
-        return {row["file"]: row["label"] for row in reader}
+        table: dict[str, str] = {}
+        for row in reader:
+            if not row["label"] or row["file"] in table:
+                what = "is there twice" if row["file"] in table else "has no label"
+                raise ValueError(f"{path}: line {reader.line_num}: {row['file']!r} {what}")
+            table[row["file"]] = row["label"]
+        return table
 
 
 def _numbered(values: list[str]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -32,13 +32,14 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kernel_distance(
     x: np.ndarray, y: np.ndarray, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> KernelDistance:
-    """(2) over `subsets` random subsets of both, each of `subset_size`, or as many as the smaller set has.
+    """(2) over `subsets` random subsets of both, each of `subset_size`, or of half of the smaller set if that is less:
+    the spread of subsets tells nothing where each is nearly the whole.
 
     Drawn without replacement within a subset. `error` is std/√(number of disjoint subsets that there are), at least:
     subsets overlap, so more of them make the mean no surer than the features allow.
     """
     x, y = checked(x, y)
-    size = min(subset_size, len(x), len(y))
+    size = min(subset_size, max(2, min(len(x), len(y)) // 2))
     draw = np.random.default_rng(seed)
     pairs = (
         (draw.choice(len(x), size, replace=False), draw.choice(len(y), size, replace=False)) for _ in range(subsets)

@@ -7,12 +7,16 @@ say by `requires` of which of the two it needs the features themselves, and not 
 to be kept before a sample is drawn.
 """
 
+import logging
+
 from eval_lib.extrapolate import frechet_infinity
 from eval_lib.frechet import frechet_distance
 from eval_lib.inception_score import inception_score
 from eval_lib.kernel import kernel_distance
 from eval_lib.neighbours import density_coverage, precision_recall
 from eval_lib.statistics import Statistics
+
+log = logging.getLogger(__name__)
 
 Figures = dict[str, float]
 
@@ -23,7 +27,13 @@ def fid(samples: Statistics, data: Statistics) -> Figures:
 
 
 def fid_infinity(samples: Statistics, data: Statistics, points: int = 15, seed: int = 0) -> Figures:
-    """The same for infinitely many samples (`extrapolate`), and the standard error of that."""
+    """The same for infinitely many samples (`extrapolate`), and the standard error of that.
+
+    Nothing, and a warning, of samples that are not many more than the features: there is no line to lay through them.
+    """
+    if samples.count < len(data.mean) + points:
+        log.warning("FID∞ is left out: %d features want more samples than %d", len(data.mean), samples.count)
+        return {}
     found = frechet_infinity(samples.kept(), data.mean, data.cov, points=points, seed=seed)
     return {"FID∞": found.value, "FID∞ error": found.error}
 

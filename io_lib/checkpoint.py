@@ -7,6 +7,7 @@ bytes, or turn bits, that no decoder misses.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import shutil
@@ -22,6 +23,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 _TRASH, _DAMAGED = ".trash", ".damaged"
+_OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES}
+"""Errors that pass, and say nothing of the file."""
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.WARNING or "orbax" not in r.pathname)
@@ -155,6 +158,8 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):  # of this machine, not of the file
             raise
         except Exception as error:  # of any class: it depends on which byte is wrong
+            if getattr(error, "errno", None) in _OF_THE_MACHINE:
+                raise
             first = " ".join(str(error).split())[:200]
             raise DamagedError(f"{self._directory / str(step)} cannot be read ({first})") from error
 

@@ -57,7 +57,7 @@ class HeadsAttention(nn.Module):
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         batch, *_, channels = x.shape
         heads = max(1, channels // self.head_features)
-        if channels % heads:
+        if channels > self.head_features and channels % self.head_features:
             raise ValueError(f"head_features: expected to divide the {channels} channels, got {self.head_features}")
         normed = GroupNorm()(x).reshape(batch, -1, channels)
         q, k, v = jnp.split(dense(normed, 3 * channels).reshape(batch, -1, heads, 3 * channels // heads), 3, axis=-1)

@@ -141,7 +141,7 @@ class Dropout(nn.Module):
     rate: Number = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
+        if not 0 <= self.rate < 1 - 2**-16:
             raise ValueError(f"dropout: expected 0 or more, below 1, got {self.rate}")
         super().__post_init__()
 

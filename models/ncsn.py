@@ -66,8 +66,11 @@ def _check(module: nn.Module) -> None:
     sizes = {name: len(getattr(module, name)) for name in ("ch_mult", "dilations", "refine_mult")}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"levels: expected one number a level in ch_mult, dilations and refine_mult, got {sizes}")
-    if module.dilations[0] != 1:
+    if not module.dilations or module.dilations[0] != 1:
         raise ValueError(f"dilations: expected 1 on the first level, got {module.dilations}")
+    if module.ch_mult[-1] != module.refine_mult[0]:
+        got = f"{module.ch_mult[-1]} and {module.refine_mult[0]}"
+        raise ValueError(f"levels: expected the last of ch_mult to be the first of refine_mult, got {got}")
 
 
 def _refine_net(module: nn.Module, x: Array, parts: Parts) -> Array:

@@ -114,7 +114,11 @@ class HutchPlusPlus(Divergence):
 
 def _range_and_rest(deviation: Float[Array, "m ..."], rest: Float[Array, "m ..."]) -> Float[Array, "n ..."]:
     """Q, an orthonormal basis of what `deviation` spans, and `rest` made orthogonal to it and of length 1: for one
-    event, n = 2 m."""
+    event, n = 2 m.
+
+    Held fixed in a gradient: (2) is unbiased for any Q, and so is its derivative, while a QR of what vanishes has none.
+    """
+    deviation = jax.lax.stop_gradient(deviation)
     q = jnp.linalg.qr(deviation.reshape(len(deviation), -1).T)[0].T
     u = rest.reshape(q.shape)
     for _ in range(2):  # once more, for what rounding left

@@ -10,7 +10,8 @@ resumes exactly. The EMA starts as a copy of the parameters and warms up,
 so that an early checkpoint can be used. Nothing here knows of devices: under `jax.jit` with a batch sharded over a
 mesh the mean in (1) is over the whole batch.
 
-A batch that does not fit is seen in k parts, one after another, with the same loss and gradient as at once:
+A batch that does not fit is seen in k parts, one after another, with the same loss and gradient as at once, but for
+dropout, whose masks are others:
 
     ∇loss(θ) = Σ_j ∇ mean_i m_ij loss_i(θ),   m_ij = 1 where i mod k = j, else 0                         (3)
 
@@ -104,7 +105,7 @@ def _shares(network, params, sde, parameterization, loss, key, batch, train, par
     apply = partial(network, params, cond=batch.get("label"), key=dropout_key if train else None, train=train)
     losses = loss(loss_key, make_score_fn(apply, sde, parameterization), sde, batch["x"])
     mask = batch.get("mask", jnp.ones_like(losses))
-    shares = losses * mask / jnp.sum(mask)
+    shares = jnp.where(mask > 0, losses, 0) * mask / jnp.sum(mask)  # padding may be anything, also not finite
     shares = shares if part is None else jnp.where(part, shares, 0)
     return jnp.sum(shares), shares
 
@@ -186,7 +187,7 @@ def make_train_step(
     for the reason that `repeat` gives; the loss of each example must be a function of its own scores. With `skip` a
     step whose loss or gradient is not finite changes nothing but the step's number. Beside loss and grad_norm the
     metrics say where the loss was not finite: `bad_examples`, and the range of t, bad_t_low to bad_t_high, in which
-    they, or where there are none the whole batch, lay.
+    they, or where there are none the whole batch, lay; NaN for a loss that takes no law of times.
     """
 
     def train_step(state: TrainState, batch: Batch):

@@ -72,6 +72,7 @@ def test_memory_of_evaluation():
     assert few > 100 and many - few < 8
 
 
+@pytest.mark.slow
 def test_long_runs_do_not_leak_and_never_trace_again(tmp_path):
     """The short version: of 60 steps and 10 calls, 12 and 2 are for warming up."""
     found = list(long_run.measure(tmp_path / "run", steps=60, calls=10))

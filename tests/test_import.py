@@ -45,6 +45,7 @@ def random_params(config, seed):
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_it_had_never_been_elsewhere(tmp_path):
     """A run of ours, written down half-way as a published file, imported and finished: bit for bit the whole run."""
     config, half, devices = tiny_config(), tiny_config(), jax.devices()[:1]
@@ -66,6 +67,7 @@ def test_training_goes_on_as_if_it_had_never_been_elsewhere(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [20, 25, 30, 35, 40]
 
 
+@pytest.mark.slow
 def test_sampling_likelihood_and_evaluation(tmp_path, capsys):
     """From the averages of the file, with nothing but the directory; and no moments are said to be missing."""
     config = tiny_config()

@@ -122,6 +122,7 @@ def signal_after(process, directory, samples, number):
     return shards(directory)[1], process.returncode, out
 
 
+@pytest.mark.slow
 def test_sampling_stopped_and_killed_goes_on_to_the_same_samples(tmp_path):
     """SIGTERM, then kill −9, then the rest: bit for bit what an uninterrupted run draws, no batch drawn twice."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -192,6 +193,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     assert (full / "thesis.tex").read_text() == "years of work" and not (tmp_path / "W").exists()
 
 
+@pytest.mark.slow
 def test_another_config_and_too_many_devices_are_refused(tmp_path):
     directory = f"--workdir={tmp_path / 'run'}"
     steps = "--config.training.num_steps=2"
@@ -223,6 +225,7 @@ def test_check_and_suggest_need_a_config_alone(tmp_path):
     assert done.returncode == 1 and "look at diffusion" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """No file may grow beyond 16 kB: training stops with status 1 and says why, beside orbax's own complaints; what it
     has written is readable."""

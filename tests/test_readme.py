@@ -41,6 +41,7 @@ def test_readme_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "moons_cosine" / "checkpoints" / "20").is_dir()
 
 
+@pytest.mark.slow
 def test_lesson_on_own_processes_runs(tmp_path, monkeypatch):
     names = run_blocks("docs/own_sde.md", tmp_path, monkeypatch)
     assert "diffusion" in names["complaint"]
@@ -50,6 +51,7 @@ def test_lesson_on_own_processes_runs(tmp_path, monkeypatch):
     assert (tmp_path / "moons.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_lesson_on_own_data_runs(tmp_path, monkeypatch):
     names = run_blocks("docs/own_data.md", tmp_path, monkeypatch)
     assert "photos/red/cut.png" in names["complaint"] and 'on_error="skip"' in names["complaint"]
@@ -104,6 +106,7 @@ def test_lesson_on_evaluation_runs(tmp_path, monkeypatch):
     assert 3 < rows[100]["FID"] < 5 and abs(rows[5000]["FID∞"] - 36 * 41 / 4 / 5000) < 0.03
 
 
+@pytest.mark.slow
 def test_lesson_on_likelihoods_runs(tmp_path, monkeypatch):
     names = run_blocks("docs/likelihood.md", tmp_path, monkeypatch)
     assert np.max(names["rest"]) < 1e-3 < np.max(names["off"]) < 2e-2
@@ -119,6 +122,7 @@ def test_own_solver_in_the_docs_runs(tmp_path, monkeypatch):
     np.testing.assert_allclose(names["spread"], [0.3, 1.0], rtol=0.08)
 
 
+@pytest.mark.slow
 def test_lesson_on_own_networks_runs(tmp_path, monkeypatch):
     names = run_blocks("docs/own_network.md", tmp_path, monkeypatch)
     assert names["samples"].shape == (500, 2) and np.all(np.isfinite(names["samples"]))

@@ -28,6 +28,7 @@ def losses(directory):
     return [line["loss"] for line in read_metrics(directory) if "loss" in line]
 
 
+@pytest.mark.slow
 def test_an_augmented_run_goes_on_exactly_and_is_sampled_from(tmp_path):
     run_lib.train(augmented(), tmp_path / "straight", devices=ONE)
     for directory, devices in (("same", ONE), ("two", jax.devices()[:2])):

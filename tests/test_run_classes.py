@@ -66,6 +66,11 @@ def test_a_class_is_learnt_and_drawn(tmp_path):
             r"config\.network\.num_classes=3 tells the network a class, but the train data have no labels",
         ),
         ({}, data(labels=5), r"labels from 0 to 4: config\.network\.num_classes=3 takes 0 to 2"),
+        (
+            {},
+            Dataset(*[ArraySource(x=np.zeros((90, 1), np.float32), label=np.zeros((90, 3), np.int32))] * 2),
+            r"expected a whole number as label of the train data, got int32 of shape \(3,\)",
+        ),
         ({"label": 3}, data(), r"config\.sampling\.label=3: expected 0 to 2, or −1 for each class in turn"),
     ],
 )
@@ -74,3 +79,17 @@ def test_what_cannot_be_told_is_refused(tmp_path, change, dataset, message):
     config.sampling.update(change)
     with pytest.raises(ConfigError, match=message):
         run_lib.train(config, tmp_path, dataset, devices=ONE)
+
+
+def test_a_class_that_there_is_not_is_never_drawn(tmp_path):
+    config = classes()
+    config.training.num_steps = 2
+    run_lib.train(config, tmp_path, data(), devices=ONE)
+    config.sampling.label = 3
+    with pytest.raises(ConfigError, match=r"config\.sampling\.label=3: expected 0 to 2"):
+        run_lib.sample(tmp_path, 3, config=config, devices=ONE)
+
+
+def test_a_vector_that_nothing_tells_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.network\.cond_dim=3: a run tells the network no vector but"):
+        run_lib.train(classes(num_classes=0, cond_dim=3), tmp_path, data(), devices=ONE)

@@ -201,6 +201,7 @@ def test_what_is_missing_is_said_in_one_line_and_first(trained, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(trained, tmp_path, monkeypatch):
     """Evaluation ends in the middle of the features, five times: each block goes through the network once, no sample
     is drawn twice, and the report is that of an evaluation that was not disturbed."""

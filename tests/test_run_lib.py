@@ -96,7 +96,9 @@ def test_sampling_choices_go_through_the_config(tmp_path):
     second = run_lib.sample(tmp_path / "run", 16, 0, config)
     assert not np.array_equal(first, second)
     config.sampling.use = "odd"
-    with pytest.raises(ConfigError, match=r"config.sampling.use is 'odd': expected one of fast, ode, pc"):
+    with pytest.raises(
+        ConfigError, match=r"config.sampling.use is 'odd': expected one of fast, ode, paper, pc, published"
+    ):
         run_lib.sample(tmp_path / "run", 16, 0, config)
     config.sampling.use, config.sde.beta_max = "pc", 15.0
     with pytest.raises(ConfigError, match=r"trained with another config: config.sde.beta_max: 20.0 -> 15.0"):

@@ -33,6 +33,7 @@ def run(tmp_path_factory):
     return directory, config
 
 
+@pytest.mark.slow
 def test_the_report_holds_the_models_numbers(run):
     """Over the whole split, in batches that do not divide it, on one device and on eight."""
     directory, config = run
@@ -75,6 +76,16 @@ def test_a_stop_keeps_what_was_done(run, monkeypatch, capsys):
         assert seen == [0, 8] and "stopped after 16 of 20 examples" in capsys.readouterr().out
         again = run_lib.evaluate(directory, config=config, dataset=DATA, devices=jax.devices()[:1])["bits"]
     assert seen == [0, 8, 16] and again == whole and "elbo" not in again
+
+
+def test_other_data_of_the_same_shape_are_not_taken_for_these(run):
+    directory, config = run
+    config.eval.bpd.update(split="heldout", count=8, elbo_times=0)
+    one = jax.devices()[:1]
+    low, high = (from_arrays(np.full((60, 3), value, np.uint8), heldout=20) for value in (8, 16))
+    first, second = (run_lib.evaluate(directory, config=config, dataset=d, devices=one)["bits"] for d in (low, high))
+    assert first["flow"] != second["flow"]
+    assert run_lib.evaluate(directory, config=config, dataset=low, devices=one)["bits"] == first
 
 
 def test_refusals(run, tmp_path):

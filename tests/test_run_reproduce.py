@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -89,6 +90,7 @@ def test_nothing_is_trained_that_could_not_be_judged(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_figure_that_no_report_has(tmp_path):
     config = small()
     config.eval.expected.score = spec(Expected, figure="IS", at_least=9.0)
@@ -114,6 +116,10 @@ def test_a_published_checkpoint_takes_the_place_of_training(tmp_path):
         assert checkpoints.steps() == [STEP]
     with pytest.raises(ConfigError, match="has checkpoints already"):
         import_checkpoint(config, checkpoint, tmp_path / "run")
+    other = tmp_path / Path(checkpoint).name
+    other.write_bytes(Path(checkpoint).read_bytes() + b" ")
+    with pytest.raises(ConfigError, match=r"holds a checkpoint of imported from .*, SHA-256 \w+, not of"):
+        run_reproduce.reproduce(config, tmp_path / "run", str(other), data, jax.devices()[:1])
 
 
 FLAGS = ("--mode=reproduce", CONFIG, "--config.training.num_steps=4", "--config.eval.reproduce.num_samples=1600",
@@ -150,6 +156,7 @@ def test_killed_anywhere_it_goes_on(tmp_path):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in made.items())
 
 
+@pytest.mark.slow
 def test_a_missed_figure_is_status_1(tmp_path):
     flags = [flag.replace("1600", "100") for flag in FLAGS]
     done = subprocess.run(

@@ -70,7 +70,9 @@ def files(directory):
 SOME, MORE = ((3, 1, 1),), ((16, 7, 1), (16, 7, 4), (64, 64, 1), (64, 64, 2))  # (count, batch size, devices)
 
 
-@pytest.mark.parametrize("use", ["pc", "ode", "adaptive", "flow"])
+@pytest.mark.parametrize(
+    "use", ["pc", *(pytest.param(use, marks=pytest.mark.slow) for use in ("ode", "adaptive", "flow"))]
+)
 @pytest.mark.parametrize("cases", [SOME, pytest.param(MORE, marks=pytest.mark.slow)], ids=["some", "more"])
 def test_a_sample_is_a_function_of_seed_and_number(fresh, use, cases):
     """For batches of 1, 7 and 64, one to eight devices, and any range of numbers: to 1e-5."""
@@ -184,6 +186,7 @@ def mean_report(samples, train, heldout, train_label, heldout_label):
     return {"mean": float(np.mean(samples)), "count": len(samples)}
 
 
+@pytest.mark.slow
 def test_evaluation_draws_the_same_files_and_tells_the_mean_cost(fresh):
     directory, config = fresh
     config.sampling.use = "adaptive"
@@ -232,6 +235,7 @@ def test_what_cannot_be_animated_is_refused_before_drawing(fresh):
     assert not (directory / "samples").exists()
 
 
+@pytest.mark.slow
 def test_points_in_the_plane_are_animated(fresh, monkeypatch):
     """In sixty frames of seventy-one times; the last but one is nearly there."""
     directory, config = fresh

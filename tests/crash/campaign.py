@@ -131,7 +131,7 @@ def outcome(directory: Path) -> dict[str, np.ndarray]:
     with np.load(directory / "samples" / "samples.npz", allow_pickle=False) as file:
         found |= {f"samples.{name}": file[name] for name in file.files}
     report = json.loads((directory / "eval" / "report.json").read_text())
-    report["metrics"].pop("seconds"), report.pop("code")
+    report.pop("seconds"), report.pop("code")
     texts = {"report": json.dumps(report), "metrics": (directory / "metrics.jsonl").read_text()}
     return found | {name: np.asarray(text) for name, text in (texts | {"steps": str(steps)}).items()}
 

@@ -84,6 +84,13 @@ def test_labels_of_a_table(tmp_path):
     table.write_text("file,label\n" + "\n".join(line.replace(",7", ",-1") for line in lines))
     with pytest.raises(ValueError, match="labels that are numbers count from 0, got -1"):
         from_folder(tmp_path / "images", labels=str(table))
+    for wrong, message in (
+        ([*lines[:3], "dog/003.png,"], r"line 5: 'dog/003.png' has no label"),
+        ([*lines, lines[0]], r"line 6: 'cat/000.png' is there twice"),
+    ):
+        table.write_text("file,label\n" + "\n".join(wrong))
+        with pytest.raises(ValueError, match=message):
+            from_folder(tmp_path / "images", labels=str(table))
     assert from_folder(tmp_path / "images", labels="none").train.label is None
 
 

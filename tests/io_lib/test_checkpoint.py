@@ -267,7 +267,6 @@ def damage(step: Path, generator: np.random.Generator) -> str:
     return f"{file.relative_to(step)}: {how} at {place}"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a thread of orbax
 @pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, rounds):
     """Whatever happened to its bytes: the state of the newest as it was written, or, with a warning, the one before."""

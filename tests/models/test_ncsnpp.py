@@ -77,8 +77,13 @@ def test_any_spatial_shape(event, options):
     "options",
     [
         NCSNPP,
-        {"progressive_input": "input_skip", "progressive": "output_skip", "fir_taps": (1, 3, 3, 1)},
-        {"block": "ddpm", "progressive_input": "residual", "progressive": "residual", "fir_taps": (1, 3, 3, 1)},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"progressive_input": "input_skip", "progressive": "output_skip", "fir_taps": (1, 3, 3, 1)},
+                {"block": "ddpm", "progressive_input": "residual", "progressive": "residual", "fir_taps": (1, 3, 3, 1)},
+            )
+        ),
     ],
 )
 def test_every_pixel_and_every_kernel_has_influence(options):

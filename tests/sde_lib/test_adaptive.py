@@ -189,7 +189,10 @@ def test_the_brownian_path():
     np.testing.assert_allclose(w.sum(axis=0), np.asarray(dw(times[-1], times[0]))[:, 0], atol=1e-12)
 
 
-@pytest.mark.parametrize("sde", [VP(), VE(sigma_max=20.0), StraightLine()], ids=["vp", "ve", "straight_line"])
+SLOW_TOO = [pytest.param(sde, marks=pytest.mark.slow) for sde in (VE(sigma_max=20.0), StraightLine())]
+
+
+@pytest.mark.parametrize("sde", [VP(), *SLOW_TOO], ids=["vp", "ve", "straight_line"])
 def test_moments_of_a_gaussian(sde):
     """Means and standard deviations within 4.5 standard errors, and 0.02 for the bias at rel_tol = 0.05."""
     n, dim = 600, 4
@@ -214,6 +217,7 @@ def test_noise_drawn_anew_is_biased_in_few_dimensions_alone():
     assert off[256][0] < 1.2 / np.sqrt(n) and off[256][1] < 0.01  # the first is 1/√n without any bias
 
 
+@pytest.mark.slow
 def test_modes_of_a_mixture():
     """Counts of four unlike modes by chi-square, for both samplers; the spread within a mode."""
     n, sde = 800, VP()
@@ -395,6 +399,7 @@ def test_last_mean_lacks_the_last_noise():
     assert abs(np.std(noisy - mean) / expected - 1) < 4.5 / np.sqrt(2 * 2000)
 
 
+@pytest.mark.slow
 def test_processes_without_a_kernel():
     """VP told by its drift alone gives VP's samples. The double well at its stationary density p ∝ exp(x² − ½ x⁴),
     whose score is 2 (x − x³): the flow stands still, and the reverse SDE leads any start to p."""

@@ -169,6 +169,7 @@ def test_a_wrong_score_loosens_the_bound():
     assert expected > 0.3
 
 
+@pytest.mark.slow
 def test_discrete_time_elbo():
     """The closed form of the sum for Gaussian data; it falls short of the integral by less the more steps."""
     sde, std, n = VP(), 0.7, 4000

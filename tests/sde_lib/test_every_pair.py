@@ -65,6 +65,9 @@ def draw(sampler, keys, sde, data):
     return x, sde.alpha(t_end), sde.sigma(t_end)
 
 
+ONE_OF_A_KIND = ("euler_maruyama", "pc_published", "unipc3", "sde_dpm++2m", "probability_flow_ode")
+
+
 def dear(name):
     """Adaptive paths of noise cost much more than the scores here."""
     return isinstance(SAMPLERS[name], AdaptiveSDE)
@@ -92,7 +95,7 @@ def pairs(core, samplers=tuple(SAMPLERS)):
     ]
 
 
-@pytest.mark.parametrize("name, sde", pairs(("subvp",)))
+@pytest.mark.parametrize("name, sde", pairs(("subvp",), ONE_OF_A_KIND))
 def test_a_gaussian(name, sde):
     """Mean and variance of each coordinate within 4.5 standard errors, and 0.03 for the bias that finite steps leave;
     the coordinates independent; a Kolmogorov–Smirnov test of one."""
@@ -106,10 +109,9 @@ def test_a_gaussian(name, sde):
     assert stats.kstest(centred[:, 7], "norm").pvalue > 1e-4
 
 
-ONE_OF_A_KIND = ("ddim", "euler_maruyama", "pc_published", "dpm3", "sde_dpm++2m", "seeds2", "probability_flow_ode")
-
-
-@pytest.mark.parametrize("name, sde", [pair for pair in pairs(("vp",), ONE_OF_A_KIND) if "diagonal" not in pair.id])
+@pytest.mark.parametrize(
+    "name, sde", [pair for pair in pairs(("vp",), ("ddim", "seeds2", "dpm3")) if "diagonal" not in pair.id]
+)
 def test_modes_of_a_mixture(name, sde):
     """Five equal modes: a chi-square test of the counts, and the distance to the nearest, a Rayleigh variable of the
     modes' own width, by its mean square and its 95th percentile."""
@@ -121,6 +123,7 @@ def test_modes_of_a_mixture(name, sde):
     assert abs(np.quantile(square, 0.95) / 3.0 - 1) < 0.25
 
 
+@pytest.mark.slow
 def test_the_processes_are_themselves():
     """What stands for a process here has its α, σ, drift and diffusion."""
     for name, stand_in in together({name: SDES[name] for name in CLOSED}).items():

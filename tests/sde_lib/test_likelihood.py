@@ -426,4 +426,23 @@ def test_errors():
     with pytest.raises(ValueError, match=r"6 probes are too many for 2 dimensions: take Exact\(\)"):
         HutchPlusPlus().draw(keys(1), jnp.zeros((1, 2)))
     with pytest.raises(ValueError, match=r"at least 2 steps; got num_steps=1"):
-        Fixed(num_steps=1)
+        Fixed(num_steps=1).coarser()
+    with pytest.raises(ValueError, match=r"expected at least 1 step; got num_steps=0"):
+        Fixed(num_steps=0)
+
+
+def test_a_likelihood_of_two_steps_is_one():
+    """The half of two steps, for the estimate of the error, is one step, and is taken."""
+    found = Likelihood(divergence=Exact(), solver=Fixed(num_steps=2)).log_prob(
+        keys(3), VP(), lambda x, t: -x, jnp.ones((3, 2))
+    )
+    assert np.all(np.isfinite(found.value)) and np.all(found.evaluations == 8)
+
+
+def test_the_gradient_through_hutch_plus_plus_where_nothing_deviates():
+    """∇·(−c x) = −c d, whose derivative is −d; the basis of a deviation of 0 has none."""
+    h, x = HutchPlusPlus(probes=6), jax.random.normal(jax.random.key(0), (4, 8))
+    probes = h.draw(keys(4), x)
+    for c in (1.0, 0.7):
+        slope = jax.grad(lambda c: jnp.mean(h(probes, lambda x: -c * x, x)[1]))(c)
+        np.testing.assert_allclose(slope, -8.0, rtol=1e-6)

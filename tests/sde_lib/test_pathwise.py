@@ -138,7 +138,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("dim", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_exact_score_minimises(name, dim):
     """On a process with a known kernel: the loss is a parabola in a factor on the exact score, lowest at 1."""

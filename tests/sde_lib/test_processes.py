@@ -270,6 +270,7 @@ def usual_promotion():
         yield
 
 
+@pytest.mark.slow
 def test_a_schedule_is_learnt_by_gradient(usual_promotion):
     """The variance-minimising schedule (Kingma et al. 2021, section 5.1): the loss with the likelihood weight keeps its
     mean and loses a third of its variance or more; one compilation serves all schedules."""

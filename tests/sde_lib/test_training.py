@@ -200,7 +200,7 @@ def test_a_step_that_is_not_finite_is_skipped():
 
 
 @pytest.mark.parametrize("unroll", [True, False])
-@pytest.mark.parametrize("loss", [dsm_loss, sliced_loss])
+@pytest.mark.parametrize("loss", [dsm_loss, pytest.param(sliced_loss, marks=pytest.mark.slow)])
 def test_a_batch_in_parts_is_the_batch_at_once(loss, unroll):
     """Loss, gradient and what comes of them to 1e-5, with labels and padding; and the parts are seen one at a time."""
     seen = []
