@@ -35,6 +35,15 @@ MODES = {
 }
 MAKING, WITHOUT_WORKDIR = ("train", "import", "reproduce"), ("stats", "data", "check", "suggest", "plan")
 
+# Flags that some modes alone look at.
+OF_MODES = {
+    "num_samples": ("sample", "eval"),
+    "seed": ("sample", "eval"),
+    "animate": ("sample",),
+    "eval_folder": ("eval", "reproduce"),
+    "memory": ("plan",),
+}
+
 define_config_flag()
 flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
 flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(f"{mode}: {what}" for mode, (what, _) in MODES.items()))
@@ -63,6 +72,9 @@ def main(config):
         raise ConfigError("--checkpoint=FILE and --mode=import go together")
     if F.mode != "data" and (F.mode == "stats") != (F.out is not None):
         raise ConfigError("--out=FILE.npz and --mode=stats go together")
+    for flag, modes in OF_MODES.items():
+        if F[flag].present and F.mode not in modes:
+            raise ConfigError(f"--{flag} is for --mode={' and '.join(modes)}; --mode={F.mode} does not look at it")
     logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     module, function, *arguments = MODES[F.mode][1](config)
     module = importlib.import_module(module)  # here, since JAX takes seconds to import and --help should not

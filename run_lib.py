@@ -90,6 +90,7 @@ def train(
         raise ConfigError(f"config.training: {error}") from error
     directory = workdir.claim(directory, to_json(config))
     with workdir.alone(directory, "training"), StopRequest() as stop, checkpoints, MetricsLog(directory) as log:
+        workdir.claim(directory, to_json(config))  # again: two processes may have found it empty
         start = checkpoints.latest_step() or 0
         if start >= training.num_steps:
             log.rewind(start)

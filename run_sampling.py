@@ -73,6 +73,8 @@ def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.
                 return None
             shards.union(file, count)
     x, evaluations = mapped(file), mapped(file, "evaluations")
+    if not shards.is_union(file, count):
+        raise ConfigError(f"{file} was replaced by another process: sample again when that is done")
     if is_image(trained.config, trained.parts):
         grid = pictures.image_grid(x[:256], scale=picture_scale(trained.config))
         pictures.save_png(folder / "samples.png", grid)

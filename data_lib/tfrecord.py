@@ -9,6 +9,7 @@ take longer than to decode it. Protocol buffers: protobuf.dev/programming-guides
 """
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -66,7 +67,10 @@ def from_tfrecord(path: str | PathLike, heldout: float | int = 0.1, seed: int = 
     """
     path = Path(path)
     if path.is_dir():
-        path = path / files.find_files(path, SUFFIXES)[-1]  # ...-r02 to ...-r10
+        found = files.find_files(path, SUFFIXES)
+        if len(found) > 1 and not all(re.search(r"-r\d\d\.", str(name)) for name in found):
+            raise ValueError(f"{path}: {len(found)} files of records, not one a resolution (-r02 to -r10): name one")
+        path = path / found[-1]
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     return split(TFRecordSource(path, path.name), heldout, seed, name=path.name)

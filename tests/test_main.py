@@ -176,6 +176,7 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
         ([CONFIG, "--workdir=W", "--mode=sample"], "W is not a work directory"),
         ([CONFIG, "--workdir=W", "--config.seed=-1"], "seed must not be negative"),
         ([CONFIG, "--workdir=W", "--config.training.keep_newest=0"], "keep_newest"),
+        ([CONFIG, "--workdir=W", "--num_samples=3"], "--num_samples is for --mode=sample and eval; --mode=train does"),
         ([CONFIG, "--workdir=FULL"], "is not a work directory: it has no config.json and holds thesis.tex"),
         ([CONFIG, "--workdir=W", "--config.training.batch_size=0"], "config.training.batch_size=0"),
         (["--config=configs/cifar10.py", "--workdir=W", "--config.data.data_dir=FULL"], "cifar10"),

@@ -74,6 +74,13 @@ def test_messages_are_read_as_google_writes_them():
     assert found["c"] == [b"\0\xff" * 300] and list(found) == ["a", "b", "c", "d"]
 
 
+def test_shards_of_one_set_are_not_taken_for_resolutions(tmp_path):
+    for k in range(2):
+        written(tmp_path / f"train-0000{k}-of-00002.tfrecords", count=2)
+    with pytest.raises(ValueError, match=r"2 files of records, not one a resolution \(-r02 to -r10\): name one"):
+        from_tfrecord(tmp_path)
+
+
 def test_images_of_the_published_layout(tmp_path):
     x = written(tmp_path / "celeba-r05.tfrecords")
     written(tmp_path / "celeba-r03.tfrecords", count=2)
