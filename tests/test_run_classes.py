@@ -54,7 +54,9 @@ def test_a_class_is_learnt_and_drawn(tmp_path):
     right = run_lib.evaluate(tmp_path, 30, 0, config, data(), ONE)
     train, heldout = data()
     wrong = Dataset(train, ArraySource(x=heldout.x, label=(heldout.label + 1) % 3))
-    assert right["eval_loss"] < 0.8 * run_lib.evaluate(tmp_path, 30, 0, config, wrong, ONE)["eval_loss"]
+    false = run_lib.evaluate(tmp_path, 30, 0, config, wrong, ONE)
+    assert right["eval_loss"] < 0.8 * false["eval_loss"]
+    assert np.mean(right["loss_of_t"]["loss"]) < 0.8 * np.mean(false["loss_of_t"]["loss"])
 
 
 @pytest.mark.parametrize(
