@@ -1,13 +1,14 @@
 """The order of training: batch k is a function of (seed, k), so the step number alone resumes a run.
 
-The stream of a seed is one random permutation of the whole set after another. Its position p lies in epoch p
-// n and is entry p % n of that epoch's permutation (1). Step k takes the positions k B … (k+1) B − 1, so that
-a batch runs across the end of an epoch, and may be larger than the set. A process takes its contiguous slice
-of those positions.
+Grain makes it, of numbers of examples. Epoch e is a permutation of 0 … n − 1, by grain's seeded `random_map`, and the
+stream is one epoch after another: position p is entry p % n of epoch p // n. Step k takes B positions from k B on,
+so that a batch runs across the end of an epoch, and may be larger than the set. Parts of B / P positions are dealt to
+the P processes in turn: process i has part i of each step, and all together have what one alone would.
 
-Steps are the elements of a grain `MapDataset`, which maps them to batches, further transforms and devices, ahead in
-threads (`as_grain`). Examples are not: on two cores, 32×32×3 by 128 (benchmarks/data.py), grain shuffles and gathers
-25,000 images/s one by one from memory and 4,300 from a folder of PNG files; whole batches come at 152,000 and 6,000.
+(Grain's own `shuffle` finds one index at a time: 4 µs each in 50,000, 23 µs in 1,300, 3 ms in ten, against 0.1 µs.)
+
+Examples are then read a whole batch at a time, and flipped, transformed, put on devices and prepared ahead as further
+maps of the same grain `MapDataset` (`as_grain`, `prefetch`); benchmarks/data.py holds that against one by one.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,37 +59,47 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """This process's part of batch `step` ≥ 0."""
+        return self.read(step, self.indices(step))
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which examples of the source this process's part of batch `step` ≥ 0 holds [B]."""
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
-        batch = gather(self.source, self.indices(step))
+        return self.order[step]
+
+    @cached_property
+    def order(self):
+        """Step → the numbers of this process's examples [B], a grain MapDataset."""
+        import grain  # here, since it imports JAX, which reading data does not need
+
+        n, share = len(self.source), self.batch_size // self.process_count
+        seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])  # grain's are below 2³²
+        epochs = grain.MapDataset.range(1).repeat().random_map(lambda _, rng: rng.permutation(n), seed=seed)
+        epoch = lru_cache(maxsize=4)(epochs.__getitem__)
+
+        def part(number: int) -> np.ndarray:
+            which, places = np.divmod(np.arange(number * share, (number + 1) * share), n)
+            return np.concatenate([epoch(e)[places[which == e]] for e in range(which[0], which[-1] + 1)])
+
+        return grain.MapDataset.range(sys.maxsize).map(part)[self.process_index :: self.process_count]
+
+    def read(self, step: int, indices: np.ndarray) -> Batch:
+        """These examples [B], as this process sees them in step `step`."""
+        batch = gather(self.source, indices)
         if self.flip:
             mirrored = self._flips(step)
             batch["x"][mirrored] = batch["x"][mirrored, :, ::-1]
         return {**batch, "x": self.transform.forward(batch["x"])}
 
-    def indices(self, step: int) -> np.ndarray:
-        """Which examples of the source this process's part of batch `step` holds [B], by (1)."""
-        n, first = len(self.source), step * self.batch_size
-        epochs, places = np.divmod(np.arange(first + self._part.start, first + self._part.stop), n)
-        return np.concatenate(
-            [_permutation(self.seed, int(e), n)[places[epochs == e]] for e in range(epochs[0], epochs[-1] + 1)]
-        )
-
     def _flips(self, step: int) -> np.ndarray:
-        """Drawn for the global batch, then sliced. The 1 keeps (seed, step) apart from (seed, epoch)."""
-        return np.random.default_rng((self.seed, step, 1)).random(self.batch_size)[self._part] < 0.5
-
-    @property
-    def _part(self) -> slice:
-        size = self.batch_size // self.process_count
-        return slice(self.process_index * size, (self.process_index + 1) * size)
+        """Drawn for the global batch, then this process's part of them."""
+        flips = np.random.default_rng((self.seed, step, 1)).random(self.batch_size) < 0.5
+        return np.split(flips, self.process_count)[self.process_index]
 
 
 def as_grain(batches: Batches, start: int = 0, stop: int = sys.maxsize):
     """A grain MapDataset of batches.batch(step) for step in start..stop − 1, for `.map`, threads and iterators."""
-    import grain  # here, since it imports JAX, which reading data does not need
-
-    return grain.MapDataset.range(start, stop).map(batches.batch)
+    return batches.order.map_with_index(batches.read)[start:stop]
 
 
 def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any], ahead: int = 1) -> Iterator[Any]:
@@ -153,8 +164,3 @@ def eval_batches(source: Source, transform: Transform, batch_size: int) -> Itera
         batch = gather(source, np.minimum(positions, len(source) - 1))
         mask = (positions < len(source)).astype(np.float32)
         yield {**batch, "x": transform.forward(batch["x"]), "mask": mask}
-
-
-@lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(n)

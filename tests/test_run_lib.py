@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_what_is_not_finite_is_told_or_left_out(tmp_path):
     """One example overflows: step, window and t are those of the first batch with it; or such batches are counted."""
     x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
-    x[77] = 1e30
+    x[80] = 1e30
     data, config = from_arrays(x, heldout=30), points_config()
     config.training.update(num_steps=30, log_every=5, eval_every=0, checkpoint_every=5)
     batches = Batches(data.train, Identity(), 16, config.seed)

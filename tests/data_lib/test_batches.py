@@ -171,17 +171,38 @@ def test_a_dataset_of_grain_is_a_source():
 
 def test_an_exception_reaches_the_step_that_it_belongs_to():
     class Broken:
-        def batch(self, step):
-            if step == 2:
-                raise OSError("disk on fire at step 2")
-            return {"x": step}
+        def __len__(self):
+            return 10
 
-    running = prefetch(Broken(), 0, 5, put=dict)
-    assert [next(running)["x"] for _ in range(2)] == [0, 1]
-    with pytest.raises(OSError, match="disk on fire at step 2"):
+        def __getitem__(self, index):
+            if index == 7:
+                raise OSError("disk on fire at example 7")
+            return {"x": np.full(2, index)}
+
+    batches = Batches(Broken(), Identity(), 1, seed=0)
+    bad = [int(batches.indices(step)[0]) for step in range(10)].index(7)
+    running = prefetch(batches, 0, 10, put=dict)
+    assert [next(running)["x"][0, 0] for _ in range(bad)] == [batches.indices(step)[0] for step in range(bad)]
+    with pytest.raises(OSError, match="disk on fire at example 7"):
         next(running)
     with pytest.raises(StopIteration):
         next(running)
+
+
+def test_the_order_is_grains():
+    """Shuffle, repeat, batch and the shares of the processes; a seed is not the next one's order an epoch earlier."""
+    import grain
+
+    assert isinstance(Batches(NUMBERS, Identity(), 4, seed=0).order, grain.MapDataset)
+    orders = [stream(Batches(NUMBERS, Identity(), 10, seed=seed), 3).reshape(3, 10) for seed in range(3)]
+    assert len({tuple(epoch) for order in orders for epoch in order}) == 9
+
+
+def test_every_place_of_an_epoch_is_each_examples_alike():
+    """χ² of the counts of (place, example) over 500 epochs: 81 degrees of freedom."""
+    epochs = stream(Batches(NUMBERS, Identity(), 10, seed=3), 500).reshape(500, 10)
+    counts = np.stack([np.bincount(places, minlength=10) for places in epochs.T])
+    assert 81 - 4 * np.sqrt(162) < np.sum((counts - 50.0) ** 2 / 50) < 81 + 4 * np.sqrt(162)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 10, 16])
