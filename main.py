@@ -42,6 +42,7 @@ OF_MODES = {
     "animate": ("sample",),
     "eval_folder": ("eval", "reproduce"),
     "memory": ("plan",),
+    "processes": ("train",),
 }
 
 define_config_flag()
@@ -51,6 +52,7 @@ flags.DEFINE_string("checkpoint", None, "To import or reproduce: one of score_sd
 flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
 flags.DEFINE_string("eval_folder", "eval", "Where in the work directory evaluation writes.")
 flags.DEFINE_string("memory", None, "To plan: what each device has, 16GiB or 500MB, if not its own limit.")
+flags.DEFINE_string("processes", None, "To train in several: auto in a cluster, else HOST:PORT,INDEX/COUNT.")
 flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the samples; training takes --config.seed.", lower_bound=0)
 flags.DEFINE_boolean("animate", False, "Sampling also draws the way from noise to data: samples/animation.gif.")
@@ -77,6 +79,8 @@ def main(config):
             raise ConfigError(f"--{flag} is for --mode={' and '.join(modes)}; --mode={F.mode} does not look at it")
     logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     module, function, *arguments = MODES[F.mode][1](config)
+    if F.processes is not None:
+        importlib.import_module("run_processes").join(F.processes)
     module = importlib.import_module(module)  # here, since JAX takes seconds to import and --help should not
     from sde_lib import SDECheckError
 

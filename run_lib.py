@@ -12,6 +12,7 @@ import contextlib
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -24,7 +25,7 @@ from data_lib import Batches, Dataset, gather, prefetch
 from eval_lib import Statistics
 from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
-from io_lib.metrics import MetricsLog, read_metrics
+from io_lib.metrics import MetricsLog, NoLog, read_metrics
 from io_lib.signals import StopRequest
 from run_card import card_of, data_of
 from run_classes import for_network
@@ -37,6 +38,7 @@ from run_parts import (
     placed,
     restored,
 )
+from run_processes import first_process
 from run_sampling import Trained, open_trained, require_animation, samples_of
 from run_training import Run, check_shapes
 from sde_lib import ScoreModel, check_sde
@@ -77,30 +79,37 @@ def train(
     checkpoint and returns False. FloatingPointError at a loss that is not finite: the last good checkpoint stays;
     WriteError where one cannot be written.
     ConfigError, before anything is compiled, for all that is wrong with config, data, devices or directory, and where
-    another process trains in it.
+    another run trains in it.
+
+    After `jax.distributed.initialize`, all its processes call this alike: the batch is split over the devices of all,
+    each reads its part of it, and the first writes, into a directory that all can see. They stop together, at the next
+    line of the log after one of them is told to.
     """
-    parts, layout, training = build_parts(config), make_layout(devices), config.training
+    parts, layout, training = build_parts(config), make_layout(devices, processes=True), config.training
     given = dataset is not None
     dataset = load_data(config, layout) if dataset is None else check_data(config, log_shared(dataset), layout)
     check_shapes(config, parts, layout)
     try:
-        batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip)
+        place = jax.process_index(), jax.process_count()
+        batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip, *place)
         checkpoints = Checkpoints(Path(directory) / "checkpoints", training.keep_newest, training.keep_every or None)
     except ValueError as error:
         raise ConfigError(f"config.training: {error}") from error
     directory = workdir.claim(directory, to_json(config))
-    with workdir.alone(directory, "training"), StopRequest() as stop, checkpoints, MetricsLog(directory) as log:
+    writes = first_process()
+    lock = workdir.alone(directory, "training") if writes else contextlib.nullcontext()
+    with lock, StopRequest() as stop, checkpoints, MetricsLog(directory) if writes else NoLog() as log:
         workdir.claim(directory, to_json(config))  # again: two processes may have found it empty
         start = checkpoints.latest_step() or 0
         if start >= training.num_steps:
             log.rewind(start)
-            print(f"{directory} is trained: {start} steps")
+            say(f"{directory} is trained: {start} steps")
             return True
         state = restored(config, parts, layout, checkpoints) if start else placed(config, parts, layout)
         start = int(state.step)  # an older one than the newest, if that was damaged
         log.rewind(start)
         if start:
-            print(f"{directory}: training goes on from step {start}")
+            say(f"{directory}: training goes on from step {start}")
         card = card_of(config, data_of(config, dataset, given))
         run = Run(config, parts, layout, dataset, directory, log, checkpoints, card)
         feed = prefetch(
@@ -109,8 +118,14 @@ def train(
         with contextlib.closing(feed):
             step = run.loop(state, start, feed, stop)
     if step < training.num_steps:
-        print(f"stopped at step {step}: the same command resumes {directory} there")
+        say(f"stopped at step {step}: the same command resumes {directory} there")
     return step == training.num_steps
+
+
+def say(text: str) -> None:
+    """Once, however many processes there are."""
+    if first_process():
+        print(text)
 
 
 # Sampling

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs.spec import ConfigError, build
@@ -115,17 +115,28 @@ class Layout(NamedTuple):
     def devices(self) -> list[jax.Device]:
         return list(self.copied.mesh.devices.flat)
 
-    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A batch, split over the devices."""
-        return jax.device_put(batch, self.split)
+    def put(self, part: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A batch, split over the devices. Each of several processes gives its own part of it."""
+        if jax.process_count() == 1:
+            return jax.device_put(part, self.split)
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, self.split), part)
+
+    def put_whole(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The same of a batch that every process has the whole of."""
+        if jax.process_count() == 1:
+            return jax.device_put(batch, self.split)
+        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, self.split, x.__getitem__), batch)
 
 
-def make_layout(devices: list | None = None) -> Layout:
-    """All devices of this process on one axis named "data", or those given."""
-    if jax.process_count() > 1:
-        raise ConfigError(f"this is one of {jax.process_count()} processes: a run takes the devices of one process")
+def make_layout(devices: list | None = None, processes: bool = False) -> Layout:
+    """All devices on one axis named "data", or those given, in the order of their processes.
+
+    ConfigError where this is one of several processes, unless it may be.
+    """
+    if jax.process_count() > 1 and not processes:
+        raise ConfigError(f"this is one of {jax.process_count()} processes, which only training takes: start one alone")
     devices = jax.devices() if devices is None else devices
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
     return Layout(len(devices), NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
 
 

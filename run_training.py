@@ -28,6 +28,7 @@ from run_parts import (
     score_model,
     stream,
 )
+from run_processes import anywhere, first_process
 from sde_lib import make_eval_step, make_train_step
 from sde_lib.training import repeat
 
@@ -81,15 +82,16 @@ class Run:
         self.dataset, self.directory, self.log, self.checkpoints = dataset, directory, log, checkpoints
         self.card = card or {}
         self.one_step, self.many_steps = train_steps(config, parts, layout)
-        self.eval_step = jax.jit(make_eval_step(parts.network, parts.sde, parts.parameterization, parts.loss))
+        eval_step = make_eval_step(parts.network, parts.sde, parts.parameterization, parts.loss)
+        self.eval_step = jax.jit(eval_step, out_shardings=layout.copied)
         self.steps_per_call = steps_per_call(config)
         self.window: list[dict] = []
 
     def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
         """Steps from `start` to the end, or to a request to stop; after each call, whatever is due. The last step."""
-        with Progress(self.training.num_steps, start) as progress:
+        with Progress(self.training.num_steps, start, silent=not first_process()) as progress:
             step, feed = start, Waits(feed, self.busy)
-            while step < self.training.num_steps and not stop.requested:
+            while step < self.training.num_steps and not self.asked_to_stop(stop, step):
                 count = self.steps_to_take(step)
                 state, metrics = self.call(state, [next(feed) for _ in range(count)])
                 step += count
@@ -105,6 +107,14 @@ class Run:
         due = (self.training[name] for name in ("log_every", "eval_every", "sample_every", "checkpoint_every"))
         left = min([self.training.num_steps - step, *(every - step % every for every in due if every)])
         return self.steps_per_call if left >= self.steps_per_call else 1
+
+    def asked_to_stop(self, stop: StopRequest, step: int) -> bool:
+        """Whether to end at this step. Several processes have to agree on it, and do where a line is logged."""
+        if jax.process_count() == 1:
+            return stop.requested
+        if step % (self.training.log_every or 100) >= self.steps_per_call:
+            return False
+        return anywhere(stop.requested)
 
     def busy(self) -> bool:
         """Whether the devices still work on the last step."""
@@ -165,7 +175,7 @@ class Run:
         batches = eval_batches(self.dataset.heldout, parts.transform, self.config.eval.batch_size)
         for i, batch in enumerate(batches):
             key = jax.random.fold_in(stream(self.config, EVAL), i)
-            value, n = self.eval_step(params, key, self.layout.put(for_network(self.config, batch)))
+            value, n = self.eval_step(params, key, self.layout.put_whole(for_network(self.config, batch)))
             total, count = total + float(value) * float(n), count + float(n)
         return total / count
 
@@ -178,10 +188,12 @@ class Run:
         self.checkpoints.save(step, state, signed(self.card, state))
 
     def snapshot(self, step: int, params) -> None:
-        """A grid of samples under way, of the same noise at every step."""
-        folder = self.directory / "samples"
-        folder.mkdir(exist_ok=True)
-        if is_image(self.config, self.parts):
+        """A grid of samples under way, of the same noise at every step. The first process draws it by itself."""
+        if first_process() and is_image(self.config, self.parts):
+            folder = self.directory / "samples"
+            folder.mkdir(exist_ok=True)
+            if jax.process_count() > 1:
+                params = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
             model = score_model(self.config, self.parts, params)
             numbers = jnp.arange(self.training.snapshot_size)
             x = model.sample_indices(stream(self.config, SNAPSHOT), numbers, classes_of(self.config, numbers))

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 _TRASH, _DAMAGED = ".trash", ".damaged"
@@ -42,7 +43,8 @@ class Checkpoints:
     """The checkpoints in one directory: the newest `keep_newest`, and every multiple of `keep_every`.
 
     A state is any pytree of arrays: typed keys, bfloat16, optax states and Python numbers come back as they were.
-    One process writes; others may read meanwhile. Use as a context manager, or call `close`: it waits for the writing.
+    One run writes, in as many processes as jax.distributed has; others may read meanwhile. Use as a context manager, or
+    call `close`: it waits for the writing.
     """
 
     def __init__(self, directory: str | Path, keep_newest: int = 2, keep_every: int | None = None):
@@ -62,8 +64,8 @@ class Checkpoints:
             raise ValueError(f"step {step} is not after the newest checkpoint, {latest}, in {self._directory}")
         if not self._writing:
             self._writing = True
-            _remove(self._directory.glob(_UNFINISHED))  # of a killed run
-        _remove((self._directory / _TRASH).glob("*"))
+            self._remove(_UNFINISHED)  # of a killed run
+        self._remove(f"{_TRASH}/*")
         with self._write_errors():
             content = {"state": state, "card": _as_bytes(card or {})}
             content["crc32"] = np.concatenate([_checksums(content[name]) for name in ("state", "card")])
@@ -163,13 +165,25 @@ class Checkpoints:
             first = " ".join(str(error).split())[:200]
             raise DamagedError(f"{self._directory / str(step)} cannot be read ({first})") from error
 
+    def _remove(self, pattern: str) -> None:
+        if jax.process_index() == 0:
+            for folder in self._directory.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _set_aside(self, step: int) -> Path:
+        """Of several processes, all of which find the same, the first moves it."""
+        multihost_utils.sync_global_devices(f"damaged {step}")
+        moved = self._moved_aside(step) if jax.process_index() == 0 else self._directory / _DAMAGED
+        multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager.reload()
+        return moved
+
+    def _moved_aside(self, step: int) -> Path:
         folder = self._directory / _DAMAGED
         folder.mkdir(exist_ok=True)
         names = (folder / (str(step) + suffix) for suffix in ("", *(f".{k}" for k in range(1, 1000))))
         moved = next(name for name in names if not name.exists())
         (self._directory / str(step)).rename(moved)
-        self._manager.reload()
         return moved
 
     def steps(self) -> list[int]:
@@ -189,7 +203,7 @@ class Checkpoints:
         if "_manager" in self.__dict__:
             with self._write_errors():
                 self._manager.wait_until_finished()
-            _remove((self._directory / _TRASH).glob("*"))
+            self._remove(f"{_TRASH}/*")
 
     def close(self) -> None:
         """Wait, then end the background threads."""
@@ -225,13 +239,9 @@ class Checkpoints:
         return ocp.CheckpointManager(self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler())
 
 
-def _remove(folders) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _abstract(metadata: dict[str, Any], *names: str) -> dict[str, jax.ShapeDtypeStruct]:
-    return {name: jax.ShapeDtypeStruct(metadata[name].shape, metadata[name].dtype) for name in names}
+def _abstract(metadata: dict[str, Any], *names: str) -> dict[str, np.ndarray]:
+    """What comes back as NumPy's: on every one of several processes, and on no device."""
+    return {name: np.empty(metadata[name].shape, metadata[name].dtype) for name in names}
 
 
 def _as_bytes(card: dict[str, Any]) -> np.ndarray:
@@ -251,7 +261,7 @@ def _checksums(state: Any) -> np.ndarray:
 
 
 def _with_shardings(abstract_state: Any) -> Any:
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def laid_out(leaf):
         bare = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None

@@ -66,6 +66,22 @@ class MetricsLog:
         return self._writer
 
 
+class NoLog:
+    """A MetricsLog that writes nothing: that of every process but the first."""
+
+    def write(self, step: int, **scalars: Any) -> None:
+        pass
+
+    def rewind(self, step: int) -> None:
+        pass
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+
 def read_metrics(workdir: str | Path) -> list[dict]:
     """Every whole line of metrics.jsonl, in the order in which they were written."""
     path = Path(workdir) / METRICS
@@ -84,11 +100,13 @@ class Progress:
         unit: str = "step",
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        silent: bool = False,
     ):
         self._stream = sys.stderr if stream is None else stream
+        self._silent = silent
         self._clock, self._total, self._unit = clock, total, unit
         self._bar = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not silent:
             self._bar = tqdm(total=total, initial=start, unit=f" {unit}s", file=self._stream, dynamic_ncols=True)
         self._every = 10.0 if self._bar is None else 0.2
         self._shown, self._shown_at = start, clock()
@@ -99,7 +117,7 @@ class Progress:
         The note to show is asked for only when it is shown: what reads a loss waits for the device.
         """
         now = self._clock()
-        if done <= self._shown or (now - self._shown_at < self._every and done < self._total):
+        if self._silent or done <= self._shown or (now - self._shown_at < self._every and done < self._total):
             return
         rate = (done - self._shown) / max(now - self._shown_at, 1e-9)
         if self._bar is None:

@@ -25,6 +25,7 @@ OURS = PACKAGES | {
     "run_likelihood",
     "run_parts",
     "run_plan",
+    "run_processes",
     "run_reproduce",
     "run_sampling",
     "run_training",
