@@ -80,7 +80,7 @@ def main(config):
     logging.set_verbosity(logging.WARNING)  # absl's own start is at INFO, where JAX reports each missing backend
     module, function, *arguments = MODES[F.mode][1](config)
     if F.processes is not None:
-        importlib.import_module("run_processes").join(F.processes)
+        importlib.import_module("io_lib.processes").join(F.processes)
     module = importlib.import_module(module)  # here, since JAX takes seconds to import and --help should not
     from sde_lib import SDECheckError
 

@@ -26,6 +26,7 @@ from eval_lib import Statistics
 from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog, NoLog, read_metrics
+from io_lib.processes import is_first, together
 from io_lib.signals import StopRequest
 from run_card import card_of, data_of
 from run_classes import for_network
@@ -38,7 +39,6 @@ from run_parts import (
     placed,
     restored,
 )
-from run_processes import first_process
 from run_sampling import Trained, open_trained, require_animation, samples_of
 from run_training import Run, check_shapes
 from sde_lib import ScoreModel, check_sde
@@ -82,26 +82,24 @@ def train(
     another run trains in it.
 
     After `jax.distributed.initialize`, all its processes call this alike: the batch is split over the devices of all,
-    each reads its part of it, and the first writes, into a directory that all can see. They stop together, at the next
-    line of the log after one of them is told to.
+    each reads its part of it and writes its share of a checkpoint, the first writes all else, into a directory that all
+    can see. What is refused in one is in all. They stop together, at the next line of the log after one is told to.
     """
-    parts, layout, training = build_parts(config), make_layout(devices, processes=True), config.training
-    given = dataset is not None
-    dataset = load_data(config, layout) if dataset is None else check_data(config, log_shared(dataset), layout)
-    check_shapes(config, parts, layout)
-    try:
-        place = jax.process_index(), jax.process_count()
-        batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip, *place)
-        checkpoints = Checkpoints(Path(directory) / "checkpoints", training.keep_newest, training.keep_every or None)
-    except ValueError as error:
-        raise ConfigError(f"config.training: {error}") from error
-    directory = workdir.claim(directory, to_json(config))
-    writes = first_process()
-    lock = workdir.alone(directory, "training") if writes else contextlib.nullcontext()
-    with lock, StopRequest() as stop, checkpoints, MetricsLog(directory) if writes else NoLog() as log:
-        workdir.claim(directory, to_json(config))  # again: two processes may have found it empty
-        start = checkpoints.latest_step() or 0
-        if start >= training.num_steps:
+    with contextlib.ExitStack() as stack:
+        given = dataset is not None
+        with together():
+            parts, layout, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
+            if is_first():
+                directory = workdir.claim(directory, to_json(config))
+                stack.enter_context(workdir.alone(directory, "training"))
+                workdir.claim(directory, to_json(config))  # again: two runs may have found it empty
+        with together():
+            directory = workdir.claimed(directory, to_json(config))
+        stop = stack.enter_context(StopRequest())
+        stack.enter_context(checkpoints)
+        log = stack.enter_context(MetricsLog(directory) if is_first() else NoLog())
+        start, total = checkpoints.latest_step() or 0, config.training.num_steps
+        if start >= total:
             log.rewind(start)
             say(f"{directory} is trained: {start} steps")
             return True
@@ -112,19 +110,30 @@ def train(
             say(f"{directory}: training goes on from step {start}")
         card = card_of(config, data_of(config, dataset, given))
         run = Run(config, parts, layout, dataset, directory, log, checkpoints, card)
-        feed = prefetch(
-            batches, start, training.num_steps, lambda batch: layout.put(for_network(config, batch)), ahead=2
-        )
-        with contextlib.closing(feed):
-            step = run.loop(state, start, feed, stop)
-    if step < training.num_steps:
+        feed = prefetch(batches, start, total, lambda batch: layout.put(for_network(config, batch)), ahead=2)
+        step = run.loop(state, start, stack.enter_context(contextlib.closing(feed)), stop)
+    if step < total:
         say(f"stopped at step {step}: the same command resumes {directory} there")
-    return step == training.num_steps
+    return step == total
+
+
+def prepared(config: ConfigDict, directory: str | Path, dataset: Dataset | None, devices: list | None) -> tuple:
+    """(parts, layout, data, batches, checkpoints) to train with. ConfigError for all that can be told before."""
+    parts, layout, training = build_parts(config), make_layout(devices, processes=True), config.training
+    dataset = load_data(config, layout) if dataset is None else check_data(config, log_shared(dataset), layout)
+    check_shapes(config, parts, layout)
+    try:
+        place = jax.process_index(), jax.process_count()
+        batches = Batches(dataset.train, parts.transform, training.batch_size, config.seed, training.flip, *place)
+        checkpoints = Checkpoints(Path(directory) / "checkpoints", training.keep_newest, training.keep_every or None)
+    except ValueError as error:
+        raise ConfigError(f"config.training: {error}") from error
+    return parts, layout, dataset, batches, checkpoints
 
 
 def say(text: str) -> None:
     """Once, however many processes there are."""
-    if first_process():
+    if is_first():
         print(text)
 
 

@@ -131,11 +131,16 @@ class Layout(NamedTuple):
 def make_layout(devices: list | None = None, processes: bool = False) -> Layout:
     """All devices on one axis named "data", or those given, in the order of their processes.
 
-    ConfigError where this is one of several processes, unless it may be.
+    ConfigError where this is one of several processes, unless it may be, and where these have unlike numbers of them.
     """
     if jax.process_count() > 1 and not processes:
         raise ConfigError(f"this is one of {jax.process_count()} processes, which only training takes: start one alone")
     devices = jax.devices() if devices is None else devices
+    if jax.process_count() > 1:
+        devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+        counts = np.bincount([device.process_index for device in devices], minlength=jax.process_count())
+        if len({*counts}) > 1:
+            raise ConfigError(f"the processes need as many devices each, they have {', '.join(map(str, counts))}")
     mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
     return Layout(len(devices), NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
 

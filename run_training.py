@@ -13,6 +13,7 @@ from configs.spec import ConfigError
 from data_lib import Dataset, Waits, eval_batches
 from io_lib import pictures
 from io_lib.metrics import Progress
+from io_lib.processes import anywhere, is_first
 from io_lib.signals import StopRequest
 from run_card import signed
 from run_classes import abstract_labels, classes_of, for_network
@@ -28,7 +29,6 @@ from run_parts import (
     score_model,
     stream,
 )
-from run_processes import anywhere, first_process
 from sde_lib import make_eval_step, make_train_step
 from sde_lib.training import repeat
 
@@ -89,7 +89,7 @@ class Run:
 
     def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
         """Steps from `start` to the end, or to a request to stop; after each call, whatever is due. The last step."""
-        with Progress(self.training.num_steps, start, silent=not first_process()) as progress:
+        with Progress(self.training.num_steps, start, silent=not is_first()) as progress:
             step, feed = start, Waits(feed, self.busy)
             while step < self.training.num_steps and not self.asked_to_stop(stop, step):
                 count = self.steps_to_take(step)
@@ -112,9 +112,9 @@ class Run:
         """Whether to end at this step. Several processes have to agree on it, and do where a line is logged."""
         if jax.process_count() == 1:
             return stop.requested
-        if step % (self.training.log_every or 100) >= self.steps_per_call:
-            return False
-        return anywhere(stop.requested)
+        every = self.training.log_every
+        due = step % every == 0 if every else step % 100 < self.steps_per_call
+        return due and anywhere(stop.requested)
 
     def busy(self) -> bool:
         """Whether the devices still work on the last step."""
@@ -189,7 +189,7 @@ class Run:
 
     def snapshot(self, step: int, params) -> None:
         """A grid of samples under way, of the same noise at every step. The first process draws it by itself."""
-        if first_process() and is_image(self.config, self.parts):
+        if is_first() and is_image(self.config, self.parts):
             folder = self.directory / "samples"
             folder.mkdir(exist_ok=True)
             if jax.process_count() > 1:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Batches:
     """Batches {"x": float32 [B, ...], "label": [B, ...]} in model space, by step; B is this process's share.
 
     `batch_size` counts all processes. `flip` mirrors each image left to right with probability 1/2, drawn
-    anew each step. What a step sees does not depend on the number of processes.
+    anew each step. What a step sees does not depend on the number of processes. A source has to keep its length.
     """
 
     source: Source
@@ -72,15 +72,8 @@ class Batches:
         """Step → the numbers of this process's examples [B], a grain MapDataset."""
         import grain  # here, since it imports JAX, which reading data does not need
 
-        n, share = len(self.source), self.batch_size // self.process_count
         seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])  # grain's are below 2³²
-        epochs = grain.MapDataset.range(1).repeat().random_map(lambda _, rng: rng.permutation(n), seed=seed)
-        epoch = lru_cache(maxsize=4)(epochs.__getitem__)
-
-        def part(number: int) -> np.ndarray:
-            which, places = np.divmod(np.arange(number * share, (number + 1) * share), n)
-            return np.concatenate([epoch(e)[places[which == e]] for e in range(which[0], which[-1] + 1)])
-
+        part = partial(_part, seed, len(self.source), self.batch_size // self.process_count)
         return grain.MapDataset.range(sys.maxsize).map(part)[self.process_index :: self.process_count]
 
     def read(self, step: int, indices: np.ndarray) -> Batch:
@@ -164,3 +157,21 @@ def eval_batches(source: Source, transform: Transform, batch_size: int) -> Itera
         batch = gather(source, np.minimum(positions, len(source) - 1))
         mask = (positions < len(source)).astype(np.float32)
         yield {**batch, "x": transform.forward(batch["x"]), "mask": mask}
+
+
+def _part(seed: int, n: int, size: int, number: int) -> np.ndarray:
+    """What stands at the positions number · size … of the stream of n examples [size]."""
+    epochs, places = np.divmod(np.arange(number * size, (number + 1) * size), n)
+    return np.concatenate([_epoch(seed, n, int(e))[places[epochs == e]] for e in range(epochs[0], epochs[-1] + 1)])
+
+
+@lru_cache(maxsize=4)
+def _epoch(seed: int, n: int, epoch: int) -> np.ndarray:
+    return _epochs(seed, n)[epoch]
+
+
+@lru_cache(maxsize=4)
+def _epochs(seed: int, n: int):
+    import grain
+
+    return grain.MapDataset.range(1).repeat().random_map(lambda _, rng: rng.permutation(n), seed=seed)

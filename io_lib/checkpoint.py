@@ -20,8 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
+
+from io_lib.processes import is_first, together
 
 _TRASH, _DAMAGED = ".trash", ".damaged"
 _OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES}
@@ -90,7 +91,8 @@ class Checkpoints:
             return self._read(abstract_state, step, only)
         while steps := self.steps():
             try:
-                return self._read(abstract_state, max(steps), only)
+                with together(DamagedError):
+                    return self._read(abstract_state, max(steps), only)
             except DamagedError as error:
                 moved = self._set_aside(max(steps))
                 warnings.warn(f"{error}; it is now {moved}, and the checkpoint before is taken", stacklevel=2)
@@ -166,15 +168,14 @@ class Checkpoints:
             raise DamagedError(f"{self._directory / str(step)} cannot be read ({first})") from error
 
     def _remove(self, pattern: str) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             for folder in self._directory.glob(pattern):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _set_aside(self, step: int) -> Path:
-        """Of several processes, all of which find the same, the first moves it."""
-        multihost_utils.sync_global_devices(f"damaged {step}")
-        moved = self._moved_aside(step) if jax.process_index() == 0 else self._directory / _DAMAGED
-        multihost_utils.sync_global_devices(f"set aside {step}")
+        """Of several processes the first moves it, before the others look again."""
+        with together(WriteError):
+            moved = self._moved_aside(step) if is_first() else self._directory / _DAMAGED
         self._manager.reload()
         return moved
 

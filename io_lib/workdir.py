@@ -54,9 +54,21 @@ def claim(workdir: str | Path, config_json: str) -> Path:
         raise ConfigError(f"{workdir} is a file: expected a work directory")
     workdir.mkdir(parents=True, exist_ok=True)
     others = sorted(f.name for f in workdir.iterdir() if not (f.name.startswith(".") and f.name.endswith(".tmp")))
+    if (workdir / CONFIG).exists():  # another process has just made it
+        _require_same(workdir, config_json)
+        return workdir
     if others:
         raise ConfigError(f"{workdir} is not a work directory: it has no {CONFIG} and holds {_some(others)}")
     write_atomic(workdir / CONFIG, config_json)
+    return workdir
+
+
+def claimed(workdir: str | Path, config_json: str) -> Path:
+    """The directory, which another process has claimed for this config. ConfigError where this one sees no such."""
+    workdir = Path(workdir)
+    if not (workdir / CONFIG).exists():
+        raise ConfigError(f"{workdir} has no {CONFIG} here: all processes of a run have to see the same directory")
+    _require_same(workdir, config_json)
     return workdir
 
 

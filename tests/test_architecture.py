@@ -25,7 +25,6 @@ OURS = PACKAGES | {
     "run_likelihood",
     "run_parts",
     "run_plan",
-    "run_processes",
     "run_reproduce",
     "run_sampling",
     "run_training",

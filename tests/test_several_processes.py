@@ -14,36 +14,74 @@ import pytest
 
 import run_lib
 import run_parts
-import run_processes
 from configs.spec import ConfigError
-from io_lib import workdir
+from io_lib import processes, workdir
 from io_lib.metrics import read_metrics
 from tests.test_main import ROOT
 from tests.test_run_lib import final_state
 from tests.test_run_lib import usual_promotion as usual_promotion
 
 STEPS = 120
-SETTINGS = (f"num_steps={STEPS}", "eval_every=60", "sample_every=60", "checkpoint_every=40", "keep_newest=3")
+SETTINGS = (
+    f"num_steps={STEPS}", "eval_every=60", "sample_every=60", "checkpoint_every=40", "keep_newest=3",
+    "steps_per_call=4", "accumulate=2", "flip=True",
+)  # fmt: skip
+LAYOUT = """
+import sys
+import jax
+import numpy as np
+from io_lib.processes import join
+join(f"localhost:{sys.argv[1]},{sys.argv[2]}/2")
+from configs.spec import ConfigError
+from run_parts import make_layout
+
+x, first = np.arange(8.0), 4 * int(sys.argv[2])
+a, b, c, d = jax.devices()
+for devices in (None, [a, c, b, d], [d, a]):
+    layout = make_layout(devices, processes=True)
+    for found in (layout.put({"x": x[first : first + 4]})["x"], layout.put_whole({"x": x})["x"]):
+        assert found.shape == x.shape and found.sharding == layout.split
+        places = [shard.index[0].start or 0 for shard in found.addressable_shards]
+        assert min(places) == first, places
+        assert all(np.array_equal(shard.data, x[shard.index]) for shard in found.addressable_shards)
+for devices in ([a, b], [a, b, c]):
+    try:
+        make_layout(devices, processes=True)
+    except ConfigError as error:
+        assert "as many devices each, they have 2, " in str(error)
+    else:
+        raise AssertionError(devices)
+"""
+ALONE = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri")  # where jax looks for a cluster
+
+
+def run(devices, *command):
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = {name: value for name, value in os.environ.items() if name not in ALONE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, *map(str, command)]
+    return subprocess.Popen(command, cwd=ROOT, env={**environment, "PYTHONPATH": str(ROOT), **settings}, **pipes)
 
 
 def start(directory, devices, *flags):
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "main.py", "--config=tests/tiny_config.py", f"--workdir={directory}", *flags]
-    command += [f"--config.training.{setting}" for setting in SETTINGS]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings}, **pipes)
+    settings = [f"--config.training.{setting}" for setting in SETTINGS]
+    return run(devices, "main.py", "--config=tests/tiny_config.py", f"--workdir={directory}", *flags, *settings)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def start_two(directory):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     return [start(directory, 2, f"--processes=localhost:{port},{i}/2") for i in range(2)]
 
 
-def outputs(processes):
+def outputs(processes, status=0):
     found = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), found
+    assert [process.returncode for process in processes] == [status] * len(processes), found
     return found
 
 
@@ -107,18 +145,44 @@ def test_what_takes_one_process_says_so(alone, monkeypatch):
             use()
     with pytest.raises(ConfigError, match="only training takes"):
         run_parts.make_layout()
-    assert run_parts.make_layout(processes=True).count == len(jax.devices())
 
 
-@pytest.mark.parametrize("place", ["auto", "node0", "node0:1234,2/2", "node0:1234,0", "node0:x,0/2"])
+def test_what_one_refuses_all_refuse(tmp_path):
+    """At once, and not when the others are tired of waiting."""
+    with workdir.alone(tmp_path, "training"):
+        workdir.write_atomic(tmp_path / "config.json", "{}")
+        first, second = outputs(start_two(tmp_path), status=2)
+    assert "belongs to a run with another config" in first
+    assert "refused in another of the processes, whose output says why" in second
+
+
+def test_batches_lie_on_the_devices_in_the_order_of_the_processes():
+    port = free_port()
+    outputs([run(2, "-c", LAYOUT, port, i) for i in range(2)])
+
+
+@pytest.mark.parametrize("place", ["node0", "node0:1234,2/2", "node0:1234,0", "node0:x,0/2"])
 def test_a_place_that_is_none(place):
-    with pytest.raises(ConfigError, match=f"--processes={place}: "):
-        run_processes.join(place)
+    with pytest.raises(ConfigError, match=f"--processes={place}: expected auto or HOST:PORT,INDEX/COUNT"):
+        processes.join(place)
 
 
-def test_parts_of_a_batch_are_laid_out_as_the_whole():
-    layout = run_parts.make_layout(jax.devices()[:4])
-    x = {"x": np.arange(8.0, dtype=np.float32)}
-    for put in (layout.put, layout.put_whole):
-        np.testing.assert_array_equal(put(x)["x"], x["x"])
-        assert put(x)["x"].sharding == layout.split
+def test_no_cluster_is_found(tmp_path):
+    (out,) = outputs([start(tmp_path / "run", 1, "--processes=auto")], status=2)
+    assert "--processes=auto: no cluster was found, give HOST:PORT,INDEX/COUNT" in out
+
+
+def test_what_fails_in_one_process_fails_in_all(monkeypatch):
+    monkeypatch.setattr(processes, "anywhere", lambda true: True)
+    with pytest.raises(ConfigError, match="refused in another of the processes"), processes.together():
+        pass
+    with pytest.raises(OSError, match="full"), processes.together():
+        raise OSError("full")
+    monkeypatch.setattr(processes, "anywhere", lambda true: true)
+    with processes.together():
+        pass
+
+
+def test_a_directory_that_another_process_sees(tmp_path):
+    with pytest.raises(ConfigError, match="all processes of a run have to see the same directory"):
+        workdir.claimed(tmp_path, "{}")

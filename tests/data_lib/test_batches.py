@@ -1,3 +1,4 @@
+import pickle
 import threading
 import time
 
@@ -196,6 +197,19 @@ def test_the_order_is_grains():
     assert isinstance(Batches(NUMBERS, Identity(), 4, seed=0).order, grain.MapDataset)
     orders = [stream(Batches(NUMBERS, Identity(), 10, seed=seed), 3).reshape(3, 10) for seed in range(3)]
     assert len({tuple(epoch) for order in orders for epoch in order}) == 9
+
+
+def test_the_order_stays_what_it_is():
+    """Across versions of grain and NumPy: a run would else resume in another one."""
+    assert Batches(NUMBERS, Identity(), 10, seed=0).indices(0).tolist() == [5, 4, 9, 1, 3, 0, 7, 6, 2, 8]
+
+
+def test_batches_are_pickled():
+    """As grain does for processes of its own."""
+    batches = image_batches()
+    batches.batch(0)
+    same(pickle.loads(pickle.dumps(batches)).batch(3), batches.batch(3))
+    same(pickle.loads(pickle.dumps(as_grain(batches)))[3], batches.batch(3))
 
 
 def test_every_place_of_an_epoch_is_each_examples_alike():
