@@ -26,6 +26,7 @@ from models.layers import (
     conv1x1,
     conv3x3,
     dense,
+    gradient_written,
     over_sqrt2,
 )
 from models.resampling import Number, Taps, fir_downsample, fir_filter, fir_upsample, pad_to_even, spatial_axes
@@ -86,7 +87,7 @@ class ResidualBlock(nn.Module):
     def _resampled(self, x: Array) -> Array:
         if self.resample == "none":
             return x
-        taps = self.taps or (1, 1)
+        taps, x = self.taps or (1, 1), gradient_written(x)
         return fir_upsample(x, taps) if self.resample == "up" else fir_downsample(x, taps)
 
     @nn.compact
@@ -94,6 +95,7 @@ class ResidualBlock(nn.Module):
         self, x: Float[Array, "..."], emb: Float[Array, "B E"] | None, train: bool = False
     ) -> Float[Array, "..."]:
         check_option("resample", self.resample, RESAMPLINGS)
+        x = gradient_written(x)
         act = activation(self.nonlinearity)
         h = self._resampled(act(GroupNorm(self.min_group)(x)))
         h = conv3x3(h, self.features)
@@ -119,6 +121,7 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         batch, *_, channels = x.shape
+        x = gradient_written(x)
         normed = GroupNorm(self.min_group)(x).reshape(batch, -1, channels)
         q, k, v = (dense(normed, channels, 0.1)[:, :, None] for _ in range(3))
         h = attention(q, k, v).reshape(x.shape)

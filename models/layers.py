@@ -54,6 +54,29 @@ def variance_scaling(scale: Number = 1.0) -> nn.initializers.Initializer:
     return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
 
 
+def gradient_written(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x, whose gradient XLA for CPUs is made to write to memory, once.
+
+    Left to itself it computes sums of gradients along a chain of residual blocks again wherever they are used: for the
+    first block's bias from the gradients of all blocks after it. (One device: on several, simulated ones, they would
+    all have to wait for the first example.)"""
+    return written_once(x) if jax.default_backend() == "cpu" and jax.device_count() == 1 else x
+
+
+@jax.custom_jvp
+def written_once(x: Array) -> Array:
+    """`gradient_written` on any device."""
+    return x
+
+
+@written_once.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    # A branch, which XLA for CPUs fuses with nothing; it drops optimization barriers before it fuses.
+    is_nan = jnp.isnan(jax.lax.stop_gradient(x).reshape(-1)[0])
+    return x, jax.lax.cond(is_nan, lambda t: t + t, lambda t: t, tangent)
+
+
 def dense(x: Float[Array, "..."], features: int, scale: Number = 1.0, use_bias: bool = True) -> Float[Array, "..."]:
     """A linear map of the last axis; on [B, *spatial, C] it is the 1x1 convolution."""
     return nn.Dense(features, use_bias, dtype=x.dtype, kernel_init=variance_scaling(scale))(x)

@@ -1,5 +1,8 @@
 """Resampling against a direct convolution, embeddings and normalisation against their formulae."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -278,3 +281,28 @@ def test_dropout(channels):
     )
     with pytest.raises(ValueError, match=r"dropout: expected 0 or more, below 1, got 1"):
         layers.Dropout(1.0)
+
+
+def test_the_gradient_that_is_written_once_is_the_gradient():
+    """Of every order and mode, under vmap, jit and remat, and of what is not a number."""
+    x, v = jnp.arange(1.0, 7).reshape(2, 3), jnp.linspace(-1.0, 1, 6).reshape(2, 3)
+    plain, written = lambda x: jnp.sum(jnp.sin(x) ** 3), lambda x: jnp.sum(jnp.sin(layers.written_once(x)) ** 3)
+    modes = [
+        jax.grad,
+        lambda f: jax.jit(jax.grad(jax.checkpoint(f))),
+        lambda f: jax.vmap(jax.grad(f)),
+        lambda f: lambda x: jax.jvp(f, (x,), (v,)),
+        lambda f: lambda x: jax.jvp(jax.grad(f), (x,), (v,)),
+        lambda f: jax.grad(lambda x: jax.jvp(f, (x,), (v,))[1]),
+        lambda f: jax.grad(lambda x: jnp.sum(jax.grad(f)(x) ** 2)),
+    ]
+    for mode in modes:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), mode(written)(x), mode(plain)(x))
+    assert np.isnan(jax.grad(written)(x.at[0, 0].set(jnp.nan))).any()
+
+
+def test_the_gradient_of_a_block_is_a_branch_of_its_own():
+    """Which XLA fuses with nothing: as many in the compiled program as there are uses."""
+    f = lambda x: jnp.sum(jnp.sin(layers.written_once(jnp.sin(layers.written_once(x)))))  # noqa: E731
+    text = jax.jit(jax.grad(f)).lower(jnp.ones((4, 5))).compile().as_text()
+    assert len(re.findall(r" conditional\(", text)) == 2
