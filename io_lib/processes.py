@@ -33,7 +33,8 @@ def join(place: str) -> None:
         hint = "no cluster was found, give HOST:PORT,INDEX/COUNT: " if "should be defined" in str(error) else ""
         raise ConfigError(f"--processes={place}: {hint}{' '.join(str(error).split())[:200]}") from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # JAX's own handler does not end the process
+        # JAX's own handler does not end the process.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def is_first() -> bool:
