@@ -57,6 +57,9 @@ def check_shapes(config: ConfigDict, parts: Parts, layout: Layout) -> None:
     """
     try:
         state = abstract_state(config, parts, layout)
+        for path, leaf in jax.tree.leaves_with_path(state.params):
+            if not leaf.size:  # a width of 0, which some versions of JAX initialise
+                raise ValueError(f"parameter {jax.tree_util.keystr(path)} is of shape {leaf.shape}")
         x = jax.ShapeDtypeStruct((config.training.batch_size, *config.shape), jnp.float32)
         jax.eval_shape(train_steps(config, parts, layout)[0], state, {"x": x, **abstract_labels(config, x.shape[:1])})
     except Exception as error:  # of any class: it is the networks', the processes' and JAX's own
