@@ -2,11 +2,16 @@
 
 import importlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from configs.spec import spec
-from models import NCSNpp
+import run_parts
+import run_training
+from configs.spec import ConfigError, spec
+from models import NCSNpp, as_network
 from tests.configs import fuzz
 from tests.crash.workload import get_config as points
 from tests.test_run_lib import usual_promotion as usual_promotion
@@ -57,3 +62,18 @@ def test_any_change_is_taken_or_refused_in_one_line(make, count):
 def test_numbers_that_mean_nothing(flag, message):
     with pytest.raises(ValueError, match=message):
         raise ValueError(fuzz.outcome(points(), f"--config.{flag}"))
+
+
+class OfNoWidth(nn.Module):
+    @nn.compact
+    def __call__(self, x, c_noise):
+        return x + jnp.sum(self.param("kernel", nn.initializers.zeros, (0, 3), jnp.float32))
+
+
+def test_a_parameter_of_no_size_is_refused():
+    """Some versions of JAX initialise it, and a run would train nothing."""
+    config = points()
+    parts, layout = run_parts.build_parts(config), run_parts.make_layout(jax.devices()[:1])
+    parts = parts._replace(network=as_network(OfNoWidth()))
+    with pytest.raises(ConfigError, match=r"no step of training .* parameter \['kernel'\] is of shape \(0, 3\)"):
+        run_training.check_shapes(config, parts, layout)
