@@ -90,10 +90,8 @@ def train(
         with together():
             parts, layout, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
             if is_first():
-                directory = workdir.claim(directory, to_json(config))
-                stack.enter_context(workdir.alone(directory, "training"))
-                workdir.claim(directory, to_json(config))  # again: two runs may have found it empty
-        with together():
+                stack.enter_context(workdir.alone(workdir.claim(directory, to_json(config)), "training"))
+        with together():  # of the first too: two runs may have found it empty
             directory = workdir.claimed(directory, to_json(config))
         stop = stack.enter_context(StopRequest())
         stack.enter_context(checkpoints)

@@ -48,15 +48,13 @@ def claim(workdir: str | Path, config_json: str) -> Path:
     """
     workdir = Path(workdir)
     if (workdir / CONFIG).exists():
-        _require_same(workdir, config_json)
-        return workdir
+        return claimed(workdir, config_json)
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{workdir} is a file: expected a work directory")
     workdir.mkdir(parents=True, exist_ok=True)
     others = sorted(f.name for f in workdir.iterdir() if not (f.name.startswith(".") and f.name.endswith(".tmp")))
     if (workdir / CONFIG).exists():  # another process has just made it
-        _require_same(workdir, config_json)
-        return workdir
+        return claimed(workdir, config_json)
     if others:
         raise ConfigError(f"{workdir} is not a work directory: it has no {CONFIG} and holds {_some(others)}")
     write_atomic(workdir / CONFIG, config_json)
