@@ -42,8 +42,14 @@ def train_steps(config: ConfigDict, parts: Parts, layout: Layout) -> tuple:
         unroll=jax.default_backend() == "cpu",
         skip=training.get("skip_nonfinite", False),
     )
-    compiled = partial(jax.jit, donate_argnums=0, out_shardings=layout.copied)
+    compiled = partial(jax.jit, donate_argnums=0, out_shardings=layout.copied, compiler_options=compiler_options())
     return compiled(step), compiled(repeat(step))
+
+
+def compiler_options() -> dict[str, int]:
+    """For a training step. On a CPU LLVM's first level of optimisation, which makes steps as fast as its third, in
+    four fifths of the time."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
 def steps_per_call(config: ConfigDict) -> int:

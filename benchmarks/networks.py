@@ -26,6 +26,7 @@ import numpy as np
 from configs.command_line import load_config
 from models.reference import parameter_shapes
 from run_parts import build_parts
+from run_training import compiler_options
 from sde_lib import make_train_step
 from sde_lib.training import init_state
 
@@ -53,9 +54,10 @@ def programs(config, batch: int) -> dict:
 
 
 def compiled(function, arguments, donated):
-    """(the program, seconds to compile it from nothing)."""
+    """(the program, seconds to compile it from nothing), a step as in training."""
     jax.clear_caches()
-    lowered = jax.jit(function, donate_argnums=donated).lower(*arguments)
+    options = compiler_options() if donated else None
+    lowered = jax.jit(function, donate_argnums=donated, compiler_options=options).lower(*arguments)
     start = time.perf_counter()
     return lowered.compile(), time.perf_counter() - start
 

@@ -10,7 +10,7 @@ from sde_lib import VP, PredictNoise, adam, dsm_loss, gaussian, init_state, make
 from sde_lib.losses import UniformTime
 from sde_lib.parameterization import ScaledTime
 from sde_lib.pathwise import sliced_loss, transition_loss
-from sde_lib.training import batch_loss, ema_rate, repeat, times_of
+from sde_lib.training import batch_loss, clip_by_global_norm, ema_rate, global_norm, repeat, times_of
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
 
@@ -143,6 +143,31 @@ def test_learning_rate_and_clipping():
     for _ in range(2):
         updates, state = clipped.update({"w": jnp.full(4, 7.0)}, state, params)
     np.testing.assert_allclose(updates["w"], -0.5 * jnp.ones(4), rtol=1e-5)  # g = 1 of 7, √v̂ = 1, eps = 1
+
+
+def test_the_global_norm_and_the_clip_are_those_of_optax():
+    """Of leaves of every shape, also of several dtypes, below and above the bound, of zeros and of what is no number;
+    and one sum in the compiled program, however many leaves there are."""
+    tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": -jnp.ones(5), "c": jnp.asarray(2.0), "d": jnp.zeros((0, 4))}
+    assert len(set(jax.tree.leaves(jax.tree.map(lambda leaf: leaf.dtype, tree)))) == 1
+    size = float(np.sqrt(55 + 5 + 4))
+    mixed = tree | {"b": -jnp.ones(5, jnp.bfloat16)}
+    for leaves in (tree, mixed, tree | {"c": jnp.asarray(2.0 + 0j)}):
+        np.testing.assert_allclose(global_norm(leaves), size, rtol=1e-6)
+    bad = tree | {"c": jnp.asarray(jnp.nan)}
+    for leaves in (tree, mixed, bad, jax.tree.map(jnp.zeros_like, tree)):
+        for bound in (0.5 * size, 2 * size):
+            ours, theirs = (
+                jax.jit(tx.update)(leaves, tx.init(leaves))[0]
+                for tx in (clip_by_global_norm(bound), optax.clip_by_global_norm(bound))
+            )
+            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_allclose(
+                    a.astype(jnp.float32), b.astype(jnp.float32), rtol=1e-2 if a.itemsize == 2 else 1e-6
+                )
+    text = jax.jit(global_norm).lower({str(i): jnp.ones(100 + i) for i in range(20)}).compile().as_text()
+    assert text.count(" reduce(") + text.count(" reduce-window(") < 5
 
 
 def spoilt(params, x, c_noise, *, cond=None, key=None, train=False):
