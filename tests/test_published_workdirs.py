@@ -5,7 +5,6 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import run_lib
@@ -77,10 +76,10 @@ def test_a_published_checkpoint_goes_on(file, tmp_path):
     # Training, of the parameters themselves, with Adam's moments where the file has some.
     before = final_state(tmp_path / "run", config)
     assert run_lib.train(config, tmp_path / "run", devices=device)
-    parts, after = build_parts(config), final_state(tmp_path / "run", config)
+    after = final_state(tmp_path / "run", config)
     assert after[".step"] == STEP + 3
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [STEP, STEP + 1, STEP + 2, STEP + 3]
     moved = [name for name in before if name.startswith(".params") and np.any(before[name] != after[name])]
     assert len(moved) > 0.9 * sum(name.startswith(".params") for name in before)
-    counts = optax.tree.get_all_with_path(parts.tx.init(published.params), "count")
-    assert counts and all(after[name] == before[name] + 3 for name in before if name.endswith(".count"))
+    counts = [name for name in before if name.endswith(".count")]
+    assert counts and all(after[name] == before[name] + 3 for name in counts)
