@@ -8,8 +8,10 @@ gradient, clip, Adam, average. Parameters are drawn, not initialised, which woul
 are the least of the repeats; `cpu` is the processor time of all threads, which other work on the machine disturbs less
 than the clock. Memory is the compiler's own account: arguments, results and what is held in between.
 
-The table of operations counts those of the optimised program, with the bytes that they write and, for convolutions and
-products of matrices, the arithmetic: `transpose` and `copy` are changes of layout.
+The arithmetic of a program, and so the rate, is that of its convolutions and products of matrices before XLA optimises
+it. The table of operations counts those of the optimised program, with the bytes that they write and the arithmetic:
+`transpose` and `copy` are changes of layout; a GPU's convolutions are calls of cuDNN, its products of matrices of
+cuBLAS (whose arithmetic is not told apart) or in fusions.
 """
 
 import argparse
@@ -32,6 +34,9 @@ from sde_lib.training import init_state
 
 BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
 LAYOUT = ("transpose", "copy")
+# name, dtype and sizes of the result, what it is, operands, the rest; a call's result is the first of several.
+OPERATION = r"\s+(?:ROOT )?%?([\w.-]+) = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(([^)]*)\)(.*)"
+CALL = r"\s+(?:ROOT )?%?([\w.-]+) = \((\w+)\[([\d,]*)\].*? (custom-call)\(([^)]*)\)(.*)"
 
 
 def drawn_params(shapes):
@@ -54,12 +59,13 @@ def programs(config, batch: int) -> dict:
 
 
 def compiled(function, arguments, donated):
-    """(the program, seconds to compile it from nothing), a step as in training."""
+    """(the program, seconds to compile it from nothing, its arithmetic), a step as in training."""
     jax.clear_caches()
     options = compiler_options() if donated else None
     lowered = jax.jit(function, donate_argnums=donated, compiler_options=options).lower(*arguments)
     start = time.perf_counter()
-    return lowered.compile(), time.perf_counter() - start
+    program, seconds = lowered.compile(), time.perf_counter() - start
+    return program, seconds, sum(work for _, _, work in operations(lowered.as_text(dialect="hlo")).values())
 
 
 def least_times(program, arguments, donated, repeats: int) -> tuple[float, float]:
@@ -91,15 +97,16 @@ def operations(text: str) -> dict[str, tuple[int, float, float]]:
     for line in text.splitlines():
         if not line.startswith(" "):
             fused = "fused" in line or "fusion" in line
-        match = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(([^)]*)\)(.*)", line)
+        match = re.match(OPERATION, line) or re.match(CALL, line)
         if not match:
             continue
         name, dtype, dims, opcode, operands, rest = match.groups()
+        opcode = " ".join([opcode, *re.findall(r'custom_call_target="__(\S+)"', rest)])
         shapes[name] = tuple(int(n) for n in dims.split(",") if n)
         entry = found[f"{opcode} (fused)" if fused else opcode]
         entry[0] += 1
         entry[1] += 0 if fused else prod(shapes[name]) * BYTES.get(dtype, 4)
-        entry[2] += arithmetic(opcode, shapes, name, re.findall(r"%([\w.-]+)", operands), rest)
+        entry[2] += arithmetic(opcode, shapes, name, re.findall(r"%?([\w.-]+)", operands), rest)
     return {opcode: tuple(values) for opcode, values in found.items()}
 
 
@@ -109,17 +116,21 @@ def arithmetic(opcode: str, shapes: dict, name: str, operands: list[str], rest: 
     if opcode == "dot" and sizes[0]:
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)[1]
         return 2.0 * prod(shapes[name]) * prod(sizes[0][int(i)] for i in contracted.split(",") if i)
-    if opcode == "convolution" and len(sizes) > 1 and sizes[1]:
-        kernel, labels = sizes[1], re.search(r"dim_labels=\w+_(\w+)->", rest)[1]
-        return 2.0 * prod(shapes[name]) * prod(kernel) / max(kernel[labels.index("o")], 1)
+    if "conv" in opcode.split("$")[-1] and opcode != "convert" and len(sizes) > 1 and sizes[1]:
+        out, kernel = shapes[name], sizes[1]
+        if "convBackwardInput" in opcode:  # told by the labels of the convolution forward, whose output comes first
+            out = sizes[0]
+        if "convBackwardFilter" in opcode:
+            out, kernel = kernel, out
+        labels = re.search(r"dim_labels=\w+_(\w+)->", rest)[1]
+        return 2.0 * prod(out) * prod(kernel) / max(kernel[labels.index("o")], 1)
     return 0.0
 
 
-def report(name: str, program, seconds: float, times: tuple[float, float], config, batch: int) -> None:
-    total = sum(values[2] for values in operations(program.as_text()).values())
+def report(name: str, program, seconds: float, total: float, times: tuple[float, float], config, batch: int) -> None:
     rate = f"{total / 1e9 / times[0]:.0f}" if total else ""
     print(
-        f"| {name} | {batch} | {config.network.dtype or 'float32'} | {seconds:.1f} | {times[0]:.3f} | {times[1]:.3f} "
+        f"| {name} | {batch} | {config.network.dtype or 'float32'} | {seconds:.1f} | {times[0]:.4g} | {times[1]:.3f} "
         f"| {memory(program):.2f} | {total / 1e9:.0f} | {rate} |",
         flush=True,
     )
@@ -144,8 +155,9 @@ def main(config, batch: int = 0, repeats: int = 5, names: tuple[str, ...] = ("fo
     kept = {}
     for name, (function, arguments, donated) in programs(config, batch).items():
         if name in names:
-            kept[name], seconds = compiled(function, arguments, donated)
-            report(name, kept[name], seconds, least_times(kept[name], arguments, donated, repeats), config, batch)
+            kept[name], seconds, total = compiled(function, arguments, donated)
+            times = least_times(kept[name], arguments, donated, repeats)
+            report(name, kept[name], seconds, total, times, config, batch)
     for name, program in kept.items():
         print(f"\n{name}:")
         print_operations(program)

@@ -15,6 +15,11 @@ Otherwise it would follow E to the last digit, and so the way a sum is rounded, 
 devices. In float32 e holds some per cent of rounding at a tolerance of 10⁻⁵, so that a step may still fall on another
 rung, and the solution then moves within the tolerance.
 
+Products of matrices and convolutions of the field are float32's own. By default JAX lets GPUs round their factors to
+TF32 and TPUs to bfloat16: noise that no shorter step makes smaller. With it, on a GPU, log p of digits took 355
+evaluations instead of 85, at a tolerance of 10⁻⁵. Whoever sets `jax_default_matmul_precision`, to "default" for one,
+has what is set.
+
 Under `jit` a failure cannot raise: what is late is NaN.
 """
 
@@ -39,6 +44,16 @@ LEAST_STEP = 2.0**-40
 
 Field = Callable[[PyTree, Float[Array, " B"]], PyTree]
 """(y, t) → dy/dt, with leaves [B, ...] and t [B]."""
+
+
+def full_precision(function: Callable) -> Callable:
+    """The function, whose products and convolutions are traced at JAX's "highest" precision, or at what is set."""
+
+    def precise(*args):
+        with jax.default_matmul_precision(jax.config.jax_default_matmul_precision or "highest"):
+            return function(*args)
+
+    return precise
 
 
 class _Rows(NamedTuple):
@@ -81,7 +96,7 @@ class Adaptive(Node):
         """(y at t1, evaluations of the field for each row), from y at t0; times are not negative, and t1 may be before
         t0. A row's evaluations are its own, without those made while it waited for others."""
         none = jnp.zeros(len(jax.tree.leaves(y)[0]), jnp.result_type(*jax.tree.leaves(y)))
-        power = jnp.asarray(self.power, none.dtype)
+        power, field = jnp.asarray(self.power, none.dtype), full_precision(field)
         u0, u1 = (jnp.asarray(t, none.dtype) ** (1 / power) for t in (t0, t1))
 
         def slope(y, done):
@@ -205,7 +220,7 @@ class Fixed(Node):
 
     def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
         """As Adaptive's."""
-        rows = len(jax.tree.leaves(y)[0])
+        rows, field = len(jax.tree.leaves(y)[0]), full_precision(field)
         times = self.grid(sde, self.num_steps).astype(jnp.result_type(*jax.tree.leaves(y)))
         times = jnp.broadcast_to((times[::-1] if to_noise else times)[:, None], (self.num_steps + 1, rows))
 

@@ -14,6 +14,7 @@ from benchmarks import (
     long_run,
     networks,
     overhead,
+    resampling,
     sampler_problems,
     samplers,
 )
@@ -119,6 +120,32 @@ def test_operations_of_a_program():
     assert found["dot"] == (1, 2 * 5 * 2, 60.0)
     assert found["convolution"] == (1, 4 * 64 * 7 * 4, 2.0 * 4 * 64 * 7 * 9 * 6)
     assert found["transpose (fused)"] == (1, 0, 0.0) and found["fusion"] == (1, 24, 0.0)
+
+
+CALLS = """
+  %x = f32[4,8,8,6]{3,2,1,0} parameter(0)
+  %k = f32[7,3,3,6]{3,2,1,0} parameter(1)
+  %y = (f32[4,4,4,7]{3,2,1,0}, u8[9]{0}) custom-call(%x, %k), LABELS, custom_call_target="__cudnn$convForward"
+  %dy = f32[4,4,4,7]{3,2,1,0} get-tuple-element(%y), index=0
+  %dx = (f32[4,8,8,6]{3,2,1,0}, u8[9]{0}) custom-call(%dy, %k), LABELS, custom_call_target="__cudnn$convBackwardInput"
+  %dk = (f32[7,3,3,6]{3,2,1,0}, u8[9]{0}) custom-call(%x, %dy), LABELS, custom_call_target="__cudnn$convBackwardFilter"
+  %b = bf16[4,8,8,6]{3,2,1,0} convert(%x)
+""".replace("LABELS", "window={size=3x3 stride=2x2}, dim_labels=b01f_o01i->b01f")
+
+
+def test_operations_of_a_program_for_a_gpu():
+    """A convolution and both of its gradients multiply as often: once for each entry of y and weight to one of its."""
+    found = networks.operations(CALLS)
+    for name, size in (("Forward", 4 * 4 * 4 * 7), ("BackwardInput", 4 * 8 * 8 * 6), ("BackwardFilter", 7 * 9 * 6)):
+        assert found[f"custom-call cudnn$conv{name}"] == (1, 4 * size, 2.0 * (4 * 4 * 4 * 7) * 9 * 6)
+    assert found["convert"] == (1, 2 * 4 * 8 * 8 * 6, 0.0)
+
+
+def test_resampling(capsys):
+    """Slices and convolution are one map."""
+    rows = resampling.main(batch=2, repeats=1, calls=1, sizes=((6, 4),), dtypes=("float32",))
+    assert [row[:2] for row in rows] == list(resampling.WAYS) and all(row[-1] < 1e-6 for row in rows)
+    assert capsys.readouterr().out.count("| 6² | 4 | float32 |") == 4
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from sde_lib import (
     GaussianMixture,
     LogSNRGrid,
     PathSDE,
+    ProbabilityFlowODE,
     StraightLine,
     SubVP,
     expand,
@@ -446,3 +447,26 @@ def test_the_gradient_through_hutch_plus_plus_where_nothing_deviates():
     for c in (1.0, 0.7):
         slope = jax.grad(lambda c: jnp.mean(h(probes, lambda x: -c * x, x)[1]))(c)
         np.testing.assert_allclose(slope, -8.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [Adaptive(), Fixed(num_steps=2)], ids=["adaptive", "fixed"])
+@pytest.mark.parametrize("asked, expected", [(None, "HIGHEST"), ("default", "DEFAULT")])
+def test_products_are_in_full_precision(solver, asked, expected):
+    """TF32's rounding, a GPU's default, took 355 evaluations instead of 85. What a user sets stays."""
+    likelihood, x, found = Likelihood(solver=solver, to_data=True), jnp.ones((2, 3)), []
+
+    def score(x, t):
+        (product,) = jax.make_jaxpr(jnp.matmul)(x, jnp.eye(3)).eqns
+        found.append(str(product.params["precision"]))
+        return -x
+
+    with jax.default_matmul_precision(asked):
+        for of in (
+            lambda: likelihood.log_prob(keys(2), VP(), score, x),
+            lambda: likelihood.encode(VP(), score, x),
+            lambda: likelihood.decode(VP(), score, x),
+            lambda: ProbabilityFlowODE()(keys(2), VP(), score, (3,)),
+        ):
+            jax.make_jaxpr(of)()
+            assert found and set(found) == {f"(Precision.{expected}, Precision.{expected})"}
+            found.clear()
