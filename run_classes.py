@@ -5,7 +5,8 @@ Training, loss and bits per dimension tell it each example's label. Sample i is 
     config.sampling.label, or, where that is −1, i mod num_classes:                                        (1)
 
 each in turn, so that a set of samples holds as many of one as of another. `run_lib.load(…).sample(key, n, cond=labels)`
-draws any others, and with cond=None those of a network that was trained with cond_dropout and is told none.
+draws any others, and with cond=None those of a network that was trained with cond_dropout and is told none. Such a one
+is guided towards its class by config.sampling.guidance (`sde_lib.guidance`); 1 is the score that it learnt.
 """
 
 import jax
@@ -23,8 +24,19 @@ def num_classes(config: ConfigDict) -> int:
     return config.network.get("num_classes", 0)
 
 
+def guidance(config: ConfigDict) -> float | None:
+    """The weight of the class in sampling; None for 1, at which one call of the network does."""
+    weight = config.sampling.get("guidance", 1.0)
+    return None if weight == 1 else weight
+
+
 def check_label(config: ConfigDict) -> None:
-    """ConfigError where the class to draw is none of the network's."""
+    """ConfigError where the class to draw is none of the network's, or guidance finds no unconditional score."""
+    if guidance(config) is not None and not (num_classes(config) and config.network.get("cond_dropout", 0)):
+        raise ConfigError(
+            f"config.sampling.guidance={config.sampling.guidance:g} needs a network that was told classes, and now and "
+            f"then none: config.network.num_classes and cond_dropout (0.1, say) in training; without, it is 1"
+        )
     count, label = num_classes(config), config.sampling.get("label", -1)
     if count and not -1 <= label < count:
         raise ConfigError(f"config.sampling.label={label}: expected 0 to {count - 1}, or −1 for each class in turn")

@@ -15,7 +15,7 @@ from configs.spec import ConfigError, build
 from data_lib import Dataset, gather, shared_examples
 from io_lib.checkpoint import Checkpoints
 from models.network import as_network
-from run_classes import check_label, check_labels, num_classes
+from run_classes import check_label, check_labels, guidance, num_classes
 from sde_lib import Augmentation, Likelihood, ScoreModel, init_state
 from sde_lib.augmentation import DIM
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # Streams of the one seed: a number for each use, folded into jax.random.key(seed).
 INIT, TRAIN, EVAL, SNAPSHOT = range(4)
-NO_SAMPLERS = ("use", "batch_size", "label")
+NO_SAMPLERS = ("use", "batch_size", "label", "guidance")
 """What config.sampling holds beside samplers by name."""
 
 
@@ -211,6 +211,7 @@ def score_model(config: ConfigDict, parts: Parts, params) -> ScoreModel:
         params=params,
         sampler=parts.sampler,
         likelihood=parts.likelihood,
+        guidance=guidance(config),
         shape=tuple(config.shape),
         transform=parts.transform,
     )

@@ -48,6 +48,7 @@ def base() -> ConfigDict:
     in_print = in_code.replace(corrector_first=False)  # … and algorithm 1 of Song et al. 2021 after
     config.sampling.paper = spec(Sampler, solver=in_print, num_steps=1000)
     config.sampling.label = -1  # of a network that is told classes: the one to draw; -1: each in turn
+    config.sampling.guidance = 1.0  # towards the class, for config.network.cond_dropout > 0; 0: none, 1: as learnt
     config.sampling.batch_size = 500  # samples drawn together, and a file of them each
 
     config.eval = ConfigDict()

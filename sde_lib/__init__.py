@@ -20,6 +20,8 @@ from sde_lib.exact import GaussianMixture as GaussianMixture
 from sde_lib.exact import gaussian as gaussian
 from sde_lib.grids import TabulatedGrid as TabulatedGrid
 from sde_lib.grids import optimised_grid as optimised_grid
+from sde_lib.guidance import classifier_free as classifier_free
+from sde_lib.guidance import classifier_guided as classifier_guided
 from sde_lib.integrate import Adaptive as Adaptive
 from sde_lib.integrate import Fixed as Fixed
 from sde_lib.likelihood import Likelihood as Likelihood

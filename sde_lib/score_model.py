@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, Integer, Key
 from sde_lib.bits import Elbo, bits_per_dim, elbo
 from sde_lib.dequantisation import Dequantiser
 from sde_lib.divergence import Exact
+from sde_lib.guidance import classifier_free
 from sde_lib.likelihood import Likelihood, LogProb
-from sde_lib.node import Node, static
+from sde_lib.node import Node, Scalar, static
 from sde_lib.noise import sample_keys
-from sde_lib.parameterization import Parameterization, make_score_fn
+from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
 from sde_lib.sampling import Sampler, Start
 from sde_lib.sde import SDE, Time
 
@@ -33,6 +34,10 @@ class ScoreModel(Node):
     maps data to model space (forward) and back (inverse), is affine with the factor `slope`, and is the identity where
     it is None. Row i of what is drawn, or of what a likelihood estimates, is a function of (key, i) and its own data
     alone, up to rounding. `split`, a sharding, spreads the batches of likelihoods and codes over devices.
+
+    `guidance`, w of (2) in `sde_lib.guidance`, is for samples with a cond, of a network that was trained to do without
+    one too (`cond_dropout`); a score is then two calls of the network. None, and 1 at twice the cost, is the score
+    given cond; likelihoods, bounds and codes always take that.
     """
 
     sde: SDE
@@ -40,6 +45,7 @@ class ScoreModel(Node):
     params: Any
     sampler: Node = Sampler()
     likelihood: Likelihood = Likelihood()
+    guidance: Scalar | None = None
     network: Any = static(None)
     shape: tuple[int, ...] = static(())
     transform: Any = static(None)
@@ -163,14 +169,15 @@ class ScoreModel(Node):
     def _keys(key, x, first: int = 0) -> Key[Array, " B"]:
         return sample_keys(key, first + jnp.arange(len(x)))
 
-    def _score_fn(self, cond):
-        """The score as samplers take it."""
-        return lambda x, t: self.score(x, t, cond)
+    def score_given(self, cond: Any = None) -> ScoreFn:
+        """The score of samples with this cond, (x, t) → [B, ...], guided if `guidance` says so."""
+        given = partial(self.score, cond=cond)
+        return given if cond is None or self.guidance is None else classifier_free(given, self.score, self.guidance)
 
 
 @jax.jit
 def _sample(model: ScoreModel, keys: Key[Array, " B"], cond: Any, x_T: Start):
-    return model.sampler.with_evaluations(keys, model.sde, model._score_fn(cond), model.shape, x_T)
+    return model.sampler.with_evaluations(keys, model.sde, model.score_given(cond), model.shape, x_T)
 
 
 @jax.jit
@@ -200,4 +207,4 @@ def _bits(
 
 @partial(jax.jit, static_argnames="num_times")
 def _elbo(model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], levels, cond: Any, num_times: int):
-    return elbo(keys, model.sde, model._score_fn(cond), x, num_times=num_times, levels=levels)
+    return elbo(keys, model.sde, partial(model.score, cond=cond), x, num_times=num_times, levels=levels)

@@ -83,6 +83,36 @@ def test_what_cannot_be_told_is_refused(tmp_path, change, dataset, message):
         run_lib.train(config, tmp_path, dataset, devices=ONE)
 
 
+def test_guidance_towards_a_class(tmp_path):
+    """Classes that overlap, at ±1 with standard deviation 1: what is guided lies beyond; 1 is what was learnt."""
+    label = np.arange(600) % 2
+    x = (2.0 * label - 1 + np.random.default_rng(0).normal(size=600)).astype(np.float32)[:, None]
+    source = ArraySource(x=x, label=label)
+    config = classes(num_classes=2, cond_dropout=0.2)
+    config.sampling.label = 1
+    run_lib.train(config, tmp_path, Dataset(source, source), devices=ONE)
+
+    def drawn(weight):
+        config.sampling.guidance = weight
+        return np.asarray(run_lib.sample(tmp_path, 200, devices=ONE, config=config))
+
+    none, learnt, guided = drawn(0.0), drawn(1.0), drawn(3.0)
+    assert np.mean(none) < np.mean(learnt) - 0.5 < np.mean(guided) - 1
+    model = run_lib.load(tmp_path)
+    assert model.guidance is None
+    plain = model.sample(jax.random.key(0), 200, cond=np.ones(200, np.int32))
+    np.testing.assert_allclose(plain, learnt, atol=1e-5)
+    np.testing.assert_allclose(model.sample(jax.random.key(0), 200), none, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [{}, {"num_classes": 0, "cond_dropout": 0.1}])
+def test_guidance_without_an_unconditional_score_is_refused(tmp_path, network):
+    config = classes(**network)
+    config.sampling.guidance = 2.0
+    with pytest.raises(ConfigError, match=r"config\.sampling\.guidance=2 needs a network that was told classes"):
+        run_lib.train(config, tmp_path, data(), devices=ONE)
+
+
 def test_a_class_that_there_is_not_is_never_drawn(tmp_path):
     config = classes()
     config.training.num_steps = 2

@@ -1,0 +1,48 @@
+"""Guided scores: functions from scores to scores, which any solver then takes.
+
+Bayes' rule at time t reads ∇log p_t(x | c) = ∇log p_t(x) + ∇log p_t(c | x), and the last term may be weighed by w:
+
+    s_w(x, t) = s(x, t) + w ∇log p_t(c | x)                      by a classifier,                           (1)
+    s_w(x, t) = s(x, t) + w [s(x, t | c) − s(x, t)]              by two scores, without one,                (2)
+
+(Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; Song et al. 2021, arXiv:2011.13456, eq. 14; Ho & Salimans 2022,
+arXiv:2207.12598, eq. 6, whose w is one less). w = 0 is the unconditional score and w = 1 the conditional one, of which
+samples are samples of p(x | c). Any other w gives at each t the score of p_t(x)^{1−w} p_t(x | c)^w, up to a constant,
+and these densities are not one diffused: samples are drawn towards c as w grows, but what they are samples of depends
+on the solver too (Bradley & Nakkiran 2024, arXiv:2408.09000).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sde_lib.node import Scalar
+from sde_lib.parameterization import ScoreFn
+from sde_lib.sde import Time
+
+
+def classifier_guided(
+    score_fn: ScoreFn, log_prob: Callable[[Float[Array, "B ..."], Time], Float[Array, " B"]], scale: Scalar = 1.0
+) -> ScoreFn:
+    """(1), by log_prob(x, t) = log p_t(c | x) [B] for the wanted c, up to a constant; row i of row i of x alone.
+
+    Besides one evaluation of the score, one of log_prob and its gradient. The classifier has to know noise: it is
+    asked at every t.
+    """
+
+    def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
+        return score_fn(x, t) + scale * jax.grad(lambda x: jnp.sum(log_prob(x, t)))(x)
+
+    return guided
+
+
+def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scalar) -> ScoreFn:
+    """(2). Each evaluation is one of either score."""
+
+    def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
+        free = unconditional(x, t)
+        return free + scale * (conditional(x, t) - free)
+
+    return guided

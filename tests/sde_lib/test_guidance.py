@@ -1,0 +1,131 @@
+"""Guided scores against exact ones: classes are the components of a mixture, whose posterior is known at each t."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sde_lib import (
+    EDM,
+    VE,
+    VP,
+    GaussianMixture,
+    PlainScore,
+    ProbabilityFlowODE,
+    Sampler,
+    ScaledTime,
+    ScoreModel,
+    SubVP,
+    classifier_free,
+    classifier_guided,
+    gaussian,
+    sample_keys,
+)
+from sde_lib.solvers import DDIM
+from tests.test_run_lib import usual_promotion as usual_promotion
+
+SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM()}
+DATA = GaussianMixture(
+    means=jnp.asarray([[-0.8, 0.5], [0.3, -0.4], [0.9, 0.9]]),
+    stds=jnp.asarray([[0.3, 0.2], [0.25, 0.4], [0.2, 0.3]]),
+    weights=jnp.asarray([0.5, 0.2, 0.3]),
+)
+CLASS = 1
+GIVEN = gaussian(DATA.means[CLASS], DATA.stds[CLASS])
+
+
+def posterior(sde):
+    """log p_t(CLASS | x) by Bayes' rule."""
+
+    def log_prob(x, t):
+        joint = GIVEN.marginal_log_prob(sde, x, t) + jnp.log(DATA.weights[CLASS])
+        return joint - DATA.marginal_log_prob(sde, x, t)
+
+    return log_prob
+
+
+@pytest.fixture(params=SDES)
+def sde(request):
+    return SDES[request.param]
+
+
+@pytest.fixture
+def x(sde):
+    return sde.prior_std() * jax.random.normal(jax.random.key(0), (5, 2))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 3.0])
+def test_both_are_the_score_of_the_weighted_densities(sde, x, weight):
+    """∇ [(1 − w) log p_t(x) + w log p_t(x | c)], differentiated; x and t of which no component is sure."""
+    score, given = DATA.score_fn(sde), GIVEN.score_fn(sde)
+    for share in (0.05, 0.4, 1.0):
+        t = jnp.full(5, sde.t_min + share * (sde.t_max - sde.t_min))
+
+        def density(x, t=t):
+            free, told = DATA.marginal_log_prob(sde, x, t), GIVEN.marginal_log_prob(sde, x, t)
+            return jnp.sum((1 - weight) * free + weight * told)
+
+        expected = jax.grad(density)(x)
+        scale = np.max(np.abs(expected))
+        for found in (
+            classifier_free(given, score, weight)(x, t),
+            classifier_guided(score, posterior(sde), weight)(x, t),
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * scale)
+
+
+def test_weight_1_draws_from_the_class(sde):
+    """Means and standard deviations within four standard errors, by the unconditional score and a classifier."""
+    n, score = 2000, classifier_guided(DATA.score_fn(sde), posterior(sde))
+    draw = jax.jit(lambda keys: ProbabilityFlowODE()(keys, sde, score, (2,)))
+    found = np.asarray(draw(sample_keys(jax.random.key(1), jnp.arange(n))))
+    mean, std = np.asarray(DATA.means[CLASS]), np.asarray(DATA.stds[CLASS])
+    # What is left at t_max of the class's mean, which the prior does not know of, comes on top.
+    left = np.asarray(sde.alpha(sde.t_max) / sde.prior_std())
+    np.testing.assert_allclose(found.mean(axis=0), mean, atol=np.max(4 * std / np.sqrt(n) + left * std))
+    np.testing.assert_allclose(found.std(axis=0), std, rtol=4 / np.sqrt(2 * n) + 2 * left**2)
+
+
+def model(guidance=None):
+    """A network of the exact scores: cond [B] tells the class, and 3, or None, tells none."""
+    sde = VP()
+
+    def network(params, x, c_noise, cond=None, key=None, train=False):
+        scores = [GIVEN.score_fn(sde)(x, c_noise), DATA.score_fn(sde)(x, c_noise)]
+        told = jnp.full(len(x), 3) if cond is None else cond
+        return jnp.where((told == CLASS)[:, None], *scores)
+
+    return ScoreModel(
+        sde=sde,
+        parameterization=PlainScore(c_noise=ScaledTime(scale=1.0)),
+        params={},
+        network=network,
+        sampler=Sampler(solver=DDIM(), num_steps=20),
+        shape=(2,),
+        guidance=guidance,
+    )
+
+
+def test_samples_of_a_model():
+    """0 is unconditional, 1 conditional, 2 neither; without a cond there is nothing to guide towards."""
+    key, cond = jax.random.key(2), jnp.full(6, CLASS)
+    plain, free = model().sample(key, 6, cond), model().sample(key, 6)
+    assert np.max(np.abs(plain - free)) > 0.1
+    np.testing.assert_allclose(model(1.0).sample(key, 6, cond), plain, atol=1e-8)
+    np.testing.assert_allclose(model(0.0).sample(key, 6, cond), free, atol=1e-8)
+    np.testing.assert_array_equal(model(2.0).sample(key, 6), free)
+    guided = model(2.0).sample(key, 6, cond)
+    assert np.max(np.abs(guided - plain)) > 0.05
+    x, t = jnp.asarray(guided), jnp.full(6, 0.3)
+    both = [model().score(x, t, c) for c in (cond, None)]
+    np.testing.assert_allclose(model(2.0).score_given(cond)(x, t), 2 * both[0] - both[1], rtol=1e-9)
+
+
+def test_likelihoods_are_not_guided():
+    x, cond, key = np.asarray(DATA.means), jnp.full(3, CLASS), jax.random.key(3)
+    for of in (
+        lambda m: m.log_prob(key, x, cond).value,
+        lambda m: m.encode(x, cond),
+        lambda m: m.elbo(key, x, 4, cond=cond).value,
+    ):
+        np.testing.assert_array_equal(of(model(2.0)), of(model()))
