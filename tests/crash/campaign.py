@@ -79,7 +79,7 @@ EACH = (  # of one work directory, in the order in which they can come
     "start-up", "step", "checkpoint", "deletion", "start-up", "checkpoint", "step", "sampling", "end of samples",
     "evaluation",
 )  # fmt: skip
-SHORT = ("start-up", "checkpoint", "step", "sampling", "evaluation")
+SHORT = ("checkpoint", "step", "sampling")
 
 
 class Kill(NamedTuple):

@@ -9,7 +9,7 @@ from tests.test_run_lib import usual_promotion as usual_promotion
 
 @pytest.mark.parametrize(
     ("kills", "kinds"),
-    [(5, campaign.SHORT), pytest.param(100, campaign.EACH, marks=pytest.mark.slow)],
+    [(3, campaign.SHORT), pytest.param(100, campaign.EACH, marks=pytest.mark.slow)],
     ids=["short", "whole"],
 )
 def test_kills_at_random_moments_lose_nothing(tmp_path, kills, kinds):

@@ -68,7 +68,7 @@ def reference(name, sde):
     return np.asarray(jax.jit(lambda keys: sampler(keys, sde, FOUR.score_fn(sde), (2,)))(keys_of(256, 1)))
 
 
-@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("name", [pytest.param("ddim", marks=pytest.mark.slow), "dpm2"])
 @pytest.mark.parametrize(
     "sde",
     [

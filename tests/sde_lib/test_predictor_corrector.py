@@ -84,7 +84,7 @@ each_pair = pytest.mark.parametrize(
             first,
             sde,
             id=f"{corrector}-{'first' if first else 'last'}-{name}",
-            marks=[] if name == "subvp" and first and corrector.startswith("langevin") else pytest.mark.slow,
+            marks=[] if name == "subvp" and first and corrector == "langevin" else pytest.mark.slow,
         )
         for corrector, first, (name, sde) in itertools.product(CORRECTORS, (True, False), ALL.items())
     ],
