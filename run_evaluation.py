@@ -59,7 +59,8 @@ def judged(
     """What the judges say of `count` samples of each of the seeds `seed` … seed + config.eval.seeds − 1.
 
     samples      how many of each seed
-    nfe          evaluations of the score for one sample, mean
+    nfe          evaluations of the score for one sample, mean; a guided one is two calls of the network
+    guidance     config.sampling.guidance, where there is some
     seconds      of sampling for one sample, mean over those that are kept
     metrics      figures: name → mean and sd over the seeds, and each; protocol and reference: compare no others
     over_seeds   the same of the report's numbers; those of `seed` stand in the report itself
@@ -81,6 +82,8 @@ def judged(
     draw_pictures(folder, trained, dataset, drawn[0], (judge, seen, data) if judge else None)
     nfe, seconds = np.mean(costs, axis=0)
     found = {**reports[-1], "samples": count, "nfe": float(nfe), "seconds": float(seconds)}
+    if trained.model.guidance is not None:
+        found["guidance"] = trained.model.guidance
     if judge:
         found["metrics"] = {"figures": over(figures), "protocol": dict(judge.protocol), "reference": dict(data.about)}
     return found | ({"over_seeds": over([flat_numbers(one) for one in reports])} if report else {})
@@ -121,7 +124,8 @@ def text_of(found: dict) -> str:
     if rows:
         seeds = len(next(iter({**figures, **several}.values()))["each"])
         rows = [f"| what | mean | sd over {seeds} seeds |", "|---|--:|--:|", *rows, ""]
-    rows.append(f"{found['samples']} samples, {found['nfe']:.4g} evaluations and {found['seconds']:.3g} s each")
+    guided = f", guidance {found['guidance']:g}" if "guidance" in found else ""
+    rows.append(f"{found['samples']} samples, {found['nfe']:.4g} evaluations and {found['seconds']:.3g} s each{guided}")
     if figures:
         reference = ", ".join(f"{name} {value}" for name, value in metrics["reference"].items())
         rows += [f"against {reference}", "", *(f"- {name}: {value}" for name, value in metrics["protocol"].items())]

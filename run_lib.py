@@ -160,7 +160,8 @@ def sample(
     Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data; the array that comes back is
     a read-only map of the file. Sample i is a function of (seed, i): neither config.sampling.batch_size nor the
     devices change it (except under Langevin's batch norm). Batches are kept under samples/shards/ as they are drawn, so
-    the same call, killed or asked for more, goes on where it was; what another step, seed or sampler made stays apart.
+    the same call, killed or asked for more, goes on where it was; what another step, seed, sampler, label or guidance
+    made stays apart.
     `animate` adds samples/animation.gif, the way from noise to data.
 
     SIGTERM or Ctrl-C: ends after the batch under way and returns None. FloatingPointError for a sample that is not

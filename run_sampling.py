@@ -129,7 +129,9 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
     if done:
         print(f"{min(done, count)} of {count} samples are there already: {shards.folder}")
     elif any(shards.folder.parent.glob("*/")):
-        print(f"{shards.folder.parent} holds samples of another step, seed or sampler: not mixed in, these are new")
+        print(
+            f"{shards.folder.parent} holds samples of another step, seed, sampler or class: not mixed in, these are new"
+        )
     key, model = jax.random.key(seed), jax.device_put(trained.model, trained.layout.copied)
     with StopRequest() as stop, Progress(count, min(done, count), "sample") as progress:
         while done < count and not stop.requested:

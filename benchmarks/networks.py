@@ -106,7 +106,13 @@ def operations(text: str) -> dict[str, tuple[int, float, float]]:
         entry = found[f"{opcode} (fused)" if fused else opcode]
         entry[0] += 1
         entry[1] += 0 if fused else prod(shapes[name]) * BYTES.get(dtype, 4)
-        entry[2] += arithmetic(opcode, shapes, name, re.findall(r"%?([\w.-]+)", operands), rest)
+        entry[2] += arithmetic(
+            opcode,
+            shapes,
+            name,
+            [operand.split()[-1].lstrip("%") for operand in operands.split(",") if operand.strip()],
+            rest,
+        )
     return {opcode: tuple(values) for opcode, values in found.items()}
 
 
@@ -116,7 +122,7 @@ def arithmetic(opcode: str, shapes: dict, name: str, operands: list[str], rest: 
     if opcode == "dot" and sizes[0]:
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)[1]
         return 2.0 * prod(shapes[name]) * prod(sizes[0][int(i)] for i in contracted.split(",") if i)
-    if "conv" in opcode.split("$")[-1] and opcode != "convert" and len(sizes) > 1 and sizes[1]:
+    if (opcode == "convolution" or "$conv" in opcode) and len(sizes) > 1 and sizes[1]:
         out, kernel = shapes[name], sizes[1]
         if "convBackwardInput" in opcode:  # told by the labels of the convolution forward, whose output comes first
             out = sizes[0]

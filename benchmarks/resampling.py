@@ -1,10 +1,11 @@
-"""Filtered resampling as sums of slices, as the networks do it, beside the same as a convolution of each channel.
+"""Filtered resampling as sums of slices, as the networks do it, beside a convolution of each channel.
 
     python -m benchmarks.resampling [--batch 8] [--repeats 5]
 
 For the sizes of the published networks, taps (1, 3, 3, 1): milliseconds of one call, forward, and the gradient of its
 input alone. Calls are queued, then waited for together; each row is the least of the repeats. Both compute eqs. (1) and
-(2) of `models/resampling.py`; the largest difference between the two is the last column, in units of the largest value.
+(2) of `models/resampling.py`, in full precision (no TF32); the largest difference between the two is the last column,
+in units of the largest value.
 """
 
 import argparse

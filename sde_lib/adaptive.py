@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Key
 
-from sde_lib.integrate import Adaptive
+from sde_lib.integrate import Adaptive, full_precision
 from sde_lib.node import Leaf, Node, Scalar, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.parameterization import ScoreFn
@@ -211,7 +211,7 @@ class ProbabilityFlowODE(Node):
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B]): its own, without those made while it waited."""
         x_T = prior_draw(keys, sde, shape, x_T)
-        t_end = _end(self, sde)
+        t_end, score_fn = _end(self, sde), full_precision(score_fn)
 
         x, evaluations = self.ode.between(lambda x, t: flow(x, t, sde, score_fn), x_T, sde.t_max, t_end)
         return self.denoise(SolverState(x, x), t_end, sde, score_fn), evaluations + getattr(self.denoise, "nfe", 0)

@@ -39,7 +39,7 @@ def classifier_guided(
 
 
 def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scalar) -> ScoreFn:
-    """(2). Each evaluation is one of either score."""
+    """(2). Each evaluation is one of `conditional` and one of `unconditional`."""
 
     def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         free = unconditional(x, t)

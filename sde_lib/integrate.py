@@ -15,10 +15,10 @@ Otherwise it would follow E to the last digit, and so the way a sum is rounded, 
 devices. In float32 e holds some per cent of rounding at a tolerance of 10⁻⁵, so that a step may still fall on another
 rung, and the solution then moves within the tolerance.
 
-Products of matrices and convolutions of the field are float32's own. By default JAX lets GPUs round their factors to
-TF32 and TPUs to bfloat16: noise that no shorter step makes smaller. With it, on a GPU, log p of digits took 355
-evaluations instead of 85, at a tolerance of 10⁻⁵. Whoever sets `jax_default_matmul_precision`, to "default" for one,
-has what is set.
+Products of matrices and convolutions of the field have the precision of their factors' dtype. By default JAX lets GPUs
+round those of float32 to TF32 and TPUs to bfloat16: noise that no shorter step makes smaller. With it, on a GPU, log p
+of digits took 355 evaluations instead of 85, at a tolerance of 10⁻⁵. Whoever sets `jax_default_matmul_precision`, to
+"default" for one, has what is set; a network that computes in bfloat16 goes on to.
 
 Under `jit` a failure cannot raise: what is late is NaN.
 """

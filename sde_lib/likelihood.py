@@ -148,7 +148,7 @@ def _heat(sde: GaussianSDE, score, divergence, probes, x):
     """(−½ Σ σ² (∂s + s²), s) at (x, t_min): the last term of (2), and the score."""
     t = jnp.full(x.shape[:1], sde.t_min, x.dtype)
     variance = expand(sde.sigma(t), x) ** 2
-    scaled, trace = divergence(probes, full_precision(lambda x: variance * score(x, t)), x)
+    scaled, trace = full_precision(divergence)(probes, lambda x: variance * score(x, t), x)
     slope = scaled / variance
     return -0.5 * (_mean(trace) + _sum(scaled * slope)), slope
 

@@ -133,7 +133,7 @@ def test_other_seeds_steps_and_samplers_are_never_mixed_in(fresh, capsys):
     for use, num_steps, seed in (("pc", 5, 1), ("pc", 6, 0), ("ode", 5, 0)):
         config.sampling.use, config.sampling.pc.num_steps = use, num_steps
         other = run_lib.sample(directory, 8, seed, config)
-        assert "samples of another step, seed or sampler: not mixed in, these are new" in capsys.readouterr().out
+        assert "samples of another step, seed, sampler or class: not mixed in, these are new" in capsys.readouterr().out
         assert not np.any(np.isclose(other, first).all(axis=1))
     assert len(files(directory)) == 4 and all(len(names) == 1 for names in files(directory).values())
     config.sampling.update(use="pc")

@@ -32,6 +32,23 @@ def test_claim_refuses_another_config_and_keeps_the_old(tmp_path):
     assert (tmp_path / "config.json").read_text() == config()
 
 
+def test_what_a_later_version_can_vary_in_sampling_is_no_other_run(tmp_path):
+    """A key that is new there, or in evaluation; not one that is new in training, nor one that has changed."""
+    workdir.claim(tmp_path, config(sampling={"label": -1}, eval={"n": 1}, training={"steps": 3}))
+    workdir.claim(
+        tmp_path, config(sampling={"label": -1, "guidance": 1.0}, eval={"n": 1, "k": 2}, training={"steps": 3})
+    )
+    for changed, message in (
+        ({"sampling": {"label": 2, "guidance": 1.0}}, r"another config: config\.sampling\.label: -1 -> 2$"),
+        ({"sampling": {"other": 1}}, r"another config: config\.sampling\.label: -1 -> \(absent\)$"),
+        ({"training": {"steps": 3, "skip": True}}, r"another config: config\.training\.skip: \(absent\) -> True$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            workdir.claim(
+                tmp_path, config(**{"sampling": {"label": -1}, "eval": {"n": 1}, "training": {"steps": 3}, **changed})
+            )
+
+
 def test_claim_refuses_what_is_no_work_directory(tmp_path):
     for name in "zyxw":
         (tmp_path / name).touch()

@@ -126,6 +126,8 @@ def test_likelihoods_are_not_guided():
     for of in (
         lambda m: m.log_prob(key, x, cond).value,
         lambda m: m.encode(x, cond),
+        lambda m: m.decode(jnp.asarray(x), cond=cond),
+        lambda m: m.bits_per_dim(key, x, step=0.1, cond=cond),
         lambda m: m.elbo(key, x, 4, cond=cond).value,
     ):
         np.testing.assert_array_equal(of(model(2.0)), of(model()))

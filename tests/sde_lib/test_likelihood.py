@@ -328,7 +328,10 @@ def test_round_trip(name):
     assert np.max(np.abs(back - x)) < 1e-5
 
 
-@pytest.mark.parametrize("jit", [jax.jit, pytest.param(lambda function: function, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "jit",
+    [pytest.param(jax.jit, id="jit"), pytest.param(lambda function: function, id="eager", marks=pytest.mark.slow)],
+)
 def test_a_sample_stands_alone(jit):
     """Its value does not move with its neighbours, jit, or the number of devices; and does with its key."""
     sde, data = VP(), Rotated(jnp.geomspace(0.2, 1.2, 8))
