@@ -17,7 +17,7 @@ from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import Progress
 from io_lib.shards import Shards, mapped
 from io_lib.signals import StopRequest
-from run_classes import classes_of, guidance, num_classes
+from run_classes import classes_of, num_classes
 from run_parts import Layout, Parts, build_parts, digest, is_image, make_layout, picture_scale, restored, score_model
 from sde_lib import ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
@@ -90,7 +90,8 @@ def shards_of(trained: Trained, seed: int) -> Shards:
     """
     config, choice = trained.config, trained.config.sampling.use
     told = {"label": config.sampling.get("label", -1)} if num_classes(config) else {}
-    told |= {} if guidance(config) is None else {"guidance": guidance(config)}
+    if trained.model.guidance is not None:
+        told["guidance"] = trained.model.guidance
     made = made_with(trained, seed, {"sampler": config.sampling[choice], **told})
     if coupled(trained):
         made["batch_size"] = whole_batch(trained, config.sampling.batch_size)

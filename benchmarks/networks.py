@@ -106,13 +106,7 @@ def operations(text: str) -> dict[str, tuple[int, float, float]]:
         entry = found[f"{opcode} (fused)" if fused else opcode]
         entry[0] += 1
         entry[1] += 0 if fused else prod(shapes[name]) * BYTES.get(dtype, 4)
-        entry[2] += arithmetic(
-            opcode,
-            shapes,
-            name,
-            [operand.split()[-1].lstrip("%") for operand in operands.split(",") if operand.strip()],
-            rest,
-        )
+        entry[2] += arithmetic(opcode, shapes, name, re.findall(r"[\w.-]+", operands), rest)
     return {opcode: tuple(values) for opcode, values in found.items()}
 
 

@@ -211,10 +211,11 @@ class ProbabilityFlowODE(Node):
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B]): its own, without those made while it waited."""
         x_T = prior_draw(keys, sde, shape, x_T)
-        t_end, score_fn = _end(self, sde), full_precision(score_fn)
+        t_end = _end(self, sde)
 
         x, evaluations = self.ode.between(lambda x, t: flow(x, t, sde, score_fn), x_T, sde.t_max, t_end)
-        return self.denoise(SolverState(x, x), t_end, sde, score_fn), evaluations + getattr(self.denoise, "nfe", 0)
+        samples = self.denoise(SolverState(x, x), t_end, sde, full_precision(score_fn))
+        return samples, evaluations + getattr(self.denoise, "nfe", 0)
 
 
 def _rounded(h):

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import run_lib
+from configs.base import base
+from configs.spec import bind, spec
 from models import LinenNetwork, NCSNv2
 from models.reference import from_torch, parameter_shapes
-from run_import import read_published
+from run_import import import_checkpoint, read_published
 from sde_lib import VE, LikelihoodWeight, PredictScore, SigmaSquared, discrete_ve, dsm_loss, make_score_fn
 from sde_lib.losses import half_sum, mean
 from tests.published import GOLDEN, STEP, golden
@@ -115,3 +118,18 @@ def test_continuous_losses(published, monkeypatch):
             for rm, reduce in enumerate((half_sum, mean)):
                 loss = dsm_loss(KEY, lambda *_, s=found: s, sde, x0, weight=weight, reduce=reduce, **draws)
                 np.testing.assert_allclose(loss, numbers[f"loss_{weights}_lw{lw}_rm{rm}"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_work_directory(tmp_path, capsys):
+    config = base()
+    config.shape = (16, 16, 3)
+    config.sde = spec(VE, sigma_min=0.02, sigma_max=100.0)
+    config.network = spec(NCSNv2, nf=4)
+    config.parameterization = spec(PredictScore)
+    config.loss = bind(dsm_loss)
+    assert import_checkpoint(config, GOLDEN / "ncsnv2" / "flax.msgpack", tmp_path / "run") == STEP
+    assert "Adam goes on from its moments after 4321 steps." in capsys.readouterr().out
+    model = run_lib.load(tmp_path / "run")
+    x = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)), jnp.float32)
+    assert bool(jnp.all(jnp.isfinite(model.score(x / 127.5 - 1, 0.5))))
