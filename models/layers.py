@@ -10,19 +10,23 @@ whose rounding would be felt stay in float32:
 """
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from flax.core.scope import LazyRng
+from jaxtyping import Array, Float, UInt32
 
 Number = float | int
 
 DTYPES = ("bfloat16", "float32")
 EMBEDDINGS = ("positional", "fourier")
 NONLINEARITIES = ("swish", "elu", "relu", "lrelu")
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of Threefry-2x32
 
 
 def compute_dtype(name: str | None, x: Array) -> jnp.dtype:
@@ -159,7 +163,8 @@ class Dropout(nn.Module):
     """In training, entries of x [..., C] are 0 with probability `rate`, the others divided by 1 − rate.
 
     Each takes half of a random word, since drawing is what dropout costs: a third less time than a word each. So the
-    rate is a multiple of 2^−16. Error: ValueError for a rate that is not in [0, 1)."""
+    rate is a multiple of 2^−16. The mask is a function of the key, the layer and the entry's place.
+    Error: ValueError for a rate that is not in [0, 1)."""
 
     rate: Number = 0.0
 
@@ -173,14 +178,46 @@ class Dropout(nn.Module):
         dropped = round(self.rate * 2**16)
         if not train or not dropped:
             return x
-        keep = random_halves(self.make_rng("dropout"), x.shape) >= dropped
+        keep = random_halves(*self._stream(), x.shape) >= dropped
         return jnp.where(keep, x / (1 - dropped / 2**16), jnp.zeros_like(x))
 
+    @nn.nowrap
+    def _stream(self) -> tuple[Array, int]:
+        """The key of the whole network, and a number for this layer's use of it.
 
-def random_halves(key: Array, shape: tuple[int, ...]) -> Array:
-    """Independent uniform integers below 2^16, uint32 of this shape: the two halves of random words."""
-    words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 2)), jnp.uint32)
-    return jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., : shape[-1]]
+        `make_rng` would fold the second into the first, by a loop of its own for each layer, which XLA compiles."""
+        if not self.has_rng("dropout"):
+            return self.make_rng("dropout"), 0  # which says what is missing
+        scope = self.scope
+        scope.rng_counters["dropout"] += 1
+        uses = LazyRng.create(scope.rngs["dropout"], scope.rng_counters["dropout"])
+        return uses.rng, zlib.crc32(repr(uses.suffix).encode())
+
+
+def random_halves(key: Array, stream: int, shape: tuple[int, ...]) -> Array:
+    """Independent uniform integers below 2^16, uint32 of this shape: the two halves of random words.
+
+    Word n is the first of threefry2x32(key, (stream, n)), so another stream shares no word with this one, and each is a
+    function of n alone, wherever it is computed."""
+    words = (*shape[:-1], -(-shape[-1] // 2))
+    count = jax.lax.iota(jnp.uint32, math.prod(words)).reshape(words)
+    word = threefry2x32(jax.random.key_data(key).reshape(-1)[:2], jnp.full_like(count, np.uint32(stream)), count)[0]
+    return jnp.concatenate([word & 0xFFFF, word >> 16], axis=-1)[..., : shape[-1]]
+
+
+def threefry2x32(key: UInt32[Array, "2"], x: UInt32[Array, "..."], y: UInt32[Array, "..."]) -> tuple[Array, Array]:
+    """The 20 rounds of Threefry-2x32 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3).
+
+    Those of jax.random; but there, on a CPU, they are a loop over memory. Here they are additions, shifts and exclusive
+    ors, which XLA fuses with what uses them."""
+    keys = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
+    x, y = x + keys[0], y + keys[1]
+    for four in range(5):
+        for distance in ROTATIONS[four % 2]:
+            x = x + y
+            y = x ^ (y << np.uint32(distance) | y >> np.uint32(32 - distance))
+        x, y = x + keys[(four + 1) % 3], y + keys[(four + 2) % 3] + np.uint32(four + 1)
+    return x, y
 
 
 def over_sqrt2(x: Float[Array, "..."], rescale: bool) -> Float[Array, "..."]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import errors
 from flax import linen as nn
 
 from models import blocks, layers, resampling
@@ -281,6 +282,44 @@ def test_dropout(channels):
     )
     with pytest.raises(ValueError, match=r"dropout: expected 0 or more, below 1, got 1"):
         layers.Dropout(1.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "x", "y", "expected"),
+    [
+        ((0, 0), 0, 0, (0x6B200159, 0x99BA4EFE)),
+        ((2**32 - 1, 2**32 - 1), 2**32 - 1, 2**32 - 1, (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), 0x243F6A88, 0x85A308D3, (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_has_its_published_values(key, x, y, expected):
+    """Salmon et al. 2011: the known answers that their library, Random123, comes with."""
+    found = layers.threefry2x32(jnp.array(key, jnp.uint32), jnp.array([x], jnp.uint32), jnp.array([y], jnp.uint32))
+    assert tuple(int(word[0]) for word in found) == expected
+
+
+class Three(nn.Module):
+    """Two layers of dropout, one of which is used twice."""
+
+    @nn.compact
+    def __call__(self, x):
+        one, two = layers.Dropout(0.5), layers.Dropout(0.5)
+        return jnp.stack([one(x, True), two(x, True), one(x, True)])
+
+
+def test_no_two_uses_of_dropout_share_a_mask():
+    """Not layers, nor two uses of one, nor keys; and a mask does not know how many devices there are."""
+    x = jnp.ones((40, 50, 50), jnp.float32)
+    draw = jax.jit(lambda key, x: Three().apply({}, x, rngs={"dropout": key}))
+    gone = np.concatenate([np.asarray(draw(jax.random.key(i), x)) == 0 for i in (0, 1)]).reshape(6, -1)
+    assert np.abs(np.corrcoef(gone) - np.eye(6)).max() < 4.5 / np.sqrt(x.size)
+    neighbours = np.corrcoef(gone[:, :-1], gone[:, 1:])[:6, 6:]
+    assert np.abs(neighbours).max() < 4.5 / np.sqrt(x.size)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
+    np.testing.assert_array_equal(np.asarray(draw(jax.random.key(0), spread)) == 0, gone[:3].reshape(3, *x.shape))
+    with pytest.raises(errors.InvalidRngError, match="dropout"):
+        Three().apply({}, x)
 
 
 def test_the_gradient_that_is_written_once_is_the_gradient():
