@@ -16,7 +16,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.core.scope import LazyRng
 from jaxtyping import Array, Float, UInt32
@@ -201,7 +200,7 @@ def random_halves(key: Array, stream: int, shape: tuple[int, ...]) -> Array:
     function of n alone, wherever it is computed."""
     words = (*shape[:-1], -(-shape[-1] // 2))
     count = jax.lax.iota(jnp.uint32, math.prod(words)).reshape(words)
-    word = threefry2x32(jax.random.key_data(key).reshape(-1)[:2], jnp.full_like(count, np.uint32(stream)), count)[0]
+    word = threefry2x32(jax.random.key_data(key).reshape(-1)[:2], jnp.full_like(count, jnp.uint32(stream)), count)[0]
     return jnp.concatenate([word & 0xFFFF, word >> 16], axis=-1)[..., : shape[-1]]
 
 
@@ -210,13 +209,13 @@ def threefry2x32(key: UInt32[Array, "2"], x: UInt32[Array, "..."], y: UInt32[Arr
 
     Those of jax.random; but there, on a CPU, they are a loop over memory. Here they are additions, shifts and exclusive
     ors, which XLA fuses with what uses them."""
-    keys = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
+    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
     x, y = x + keys[0], y + keys[1]
     for four in range(5):
         for distance in ROTATIONS[four % 2]:
             x = x + y
-            y = x ^ (y << np.uint32(distance) | y >> np.uint32(32 - distance))
-        x, y = x + keys[(four + 1) % 3], y + keys[(four + 2) % 3] + np.uint32(four + 1)
+            y = x ^ (y << jnp.uint32(distance) | y >> jnp.uint32(32 - distance))
+        x, y = x + keys[(four + 1) % 3], y + keys[(four + 2) % 3] + jnp.uint32(four + 1)
     return x, y
 
 
