@@ -14,6 +14,7 @@ import pytest
 from configs.spec import to_json
 from io_lib import workdir
 from io_lib.metrics import read_metrics
+from tests.environment import SMALL_PROGRAMS
 from tests.test_run_lib import final_state
 from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
@@ -23,7 +24,7 @@ CONFIG = "--config=tests/tiny_config.py"
 # These processes run the same programs: all of them go into the Makefile's cache, and not the slow ones alone.
 ENVIRONMENT = {
     **os.environ,
-    "XLA_FLAGS": "",
+    "XLA_FLAGS": SMALL_PROGRAMS,
     "JAX_PLATFORMS": "cpu",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
@@ -149,6 +150,7 @@ def test_sampling_stopped_and_killed_goes_on_to_the_same_samples(tmp_path):
     assert "5 frames of the way of 64 samples" in done.stdout and (cut / "samples" / "animation.gif").is_file()
 
 
+@pytest.mark.quick("15")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
     arguments = (CONFIG, f"--workdir={tmp_path / 'run'}", "--config.training.log_every=1",
@@ -163,6 +165,7 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
     assert step == read_metrics(tmp_path / "run")[-1]["step"]
 
 
+@pytest.mark.quick("arguments0", "arguments1", "arguments6", "arguments10", "arguments11", "arguments13")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

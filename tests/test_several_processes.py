@@ -17,6 +17,7 @@ import run_parts
 from configs.spec import ConfigError
 from io_lib import processes, workdir
 from io_lib.metrics import read_metrics
+from tests.environment import SMALL_PROGRAMS
 from tests.test_main import ROOT
 from tests.test_run_lib import final_state
 from tests.test_run_lib import usual_promotion as usual_promotion
@@ -56,7 +57,8 @@ ALONE = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri")  # 
 
 
 def run(devices, *command):
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"--xla_force_host_platform_device_count={devices} {SMALL_PROGRAMS}"
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     environment = {name: value for name, value in os.environ.items() if name not in ALONE}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, *map(str, command)]

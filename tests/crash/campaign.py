@@ -29,10 +29,11 @@ import numpy as np
 import run_parts
 from io_lib.checkpoint import Checkpoints
 from tests.crash.workload import BATCH, CHECKPOINT_EVERY, SAMPLES, get_config
+from tests.environment import SMALL_PROGRAMS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
-    **os.environ, "PYTHONUNBUFFERED": "1", "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu",
+    **os.environ, "PYTHONUNBUFFERED": "1", "XLA_FLAGS": SMALL_PROGRAMS, "JAX_PLATFORMS": "cpu",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }  # fmt: skip
 PATIENCE = 600  # seconds: a process that is not done by then hangs

@@ -62,6 +62,7 @@ def test_output_is_the_published_one(name):
     assert output_error(name) < 5e-6
 
 
+@pytest.mark.quick("options0", "options2", "options4")
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -95,6 +95,7 @@ def pairs(core, samplers=tuple(SAMPLERS)):
     ]
 
 
+@pytest.mark.quick("pc_published", "unipc3", "euler_maruyama")
 @pytest.mark.parametrize("name, sde", pairs(("subvp",), ONE_OF_A_KIND))
 def test_a_gaussian(name, sde):
     """Mean and variance of each coordinate within 4.5 standard errors, and 0.03 for the bias that finite steps leave;

@@ -160,6 +160,7 @@ def test_the_first_step(name):
     np.testing.assert_allclose(follow(name)(start, np.asarray([first, last]), sde), ddim, rtol=1e-10)
 
 
+@pytest.mark.quick("dpm++2m", "dpm3", "unipc3")
 @pytest.mark.parametrize(
     "name, evaluations, factor",
     [
@@ -464,6 +465,7 @@ def test_moments_of_samples(name):
     assert np.abs(np.corrcoef(z[:, 0], x[:, 0])[0, 1]) < 0.9  # the noise is new
 
 
+@pytest.mark.quick("dpm2", "dpm++3m", "unipc3", "deis2", "seeds2", "edm_churn", "sde_dpm++2m")
 @pytest.mark.parametrize("name", SOLVERS)
 def test_contract(name):
     """Evaluations as declared, one trace, a memory of fixed form, t = s the identity, samples that do not know their

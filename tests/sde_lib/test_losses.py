@@ -40,6 +40,7 @@ def test_exact_score_attains_the_analytic_minimum(sde):
     assert abs(values.mean() / expected - 1) < 0.02
 
 
+@pytest.mark.quick("vp", "edm")
 @each_sde
 @pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 def test_every_weight_has_the_exact_score_for_its_minimiser(sde, weight):

@@ -70,6 +70,7 @@ QUADRATURES = {
 } | {"diagonal": DiagonalVP(scales=np.asarray([0.5, 2.0]), speeds=np.asarray([0.8, 1.2]))}
 
 
+@pytest.mark.quick("vp", "ve", "diagonal")
 @pytest.mark.parametrize("name, sde", quick((*CORE, "diagonal"), QUADRATURES))
 def test_quadrature_equals_the_closed_form(name, sde):
     """α and σ from f and g, to 1e-6 relative over all t in float64. In float32 to 3e-5, where a rate with a pole just

@@ -76,6 +76,7 @@ def end_moments(solver, sde, data, times):
     return mean, variance
 
 
+@pytest.mark.quick("vp_slow")
 @each_stepper
 @pytest.mark.parametrize("name_of_sde, sde", quick(("vp_slow", "cosine"), SDES))
 def test_order_of_convergence(name_of_sde, sde, name):
@@ -95,6 +96,7 @@ def test_order_of_convergence(name_of_sde, sde, name):
     assert abs(np.mean(rates) - order) < 0.25 and np.all(np.abs(rates - order) < 0.5), (errors, rates)
 
 
+@pytest.mark.quick("vp", "ve")
 @each_stepper
 @each_sde
 def test_no_time_no_change(sde, name):
@@ -120,6 +122,7 @@ def test_evaluations_as_declared(name):
     assert len(calls) == solver.nfe
 
 
+@pytest.mark.quick("heun", "ancestral", "reverse_diffusion", "pc_published", "pc_paper")
 @each_solver
 def test_samples_do_not_know_their_neighbours(name):
     """Sample i is a function of keys[i] and x_T[i]; the published batch norm is the one exception, by name."""
@@ -131,6 +134,7 @@ def test_samples_do_not_know_their_neighbours(name):
         np.testing.assert_allclose(seven[:3], three, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.quick("ddim", "ancestral", "pc_paper")
 @each_solver
 def test_one_trace(name):
     """Parameters of solver and SDE and the number of samples' keys are data: a change of value does not retrace."""

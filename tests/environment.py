@@ -1,0 +1,7 @@
+"""XLA's flags for tests. It imports no JAX, which reads them when it is imported."""
+
+from importlib import metadata
+
+# Programs of a few operations, such as each operation outside of jit is, take half of the time to compile without the
+# newer emitters, where there are older ones.
+SMALL_PROGRAMS = "--xla_cpu_use_fusion_emitters=false" if metadata.version("jaxlib").startswith("0.10.") else ""
