@@ -39,7 +39,7 @@ from sde_lib import (
 from sde_lib.interpolation import monotone_cubic
 from sde_lib.node import static
 from sde_lib.solvers import Heun
-from tests.contracts import CORE, SDES, quick
+from tests.contracts import SDES, quick
 from tests.sde_lib.test_pathwise import Linear
 
 
@@ -70,8 +70,7 @@ QUADRATURES = {
 } | {"diagonal": DiagonalVP(scales=np.asarray([0.5, 2.0]), speeds=np.asarray([0.8, 1.2]))}
 
 
-@pytest.mark.quick("vp", "ve", "diagonal")
-@pytest.mark.parametrize("name, sde", quick((*CORE, "diagonal"), QUADRATURES))
+@pytest.mark.parametrize("name, sde", quick(("vp", "ve", "diagonal"), QUADRATURES))
 def test_quadrature_equals_the_closed_form(name, sde):
     """α and σ from f and g, to 1e-6 relative over all t in float64. In float32 to 3e-5, where a rate with a pole just
     beyond t_max is rounded (its argument, t, is), and else as a closed form."""
