@@ -2,8 +2,6 @@
 
 import os
 
-import pytest
-
 from tests.environment import SMALL_PROGRAMS
 
 # Eight simulated devices; and programs that are compiled faster than they run, since most run once.
@@ -17,12 +15,3 @@ import jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Of a test with quick(…), the cases with none of these in their id are slow."""
-    for item in items:
-        marker = item.get_closest_marker("quick")
-        if marker and not set(marker.args) & set(item.callspec.id.split("-")):
-            item.add_marker(pytest.mark.slow)

@@ -129,6 +129,13 @@ def quick(names, table):
     ]
 
 
+def quickly(*names, among):
+    """Over each name among these; those that are not named are slow."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(n, marks=[] if n in names else pytest.mark.slow) for n in among]
+    )
+
+
 each_sde = pytest.mark.parametrize(
     "sde", [pytest.param(sde, id=name, marks=[] if name in CORE else pytest.mark.slow) for name, sde in SDES.items()]
 )

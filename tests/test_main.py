@@ -150,8 +150,7 @@ def test_sampling_stopped_and_killed_goes_on_to_the_same_samples(tmp_path):
     assert "5 frames of the way of 64 samples" in done.stdout and (cut / "samples" / "animation.gif").is_file()
 
 
-@pytest.mark.quick("15")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
     arguments = (CONFIG, f"--workdir={tmp_path / 'run'}", "--config.training.log_every=1",
                  "--config.training.num_steps=100000", "--config.training.checkpoint_every=100000")  # fmt: skip
@@ -165,23 +164,28 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
     assert step == read_metrics(tmp_path / "run")[-1]["step"]
 
 
-@pytest.mark.quick("arguments0", "arguments1", "arguments6", "arguments10", "arguments11", "arguments13")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--config=configs/none.py", "--workdir=W"], "there is no file configs/none.py"),
         ([CONFIG, "--workdir=W", "--config.sde.beta_mx=3"], "config.sde.beta_mx; nearest: config.sde.beta_max"),
-        ([CONFIG, "--workdir=W", "--config.sde.beta_max=high"], "config.sde.beta_max"),
-        ([CONFIG], "--workdir=DIR is needed"),
-        (["--workdir=W"], "--config=FILE is needed to train"),
-        ([CONFIG, "--workdir=W", "--mode=dream"], "--mode"),
+        pytest.param(
+            [CONFIG, "--workdir=W", "--config.sde.beta_max=high"], "config.sde.beta_max", marks=pytest.mark.slow
+        ),
+        pytest.param([CONFIG], "--workdir=DIR is needed", marks=pytest.mark.slow),
+        pytest.param(["--workdir=W"], "--config=FILE is needed to train", marks=pytest.mark.slow),
+        pytest.param([CONFIG, "--workdir=W", "--mode=dream"], "--mode", marks=pytest.mark.slow),
         (["--workdir=W", "--mode=sample"], "W is not a work directory"),
-        ([CONFIG, "--workdir=W", "--mode=sample"], "W is not a work directory"),
-        ([CONFIG, "--workdir=W", "--config.seed=-1"], "seed must not be negative"),
-        ([CONFIG, "--workdir=W", "--config.training.keep_newest=0"], "keep_newest"),
+        pytest.param([CONFIG, "--workdir=W", "--mode=sample"], "W is not a work directory", marks=pytest.mark.slow),
+        pytest.param([CONFIG, "--workdir=W", "--config.seed=-1"], "seed must not be negative", marks=pytest.mark.slow),
+        pytest.param([CONFIG, "--workdir=W", "--config.training.keep_newest=0"], "keep_newest", marks=pytest.mark.slow),
         ([CONFIG, "--workdir=W", "--num_samples=3"], "--num_samples is for --mode=sample and eval; --mode=train does"),
         ([CONFIG, "--workdir=FULL"], "is not a work directory: it has no config.json and holds thesis.tex"),
-        ([CONFIG, "--workdir=W", "--config.training.batch_size=0"], "config.training.batch_size=0"),
+        pytest.param(
+            [CONFIG, "--workdir=W", "--config.training.batch_size=0"],
+            "config.training.batch_size=0",
+            marks=pytest.mark.slow,
+        ),
         (["--config=configs/cifar10.py", "--workdir=W", "--config.data.data_dir=FULL"], "cifar10"),
     ],
 )

@@ -12,19 +12,13 @@ import pytest
 from models import LinenNetwork
 from sde_lib import VP, PredictNoise, ScaledTime, dsm_loss, make_score_fn
 from sde_lib.losses import mean
-from tests.contracts import CONVOLUTIONAL, NETWORKS, QUICK
+from tests.contracts import CONVOLUTIONAL, NETWORKS, QUICK, quickly
 
 KEY = jax.random.key(0)
 EVENT = (6, 5, 2)
 jit = partial(jax.jit, compiler_options=QUICK)
 each_network = pytest.mark.parametrize("name", NETWORKS)
 NEW = ("ncsnv2", "adm", "dit")  # in `make test`; NCSN++ has tests of its own, and NCSN is NCSNv2 with other norms
-
-
-def quickly(*names, among=tuple(NETWORKS)):
-    return pytest.mark.parametrize(
-        "name", [pytest.param(n, marks=[] if n in names else pytest.mark.slow) for n in among]
-    )
 
 
 BLIND = ("ncsnv2",)  # to the noise level
@@ -65,7 +59,7 @@ def six():
 # Shapes
 
 
-@quickly(*NEW)
+@quickly(*NEW, among=NETWORKS)
 @pytest.mark.parametrize("event", [(28, 28, 1), (50, 37, 2), (64, 3), (5, 1), (4, 3, 5, 1)])
 def test_any_spatial_shape(name, event):
     net = NETWORKS[name]()
@@ -83,7 +77,7 @@ def test_rank_of_x(name, event):
 # Conditions and samples
 
 
-@quickly("mlp", "ncsnpp", "ncsn", *NEW)
+@quickly("mlp", "ncsnpp", "ncsn", *NEW, among=NETWORKS)
 def test_everything_told_has_influence(name):
     """A network that ignored its class, its vector or its noise level would return the same row again."""
     params, forward = conditional(name)
@@ -96,7 +90,7 @@ def test_everything_told_has_influence(name):
     assert np.max(np.abs(out[1] - out[2])) > 1e-3
 
 
-@quickly("mlp", "ncsnpp", "ncsn", *NEW)
+@quickly("mlp", "ncsnpp", "ncsn", *NEW, among=NETWORKS)
 def test_samples_are_independent_of_their_neighbours(name):
     params, forward = conditional(name)
     x, c_noise, (labels, vector) = six()
@@ -107,7 +101,7 @@ def test_samples_are_independent_of_their_neighbours(name):
     assert float(jnp.min(jnp.max(jnp.abs(changed - out)[1:], axis=(1, 2, 3)))) > 1e-3
 
 
-@quickly("mlp", *NEW)
+@quickly("mlp", *NEW, among=NETWORKS)
 def test_a_cond_that_does_not_fit(name):
     x, c_noise = batch(2, *EVENT), jnp.zeros(2, jnp.float32)
     for options, cond in (
@@ -119,7 +113,7 @@ def test_a_cond_that_does_not_fit(name):
             jax.eval_shape(LinenNetwork(NETWORKS[name](**options)).init, KEY, x, c_noise, cond)
 
 
-@quickly("mlp", *NEW)
+@quickly("mlp", *NEW, among=NETWORKS)
 def test_label_dropout_needs_a_key_in_training_alone(name):
     net = NETWORKS[name](num_classes=3, cond_dropout=0.5)
     call = partial(LinenNetwork(net), cond=jnp.zeros(2, jnp.int32))
@@ -130,7 +124,7 @@ def test_label_dropout_needs_a_key_in_training_alone(name):
         jax.eval_shape(partial(call, train=True), *arguments)
 
 
-@quickly("dit")
+@quickly("dit", among=NETWORKS)
 def test_a_label_that_is_always_dropped_is_the_null_label(name):
     net = NETWORKS[name](num_classes=3, cond_dropout=1.0)
     params, x = random_params(net, *EVENT), batch(2, *EVENT)
@@ -146,7 +140,7 @@ def test_a_label_that_is_always_dropped_is_the_null_label(name):
 # Structure
 
 
-@quickly("ncsnv2", "dit")
+@quickly("ncsnv2", "dit", among=NETWORKS)
 def test_every_position_and_every_kernel_has_influence(name):
     # So padding and cropping of odd sizes cut nothing off, and no branch is computed in vain.
     net, event = NETWORKS[name](), (7, 5, 2)
@@ -205,7 +199,7 @@ def test_no_axis_is_special(name):
 # Precision and memory
 
 
-@quickly("mlp", *NEW)
+@quickly("mlp", *NEW, among=NETWORKS)
 def test_what_is_computed_in_bfloat16_comes_out_in_float32(name):
     net = NETWORKS[name](dtype="bfloat16", num_classes=2)
     params = shapes(net, *EVENT)

@@ -62,16 +62,15 @@ def test_output_is_the_published_one(name):
     assert output_error(name) < 5e-6
 
 
-@pytest.mark.quick("options0", "options2", "options4")
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("residual_firconv", {"skip_rescale": True}),
-        ("residual_firconv", {"fir_taps": ()}),
+        pytest.param("residual_firconv", {"fir_taps": ()}, marks=pytest.mark.slow),
         ("cat_nofir_uncond", {"fir_taps": (1.0, 3.0, 3.0, 1.0)}),
-        ("sigma_scaled_positional", {"fir_taps": (2.0, 4.0, 2.0, 1.0)}),
+        pytest.param("sigma_scaled_positional", {"fir_taps": (2.0, 4.0, 2.0, 1.0)}, marks=pytest.mark.slow),
         ("sigma_scaled_positional", {"nonlinearity": "swish"}),
-        ("sigma_scaled_positional", {"min_group": 2}),
+        pytest.param("sigma_scaled_positional", {"min_group": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_another_option_with_the_same_parameters_gives_another_output(name, options):

@@ -28,7 +28,7 @@ from sde_lib.solvers.base import SolverState
 from sde_lib.solvers.churn import EDMHeun
 from sde_lib.solvers.exponential import SEEDS2, DPMSolver
 from sde_lib.solvers.multistep import DEIS, DPMSolverPlusPlus, UniPC
-from tests.contracts import CLOSED, FAST, FAST_FLOW, FAST_NOISY, QUICK, SDES, together
+from tests.contracts import CLOSED, FAST, FAST_FLOW, FAST_NOISY, QUICK, SDES, quickly, together
 
 FLOW, SOLVERS = FAST_FLOW, FAST
 
@@ -160,19 +160,18 @@ def test_the_first_step(name):
     np.testing.assert_allclose(follow(name)(start, np.asarray([first, last]), sde), ddim, rtol=1e-10)
 
 
-@pytest.mark.quick("dpm++2m", "dpm3", "unipc3")
 @pytest.mark.parametrize(
     "name, evaluations, factor",
     [
         ("dpm++2m", 10, 3),
-        ("dpm++3m", 10, 8),
-        ("unipc2", 10, 3),
+        pytest.param("dpm++3m", 10, 8, marks=pytest.mark.slow),
+        pytest.param("unipc2", 10, 3, marks=pytest.mark.slow),
         ("unipc3", 10, 8),
-        ("deis2", 10, 2),
-        ("deis3", 10, 4),
+        pytest.param("deis2", 10, 2, marks=pytest.mark.slow),
+        pytest.param("deis3", 10, 4, marks=pytest.mark.slow),
         ("dpm3", 12, 2),
-        ("dpm++2s", 24, 3),
-        ("dpm2", 24, 1.7),
+        pytest.param("dpm++2s", 24, 3, marks=pytest.mark.slow),
+        pytest.param("dpm2", 24, 1.7, marks=pytest.mark.slow),
     ],
 )
 def test_few_steps_on_a_mixture(name, evaluations, factor):
@@ -465,8 +464,7 @@ def test_moments_of_samples(name):
     assert np.abs(np.corrcoef(z[:, 0], x[:, 0])[0, 1]) < 0.9  # the noise is new
 
 
-@pytest.mark.quick("dpm2", "dpm++3m", "unipc3", "deis2", "seeds2", "edm_churn", "sde_dpm++2m")
-@pytest.mark.parametrize("name", SOLVERS)
+@quickly("dpm2", "dpm++3m", "unipc3", "deis2", "seeds2", "edm_churn", "sde_dpm++2m", among=SOLVERS)
 def test_contract(name):
     """Evaluations as declared, one trace, a memory of fixed form, t = s the identity, samples that do not know their
     neighbours."""

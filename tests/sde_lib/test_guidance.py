@@ -74,7 +74,6 @@ def test_both_are_the_score_of_the_weighted_densities(sde, x, weight):
             np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * scale)
 
 
-@pytest.mark.quick("vp", "ve")
 def test_weight_1_draws_from_the_class(sde):
     """Means and standard deviations within four standard errors, by the unconditional score and a classifier."""
     n, score = 2000, classifier_guided(DATA.score_fn(sde), posterior(sde))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sde_lib import SigmaSquared, UniformTime, dsm_loss, gaussian, half_sum, mean
-from tests.contracts import SDES, TIME_LAWS, WEIGHTS, each_sde
+from tests.contracts import SDES, TIME_LAWS, WEIGHTS, each_sde, quick
 
 DIM, STD, COUNT = 4, 0.7, 20_000
 DATA = gaussian(jnp.full(DIM, 0.3), jnp.full(DIM, STD))
@@ -40,10 +40,9 @@ def test_exact_score_attains_the_analytic_minimum(sde):
     assert abs(values.mean() / expected - 1) < 0.02
 
 
-@pytest.mark.quick("vp", "edm")
-@each_sde
+@pytest.mark.parametrize("name, sde", quick(("vp", "edm"), SDES))
 @pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
-def test_every_weight_has_the_exact_score_for_its_minimiser(sde, weight):
+def test_every_weight_has_the_exact_score_for_its_minimiser(name, sde, weight):
     """The loss is a parabola in a factor on the score, L(f) = a − b f + c f²; its lowest point b/2c must be at 1."""
     low, middle, high = losses(sde, weight, UniformTime(), (0.0, 1.0, 2.0))
     curvature = 0.5 * (low - 2 * middle + high)

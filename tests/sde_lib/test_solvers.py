@@ -21,7 +21,7 @@ from sde_lib.solvers import (
     PredictorCorrector,
     ReverseDiffusion,
 )
-from tests.contracts import DETERMINISTIC, SDES, SOLVERS, STEPPERS, DoubleWell, each_sde, quick
+from tests.contracts import DETERMINISTIC, SDES, SOLVERS, STEPPERS, DoubleWell, each_sde, quick, quickly
 
 DIM, COUNT, STEPS = 16, 2000, 200
 each_solver = pytest.mark.parametrize("name", SOLVERS)
@@ -95,10 +95,9 @@ def test_order_of_convergence(name_of_sde, sde, name):
     assert abs(np.mean(rates) - order) < 0.25 and np.all(np.abs(rates - order) < 0.5), (errors, rates)
 
 
-@pytest.mark.quick("vp", "ve")
 @each_stepper
-@each_sde
-def test_no_time_no_change(sde, name):
+@pytest.mark.parametrize("name_of_sde, sde", quick(("vp", "ve"), SDES))
+def test_no_time_no_change(name_of_sde, sde, name):
     """t == s is the identity."""
     solver, _ = STEPPERS[name]
     data, x = anisotropic(), jax.random.normal(jax.random.key(0), (5, DIM), jnp.float64)
@@ -121,8 +120,7 @@ def test_evaluations_as_declared(name):
     assert len(calls) == solver.nfe
 
 
-@pytest.mark.quick("heun", "ancestral", "reverse_diffusion", "pc_published", "pc_paper")
-@each_solver
+@quickly("heun", "ancestral", "reverse_diffusion", "pc_published", "pc_paper", among=SOLVERS)
 def test_samples_do_not_know_their_neighbours(name):
     """Sample i is a function of keys[i] and x_T[i]; the published batch norm is the one exception, by name."""
     solver, sde, data = SOLVERS[name], SDES["vp"], anisotropic()
@@ -133,8 +131,7 @@ def test_samples_do_not_know_their_neighbours(name):
         np.testing.assert_allclose(seven[:3], three, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.quick("ddim", "ancestral", "pc_paper")
-@each_solver
+@quickly("ddim", "ancestral", "pc_paper", among=SOLVERS)
 def test_one_trace(name):
     """Parameters of solver and SDE and the number of samples' keys are data: a change of value does not retrace."""
     solver, data, traces = SOLVERS[name], anisotropic(), []
