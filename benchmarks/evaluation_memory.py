@@ -40,7 +40,7 @@ def project(images: np.ndarray) -> np.ndarray:
 def peak(count: int, width: int = WIDTH) -> float:
     """MB, of this process, after the statistics of so many images."""
     import run_lib
-    from configs.spec import bind
+    from config_lib.spec import bind
 
     config = get_config()
     config.eval.keep_features = False

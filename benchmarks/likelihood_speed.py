@@ -3,7 +3,7 @@
     make digits
     python benchmarks/likelihood_speed.py [--workdir runs/digits] [--examples 64] [--tolerance 1e-5]
 
-Both compute log p of held-out digits by the probability flow of the trained network, one Hutchinson probe of signs, in
+Both compute log p of test digits by the probability flow of the trained network, one Hutchinson probe of signs, in
 one run, at the same relative and absolute tolerance:
 
     here    `Likelihood`: one compiled program, the divergence by a forward-mode product that shares the evaluation with
@@ -25,7 +25,7 @@ from scipy import integrate
 
 import run_lib
 from data_lib import digits, gather
-from sde_lib import Adaptive, Likelihood, dequantise, fold, sample_keys
+from sde_lib import Adaptive, Likelihood, dequantize, fold, sample_keys
 
 
 def on_the_host(sde, score_fn, keys, x, tolerance):
@@ -76,8 +76,8 @@ SCHEMES = {"here": here, "host": on_the_host}
 
 def main(workdir: str, examples: int, tolerance: float, repeats: int) -> dict[str, float]:
     model, keys = run_lib.load(workdir), sample_keys(jax.random.key(2), jnp.arange(examples))
-    digit = gather(digits().heldout, np.arange(examples))["x"]
-    x = dequantise(fold(keys, 3), model.to_model(digit), model.bin_width(digit))
+    digit = gather(digits().test, np.arange(examples))["x"]
+    x = dequantize(fold(keys, 3), model.to_model(digit), model.bin_width(digit))
     runs = {name: make(model.sde, model.score, keys, x, tolerance) for name, make in SCHEMES.items()}
     seconds, found = {name: [] for name in runs}, {}
     for _ in range(repeats + 1):

@@ -4,9 +4,9 @@
 
 The same small network, steps and learning rate four times; what differs is the loss:
 
-    sigma2        denoising score matching with the weight σ², t uniform, on dequantised digits
+    sigma2        denoising score matching with the weight σ², t uniform, on dequantized digits
     likelihood    the weight g², t uniform in log-SNR and what is left of the weight (`sde_lib.likelihood_training`), on
-                  dequantised digits
+                  dequantized digits
     sigma2_bound  as `sigma2`, on the digits as they are
     elbo          as `likelihood`, on the digits as they are: the bound of the reverse SDE with a discrete decoder
 
@@ -26,8 +26,8 @@ import jax
 import numpy as np
 
 import run_lib
+from config_lib.spec import bind, spec
 from configs.digits import get_config
-from configs.spec import bind, spec
 from data_lib import digits, gather
 from sde_lib import (
     VP,
@@ -42,10 +42,10 @@ from sde_lib import (
 
 BIN = 2 / 16  # of the digits' 17 levels in [−1, 1]
 LOSSES = {
-    "sigma2": bind(dsm_loss, weight=SigmaSquared(), sample_time=StratifiedTime(), bin_width=BIN),
-    "likelihood": bind(dsm_loss, weight=ImportanceLikelihoodWeight(), sample_time=LogSNRTime(), bin_width=BIN),
-    "sigma2_bound": bind(dsm_loss, weight=SigmaSquared(), sample_time=StratifiedTime()),
-    "elbo": bind(dsm_loss, weight=ImportanceLikelihoodWeight(), sample_time=LogSNRTime()),
+    "sigma2": (SigmaSquared(), StratifiedTime(), BIN),
+    "likelihood": (ImportanceLikelihoodWeight(), LogSNRTime(), BIN),
+    "sigma2_bound": (SigmaSquared(), StratifiedTime(), 0.0),
+    "elbo": (ImportanceLikelihoodWeight(), LogSNRTime(), 0.0),
 }
 BOUNDED = ("sigma2_bound", "elbo")  # trained on the digits as they are
 
@@ -53,7 +53,8 @@ BOUNDED = ("sigma2_bound", "elbo")  # trained on the digits as they are
 def configure(loss: str, steps: int, t_min_bound: float):
     config = get_config()
     config.sde = spec(VP, t_min=t_min_bound if loss in BOUNDED else 1e-4)
-    config.loss = LOSSES[loss]
+    weight, times, config.objective.bin_width = LOSSES[loss]
+    config.loss, config.time_distribution = bind(dsm_loss, weight=weight), spec(type(times))
     config.training.num_steps = steps
     config.training.update(sample_every=0, eval_every=0)
     return config
@@ -75,8 +76,8 @@ def bits(model, x: np.ndarray, loss: str, batch: int = 100) -> np.ndarray:
 def main(
     steps: int, examples: int, losses: tuple[str, ...] = tuple(LOSSES), t_min_bound: float = 6e-3
 ) -> dict[str, tuple[float, float]]:
-    heldout = digits().heldout
-    x = gather(heldout, np.arange(min(examples, len(heldout))))["x"]
+    test = digits().test
+    x = gather(test, np.arange(min(examples, len(test))))["x"]
     rows = {}
     print("| trained for | steps | bits/dim | ± | of |\n|---|--:|--:|--:|---|")
     for loss in losses:
@@ -85,7 +86,7 @@ def main(
             run_lib.train(configure(loss, steps, t_min_bound), folder)
             model = run_lib.load(folder).replace(likelihood=Likelihood(to_data=True))
         trained = time.perf_counter() - start
-        values, what = bits(model, x, loss), "ELBO" if loss in BOUNDED else "ODE, dequantised"
+        values, what = bits(model, x, loss), "ELBO" if loss in BOUNDED else "ODE, dequantized"
         rows[loss] = float(np.mean(values)), float(np.std(values) / np.sqrt(len(values)))
         seconds = f"{trained:.0f} s of training, {time.perf_counter() - start - trained:.0f} s of evaluation"
         print(f"| {loss} | {steps} | {rows[loss][0]:.3f} | {rows[loss][1]:.3f} | {what} ({seconds}) |", flush=True)

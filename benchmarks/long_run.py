@@ -16,8 +16,8 @@ from unittest import mock
 import jax
 
 import run_lib
-import run_training
 from benchmarks.memory import resident
+from run_modes import training_loop
 from tests.crash.workload import get_config
 
 WARM, TOLERANCE = 0.2, 0.05
@@ -54,13 +54,13 @@ def measure(directory: Path, steps: int, calls: int) -> Iterable[Held]:
     config = get_config()
     config.training.update(num_steps=steps, log_every=max(1, steps // 100), eval_every=max(1, steps // 20))
     config.training.checkpoint_every = max(1, steps // 10)
-    due = run_training.Run.do_what_is_due
+    due = training_loop.TrainingRun.do_what_is_due
 
     def watched(run, step, state):
         due(run, step, state)
         numbers.append((resident("VmRSS"), len(traces)))
 
-    with mock.patch.object(run_training.Run, "do_what_is_due", watched):
+    with mock.patch.object(training_loop.TrainingRun, "do_what_is_due", watched):
         run_lib.train(config, directory, devices=jax.devices()[:1])
     yield held(f"{steps} steps", numbers)
     model, numbers = run_lib.load(directory), []

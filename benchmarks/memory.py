@@ -15,9 +15,10 @@ import sys
 import jax
 import numpy as np
 
-import run_parts
-import run_plan
-import run_training
+from run_modes import plan
+from run_modes.experiment import make_experiment
+from run_modes.state import abstract_state, new_state
+from run_modes.training_loop import train_steps
 
 STEPS = 3
 
@@ -37,20 +38,20 @@ def settle() -> int:
     return resident("VmRSS")
 
 
-def measure(config) -> tuple[run_plan.Plan, int, int]:
+def measure(config) -> tuple[plan.Plan, int, int]:
     """The plan, and the peak of bytes over STEPS steps on one device: of the first in this process, and of others."""
-    parts, layout = run_parts.build_parts(config), run_parts.make_layout(jax.devices()[:1])
+    experiment = make_experiment(config, jax.devices()[:1])
     config.training.steps_per_call = 1
-    planned = run_plan.measured_plan(config, parts, layout)
-    state = run_parts.abstract_state(config, parts, layout)
-    batch = run_plan.abstract_batch(config, layout)
-    step = run_training.train_steps(config, parts, layout)[0].lower(state, batch).compile()
-    make = jax.jit(lambda: run_parts.new_state(config, parts), out_shardings=layout.copied).lower().compile()
+    planned = plan.measured_plan(experiment)
+    state = abstract_state(experiment)
+    batch = plan.abstract_batch(config, experiment.devices)
+    step = train_steps(experiment)[0].lower(state, batch).compile()
+    make = jax.jit(lambda: new_state(experiment), out_shardings=experiment.devices.replicated).lower().compile()
     x = np.zeros(batch["x"].shape, np.float32)
 
     def steps() -> int:
         before = settle()
-        found, batch = make(), layout.put({"x": x})
+        found, batch = make(), experiment.devices.put({"x": x})
         for _ in range(STEPS):
             found, metrics = step(found, batch)
             jax.block_until_ready(metrics)
@@ -71,12 +72,8 @@ def main() -> None:
     config.training.update(batch_size=options.batch_size, accumulate=options.accumulate)
     planned, first, found = measure(config)
     print(planned)
-    print(
-        f"measured over the first {STEPS} steps {run_plan.shown(first)}, planned / measured {planned.peak / first:.3f}"
-    )
-    print(
-        f"measured over {STEPS} others          {run_plan.shown(found)}, planned / measured {planned.peak / found:.3f}"
-    )
+    print(f"measured over the first {STEPS} steps {plan.shown(first)}, planned / measured {planned.peak / first:.3f}")
+    print(f"measured over {STEPS} others          {plan.shown(found)}, planned / measured {planned.peak / found:.3f}")
     sys.exit(abs(planned.peak / found - 1) > 0.15)
 
 

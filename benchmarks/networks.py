@@ -4,12 +4,12 @@
     XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= python benchmarks/networks.py     # as `make digits` runs on a CPU
 
 The batch is 4 on a CPU and 128 on an accelerator unless given. `step` is the training step of the library: loss,
-gradient, clip, Adam, average. Parameters are drawn, not initialised, which would take longer than all the rest. Times
+gradient, clip, Adam, average. Parameters are drawn, not initialized, which would take longer than all the rest. Times
 are the least of the repeats; `cpu` is the processor time of all threads, which other work on the machine disturbs less
 than the clock. Memory is the compiler's own account: arguments, results and what is held in between.
 
-The arithmetic of a program, and so the rate, is that of its convolutions and products of matrices before XLA optimises
-it. The table of operations counts those of the optimised program, with the bytes that they write and the arithmetic:
+The arithmetic of a program, and so the rate, is that of its convolutions and products of matrices before XLA optimizes
+it. The table of operations counts those of the optimized program, with the bytes that they write and the arithmetic:
 `transpose` and `copy` are changes of layout; a GPU's convolutions are calls of cuDNN, its products of matrices of
 cuBLAS (whose arithmetic is not told apart) or in fusions.
 """
@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.command_line import load_config
-from models.reference import parameter_shapes
-from run_parts import build_parts
-from run_training import compiler_options
+from config_lib.command_line import load_config
+from published_lib.score_sde_names import parameter_shapes
+from run_modes.experiment import make_experiment
+from run_modes.training_loop import compiler_options
 from sde_lib import make_train_step
-from sde_lib.training import init_state
+from sde_lib.training.step import init_state
 
 BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
 LAYOUT = ("transpose", "copy")
@@ -47,11 +47,11 @@ def drawn_params(shapes):
 
 def programs(config, batch: int) -> dict:
     """name → (function, arguments, arguments that are given away) of the forward pass and of a training step."""
-    parts = build_parts(config)
+    parts = make_experiment(config)
     params = drawn_params(parameter_shapes(parts.network, tuple(config.shape)))
     x = jax.random.normal(jax.random.key(0), (batch, *config.shape))
     state = init_state(jax.random.key(1), jax.tree.map(jnp.copy, params), parts.tx)
-    step = make_train_step(parts.network, parts.sde, parts.parameterization, parts.loss, parts.tx, config.training.ema)
+    step = make_train_step(parts.network, parts.objective, parts.tx, config.training.ema)
     return {
         "forward": (partial(parts.network), (params, x, jnp.full(batch, 0.5)), ()),
         "step": (step, (state, {"x": x}), (0,)),

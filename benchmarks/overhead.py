@@ -3,7 +3,7 @@
     python benchmarks/overhead.py [--repeats 7]
 
 The cost of n evaluations is a program's run time with n of them, against n calls of the bare jitted network on the
-same batch, interleaved in one run: the median over repeats of the ratio of neighbours, for a small and a larger
+same batch, interleaved in one run: the median over repeats of the ratio of neighbors, for a small and a larger
 network. The time to compile is for 10 and for 1,000 steps, each from nothing.
 """
 
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from config_lib.spec import build
 from configs.digits import get_config
-from configs.spec import build
 from models import NCSNpp
 from models.network import as_network
 from sde_lib import VP, LogSNRGrid, PredictNoise, Sampler, ScoreModel, as_is, sample_keys

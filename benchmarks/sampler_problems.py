@@ -11,10 +11,10 @@ import run_lib
 from data_lib import digits, gather
 from eval_lib import frechet_distance, moments
 from sde_lib import VP, GaussianMixture, brownian_path, redrawn, sample_keys
-from sde_lib.node import Node, static
+from sde_lib.node import PyTreeNode, static
 
 
-class Exact(Node):
+class Exact(PyTreeNode):
     """A mixture's exact score under an SDE, in a ScoreModel's place."""
 
     data: GaussianMixture
@@ -28,7 +28,7 @@ class Exact(Node):
 class Problem(NamedTuple):
     """What is sampled, and how far samples [count, *shape] are from the truth, as a multiple of `floor`."""
 
-    model: Node
+    model: PyTreeNode
     count: int
     distance: Callable[[jax.Array], float]
     floor: float
@@ -60,9 +60,9 @@ def plane() -> GaussianMixture:
 def wide() -> GaussianMixture:
     """10 normals in 64 dimensions: coordinate j has standard deviations around 0.02 (the first) to 1 (the last)."""
     scales = jnp.geomspace(0.02, 1.0, 64)
-    centre, width = jax.random.split(jax.random.key(5))
+    center, width = jax.random.split(jax.random.key(5))
     stds = scales * jax.random.uniform(width, (10, 64), minval=0.5, maxval=1.0)
-    return GaussianMixture(means=2 * scales * jax.random.normal(centre, (10, 64)), stds=stds, weights=jnp.full(10, 0.1))
+    return GaussianMixture(means=2 * scales * jax.random.normal(center, (10, 64)), stds=stds, weights=jnp.full(10, 0.1))
 
 
 def mixture(data: GaussianMixture, count: int, budgets, noise) -> Problem:
@@ -80,19 +80,19 @@ def mixture(data: GaussianMixture, count: int, budgets, noise) -> Problem:
 
 def trained_digits(workdir: str, count: int) -> Problem:
     model, dataset = run_lib.load(workdir), digits()
-    train, heldout = (
+    train, test = (
         model.transform.forward(gather(part, np.arange(len(part)))["x"]).reshape(len(part), -1) for part in dataset
     )
     reference, generator = moments(train), np.random.default_rng(0)
 
     def distance(x) -> float:
-        """Of the pixels, in groups of as many as there are held-out digits."""
+        """Of the pixels, in groups of as many as there are test digits."""
         pixels = model.transform.from_uint8(model.transform.to_uint8(np.asarray(x))).reshape(len(x), -1)
-        return float(np.mean([frechet_distance(*moments(group), *reference) for group in groups(pixels, len(heldout))]))
+        return float(np.mean([frechet_distance(*moments(group), *reference) for group in groups(pixels, len(test))]))
 
-    floor, real = frechet_distance(*moments(heldout), *reference), np.concatenate([train, heldout])
+    floor, real = frechet_distance(*moments(test), *reference), np.concatenate([train, test])
     splits = [generator.permutation(real) for _ in range(40)]
-    floors = [frechet_distance(*moments(x[: len(heldout)]), *moments(x[len(heldout) :])) for x in splits]
+    floors = [frechet_distance(*moments(x[: len(test)]), *moments(x[len(test) :])) for x in splits]
     spread = float(np.std(floors) / floor)
     return Problem(model, count, distance, floor, spread, (10, 20, 50, 120), 1, redrawn)
 

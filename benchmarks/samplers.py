@@ -8,7 +8,7 @@ Three problems under VP, each ended at t = 10⁻³:
     mixture_64d    exact score of 10 normals in 64 dimensions of very different scales; the same
     digits         the network of a work directory (`make digits`); Fréchet distance in pixels to the train split
 
-A number is the distance as a multiple of its floor: of what as many exact samples, or held-out digits, have. 1 is as
+A number is the distance as a multiple of its floor: of what as many exact samples, or test digits, have. 1 is as
 good as the truth. All samplers start from the same draws of the prior. Measurements are added to the results as they
 are made, and what stands there is not made again. A step is compiled once a solver, whatever the number of steps.
 """
@@ -29,7 +29,7 @@ from benchmarks.sampler_problems import PROBLEMS, Problem
 from sde_lib import (
     Adaptive,
     AdaptiveSDE,
-    KarrasGrid,
+    EDMGrid,
     LogSNRGrid,
     PowerGrid,
     ProbabilityFlowODE,
@@ -60,7 +60,7 @@ from sde_lib.solvers import (
 
 T_END = 1e-3
 S_CHURN = 5.0  # EDMHeun's: its churn is this over the number of steps
-GRIDS = {grid.__name__: grid(t_end=T_END) for grid in (UniformGrid, PowerGrid, LogSNRGrid, KarrasGrid)}
+GRIDS = {grid.__name__: grid(t_end=T_END) for grid in (UniformGrid, PowerGrid, LogSNRGrid, EDMGrid)}
 PUBLISHED = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(norm="batch"))
 PAPER = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(norm="batch"), corrector_first=False)
 

@@ -2,22 +2,37 @@
 
 from ml_collections import ConfigDict
 
-from configs.spec import bind, spec
+from config_lib.spec import bind, spec
 from data_lib import Scale
-from sde_lib import VP, Augmentation, Likelihood, LogSNRGrid, PredictNoise, Sampler, ScaledTime, adam, as_is, dsm_loss
+from sde_lib import (
+    VP,
+    Augmentation,
+    Likelihood,
+    LogSNRGrid,
+    PredictNoise,
+    Sampler,
+    ScaledTime,
+    ScoreMatching,
+    StratifiedTime,
+    adam,
+    as_is,
+    dsm_loss,
+)
 from sde_lib.solvers import Heun, Langevin, PredictorCorrector, UniPC
 
 
 def base() -> ConfigDict:
-    """Images in [−1, 1], VP, noise prediction; the published optimiser, schedule and samplers."""
+    """Images in [−1, 1], VP, noise prediction; the published optimizer, schedule and samplers."""
     config = ConfigDict()
     config.seed = 42
-    config.licence = ""  # of the weights, for the card of their checkpoints
+    config.license = ""  # of the weights, for the card of their checkpoints
     config.transform = spec(Scale, low=0.0, high=255.0)
 
     config.sde = spec(VP)
     config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=999.0))
+    config.objective = bind(ScoreMatching)
     config.loss = bind(dsm_loss)
+    config.time_distribution = spec(StratifiedTime)  # of t in training
     config.optimizer = spec(adam)
 
     config.augmentation = spec(Augmentation, probability=0.0)  # 0: none; else the network needs cond_dim=9
@@ -48,20 +63,20 @@ def base() -> ConfigDict:
     in_print = in_code.replace(corrector_first=False)  # … and algorithm 1 of Song et al. 2021 after
     config.sampling.paper = spec(Sampler, solver=in_print, num_steps=1000)
     config.sampling.label = -1  # of a network that is told classes: the one to draw; -1: each in turn
-    config.sampling.guidance = 1.0  # towards the class, for config.network.cond_dropout > 0; 0: none, 1: as learnt
+    config.sampling.guidance = 1.0  # toward the class, for config.network.cond_dropout > 0; 0: none, 1: as learned
     config.sampling.batch_size = 500  # samples drawn together, and a file of them each
 
     config.eval = ConfigDict()
     config.eval.batch_size = 128
     config.eval.bpd = ConfigDict()
-    config.eval.bpd.split = ""  # or "heldout", "train": bits per dimension of its examples
+    config.eval.bpd.split = ""  # or "test", "train": bits per dimension of its examples
     config.eval.bpd.count = 0  # 0: all
-    config.eval.bpd.samples = 1  # importance samples of the dequantised density; more need Exact() below
+    config.eval.bpd.samples = 1  # importance samples of the dequantized density; more need Exact() below
     config.eval.bpd.elbo_times = 0  # draws for the reverse SDE's bound; 0: none
     config.eval.metrics = ConfigDict()  # by name, functions of eval_lib/metrics.py; they need config.eval.features
     config.eval.seeds = 1  # draws of num_samples each: figures are means, and their spread
     config.eval.reference = ""  # a file of --mode=stats; "": the split below, seen anew
-    config.eval.reference_split = "train"  # or "heldout"
+    config.eval.reference_split = "train"  # or "test"
     config.eval.keep_features = True  # False: constant memory, for metrics that need moments alone
     config.eval.first_step = 0  # with last_step: every checkpoint between them; both 0: the newest
     config.eval.last_step = 0

@@ -12,10 +12,8 @@ Values follow the published configuration in a model space of [−1, 1], where t
 are twice theirs (σ from 0.02 to 100 in place of 0.01 to 50), and the network sees the same numbers.
 """
 
-from configs.published import cifar10, ncsnpp, published_fid, ve
+from configs import score_sde
 
 
 def get_config():
-    config = ve(cifar10())
-    config.network = ncsnpp(embedding="fourier")
-    return published_fid(config, 2.38)
+    return score_sde.get_config("cifar10_ncsnpp_ve")

@@ -2,13 +2,13 @@
 
     python main.py --config=configs/digits_subvp.py --workdir=runs/digits_subvp
 
-Hardware and time as in digits.py. Measured, one run: Fréchet distance in pixels 1.16 times that of held-out digits,
+Hardware and time as in digits.py. Measured, one run: Fréchet distance in pixels 1.16 times that of test digits,
 share that a classifier is sure of 0.94 times theirs.
 """
 
+from config_lib.spec import spec
 from configs.digits import expect
 from configs.digits import get_config as digits_config
-from configs.spec import spec
 from sde_lib import SubVP
 
 

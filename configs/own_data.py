@@ -1,7 +1,7 @@
 """--data=PATH|NAME: other data for a config, with no edit of its file.
 
     folder of images              from_folder, made to config.shape                 Scale(0, 255)
-    .npz, .npy                    from_npz: x, image or images, or the only array   by the values, see `fitting`
+    .npz, .npy                    from_npz: x, image or images, or the only array   by the values, see `infer_transform`
     .tar.gz, idx or SVHN folder   CIFAR-10/100; MNIST and its like; SVHN            Scale(0, 255)
     .tfrecords, a folder of them  from_tfrecord: FFHQ, CelebA-HQ                    Scale(0, 255)
     folder of .wav, .flac         from_audio, windows of config.shape[0]            Identity
@@ -19,9 +19,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import data_lib
-from configs.names import ConfigError
-from configs.spec import spec
-from data_lib import Identity, Scale, files, fitting, images, sequences, tfrecord
+from config_lib.names import ConfigError
+from config_lib.spec import spec
+from data_lib import Identity, Scale, files, images, infer_transform, sequences, tfrecord
 from data_lib.arrays import load_arrays
 
 TOYS = ("moons", "swirl", "checkerboard", "gaussians")
@@ -122,7 +122,7 @@ def _set_npz(config: ConfigDict, path: str) -> None:
         raise ValueError(f"expected one array x, image or images, got {sorted(keys)}")
     section = spec(data_lib.from_npz, path=path, x=events[0], **({"label": labels[0]} if labels else {}))
     train = data_lib.from_npz(path, events[0], labels[0] if labels else None).train
-    _put(config, section, fitting(train.x), train.x.shape[1:])
+    _put(config, section, infer_transform(train.x), train.x.shape[1:])
 
 
 def _put(config: ConfigDict, section: ConfigDict, transform, shape: tuple[int, ...] | None) -> None:

@@ -5,11 +5,11 @@
 About half a minute on two CPU cores. From the command line it trains on `--config.data.path=FILE.npz`.
 """
 
+from config_lib.spec import bind, spec
 from configs.base import base
-from configs.spec import bind, spec
 from data_lib import Identity, from_npz
 from models import MLP
-from sde_lib import Karras, KarrasGrid, KarrasWeight, LogNormalTime, Sampler, adam, as_is, dsm_loss, mean
+from sde_lib import EDMGrid, EDMPreconditioning, EDMWeight, LogNormalTime, Sampler, adam, as_is, dsm_loss, mean
 from sde_lib.solvers import Heun
 
 
@@ -19,17 +19,13 @@ def get_config():
     config.data = spec(from_npz, path="points.npz")
     config.transform = spec(Identity)
     config.network = spec(MLP, features=128, num_layers=3)
-    config.parameterization = spec(Karras, sigma_data=0.7)
-    config.loss = bind(
-        dsm_loss,
-        weight=KarrasWeight(sigma_data=0.7),
-        sample_time=LogNormalTime(mean=-1.2, std=1.2),
-        reduce=mean,
-    )
+    config.parameterization = spec(EDMPreconditioning, sigma_data=0.7)
+    config.loss = bind(dsm_loss, weight=EDMWeight(sigma_data=0.7), reduce=mean)
+    config.time_distribution = spec(LogNormalTime, mean=-1.2, std=1.2)
     config.optimizer = spec(adam, learning_rate=2e-3, warmup_steps=100, decay_steps=0)
     config.training.update(batch_size=512, num_steps=3000, ema=0.995, log_every=100, checkpoint_every=1000)
     config.optimizer.decay_steps = config.training.get_ref("num_steps")
     config.training.update(sample_every=0, keep_every=0)
-    config.sampling.ode = spec(Sampler, solver=Heun(), grid=KarrasGrid(), num_steps=32, denoise=as_is)
+    config.sampling.ode = spec(Sampler, solver=Heun(), grid=EDMGrid(), num_steps=32, denoise=as_is)
     config.sampling.use = "ode"
     return config

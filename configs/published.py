@@ -18,8 +18,8 @@ docs/samplers.md has faster ones.
 from ml_collections import ConfigDict
 
 import sde_lib
+from config_lib.spec import bind, spec
 from configs.base import base
-from configs.spec import bind, spec
 from data_lib import from_folder, from_tfrecord, tfds_dataset
 from eval_lib import Expected, InceptionFeatures, classifier_score, fid, fid_infinity, fidelity, kid
 from models import NCSN, NCSNpp, NCSNv2, ncsnv2_levels
@@ -151,7 +151,7 @@ def ve(config: ConfigDict, sigma_max: float = 50.0, num_steps: int = 1000, snr: 
     """VE with noise levels from 0.01 to sigma_max for data in [0, 1]; reverse diffusion and Langevin steps."""
     config.sde = spec(VE, sigma_min=0.01 * UNIT, sigma_max=sigma_max * UNIT)
     config.parameterization = spec(PredictScore, c_noise=LogSigma(unit=UNIT))
-    config.loss = bind(dsm_loss, sample_time=UniformTime())
+    config.loss, config.time_distribution = bind(dsm_loss), spec(UniformTime)
     config.training.ema = 0.999
     return _sampled_by(config, solver=_langevin(snr), num_steps=num_steps)
 
@@ -161,7 +161,7 @@ def discrete_ve(config: ConfigDict, sigma_max: float = 50.0, num_scales: int = 1
     last = num_scales - 1
     config.sde = spec(sde_lib.discrete_ve, num_scales=num_scales, sigma_min=0.01 * UNIT, sigma_max=sigma_max * UNIT)
     config.parameterization = spec(PredictScore, c_noise=ScaledTime(scale=-float(last), offset=float(last)))
-    config.loss = bind(dsm_loss, sample_time=GridTime(num_steps=num_scales))
+    config.loss, config.time_distribution = bind(dsm_loss), spec(GridTime, num_steps=num_scales)
     config.training.ema = 0.999
     return _sampled_by(config, solver=_langevin(snr), num_steps=last, denoise=tweedie)
 
@@ -170,7 +170,7 @@ def vp(config: ConfigDict) -> ConfigDict:
     """VP, its noise predicted by a network that is told 999 t; a thousand steps of Euler–Maruyama down to t = 10⁻³."""
     config.sde = spec(VP)
     config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=999.0))
-    config.loss = bind(dsm_loss, sample_time=UniformTime(), reduce=mean)
+    config.loss, config.time_distribution = bind(dsm_loss, reduce=mean), spec(UniformTime)
     return _sampled_by(config, solver=EulerMaruyama(), grid=UniformGrid(t_end=1e-3), num_steps=1000)
 
 
@@ -184,7 +184,7 @@ def discrete_vp(config: ConfigDict, predictor: Solver = Ancestral(large_variance
     """DDPM's table of 1,000 levels; the network is told the number of the level, 0 the smallest."""
     config.sde = spec(sde_lib.discrete_vp, num_steps=1000)
     config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=1000.0, offset=-1.0))
-    config.loss = bind(dsm_loss, sample_time=GridTime(num_steps=1000), reduce=mean)
+    config.loss, config.time_distribution = bind(dsm_loss, reduce=mean), spec(GridTime, num_steps=1000)
     return _sampled_by(config, solver=predictor, num_steps=999, denoise=tweedie)
 
 

@@ -6,7 +6,7 @@ from data_lib.archives import from_svhn as from_svhn
 from data_lib.arrays import from_arrays as from_arrays
 from data_lib.arrays import from_npz as from_npz
 from data_lib.batches import Batches as Batches
-from data_lib.batches import Waits as Waits
+from data_lib.batches import StallTimer as StallTimer
 from data_lib.batches import as_grain as as_grain
 from data_lib.batches import eval_batches as eval_batches
 from data_lib.batches import prefetch as prefetch
@@ -35,4 +35,8 @@ from data_lib.transform import Identity as Identity
 from data_lib.transform import Scale as Scale
 from data_lib.transform import Standardize as Standardize
 from data_lib.transform import Transform as Transform
-from data_lib.transform import fitting as fitting
+from data_lib.transform import infer_transform as infer_transform
+
+# Names of version 0.1, kept importable.
+Waits = StallTimer
+fitting = infer_transform

@@ -4,7 +4,7 @@
     CIFAR-10, CIFAR-100   the "binary version": records of 1 or 2 labels and 3,072 bytes, red, green, blue planes
     SVHN                  {train,test}_32x32.mat: X [32, 32, 3, N], y [N, 1] where 10 stands for the digit 0
 
-Splits are theirs: the test part is held out.
+Splits are theirs: the test part is kept for testing.
 """
 
 import gzip
@@ -28,7 +28,7 @@ _CIFAR = {  # folder in the archive: (bytes of labels, which of them counts, fil
 def from_idx(path: str | PathLike) -> Dataset:
     """MNIST, Fashion-MNIST, KMNIST: the four files {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz] of a folder."""
     parts = {}
-    for part, prefix in (("train", "train"), ("heldout", "t10k")):
+    for part, prefix in (("train", "train"), ("test", "t10k")):
         x, label = (
             _read_idx(_idx_file(Path(path), f"{prefix}-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1")
         )

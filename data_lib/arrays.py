@@ -12,24 +12,24 @@ from data_lib.sources import ArraySource, Dataset
 def from_arrays(
     x: np.ndarray,
     label: np.ndarray | None = None,
-    heldout: float | int = 0.1,
+    test: float | int = 0.1,
     seed: int = 0,
     name: str = "arrays",
 ) -> Dataset:
     """A random, disjoint split of x [N, ...] and label [N, ...] by `seed`.
 
-    `heldout` is a share of the examples (a float below 1) or their number (an int); ValueError unless at
+    `test` is a share of the examples (a float below 1) or their number (an int); ValueError unless at
     least one example is left on either side.
     """
     whole = ArraySource(x, label, name)
-    count = int(heldout) if isinstance(heldout, (int, np.integer)) else round(heldout * len(whole))
+    count = int(test) if isinstance(test, (int, np.integer)) else round(test * len(whole))
     if not 0 < count < len(whole):
         raise ValueError(
-            f"{name}: heldout={heldout} of {len(whole)} examples holds {count} out; "
-            "at least one must be held out and one left to train on"
+            f"{name}: test={test} of {len(whole)} examples holds {count} out; "
+            "at least one must be kept for testing and one left to train on"
         )
     order = np.random.default_rng(seed).permutation(len(whole))
-    parts = {"heldout": order[:count], "train": order[count:]}
+    parts = {"test": order[:count], "train": order[count:]}
     return Dataset(
         **{part: ArraySource(**whole.batch(indices), name=f"{name} {part}") for part, indices in parts.items()}
     )
@@ -39,7 +39,7 @@ def from_npz(
     path: str | PathLike,
     x: str = "x",
     label: str | None = None,
-    heldout: float | int = 0.1,
+    test: float | int = 0.1,
     seed: int = 0,
 ) -> Dataset:
     """As `from_arrays`, from the arrays `x` and `label` of an .npz file, or from an .npy file of x alone.
@@ -57,7 +57,7 @@ def from_npz(
     images = arrays[x]
     if x in ("image", "images") and images.ndim == 3:
         images = images[..., None]
-    return from_arrays(images, None if label is None else arrays[label], heldout, seed, name=path.name)
+    return from_arrays(images, None if label is None else arrays[label], test, seed, name=path.name)
 
 
 def load_arrays(path: str | PathLike, x: str = "x") -> dict[str, np.ndarray]:

@@ -112,7 +112,7 @@ def _until_closed(dataset) -> Iterator[Any]:
         yield from feed
 
 
-class Waits:
+class StallTimer:
     """The items of an iterator, and how long they were waited for with nothing else to do.
 
     A wait costs nothing if the devices are still `busy()` with the step before when the item comes.
@@ -127,7 +127,7 @@ class Waits:
         self._feed, self._busy, self._clock = feed, busy, clock
         self._since, self._waited = clock(), 0.0
 
-    def __iter__(self) -> "Waits":
+    def __iter__(self) -> "StallTimer":
         return self
 
     def __next__(self) -> Any:

@@ -29,30 +29,30 @@ class Part:
 
 @dataclass(frozen=True)
 class Description:
-    """Of both sides; `shared` held-out examples also stand among those to train on, or None if that is not known."""
+    """Of both sides; `shared` test examples also stand among those to train on, or None if that is not known."""
 
     train: Part
-    heldout: Part
+    test: Part
     shared: int | None
 
     def __str__(self) -> str:
-        return "\n".join([*_lines("train", self.train), *_lines("heldout", self.heldout), _split(self)])
+        return "\n".join([*_lines("train", self.train), *_lines("test", self.test), _split(self)])
 
 
 def describe(dataset: Dataset, transform: Transform) -> Description:
-    """σ_data is the standard deviation over all values in model space: what `Karras(sigma_data)` takes."""
-    train, heldout = (_part(source, transform) for source in dataset)
-    return Description(train, heldout, shared_examples(dataset))
+    """σ_data is the standard deviation over all values in model space: what `EDMPreconditioning(sigma_data)` takes."""
+    train, test = (_part(source, transform) for source in dataset)
+    return Description(train, test, shared_examples(dataset))
 
 
 def shared_examples(dataset: Dataset) -> int | None:
-    """How many held-out examples equal one to train on, byte for byte; None unless both sides are in memory, or one."""
-    if dataset.train is dataset.heldout:
-        return len(dataset.heldout)
+    """How many test examples equal one to train on, byte for byte; None unless both sides are in memory, or one."""
+    if dataset.train is dataset.test:
+        return len(dataset.test)
     if not all(isinstance(source, ArraySource) for source in dataset):
         return None
     known = set(_keys(dataset.train.x))
-    return sum(key in known for key in _keys(dataset.heldout.x))
+    return sum(key in known for key in _keys(dataset.test.x))
 
 
 def _part(source: Source, transform: Transform) -> Part:
@@ -101,8 +101,8 @@ def _split(found: Description) -> str:
     if found.shared is None:
         return "split    read by index: whether examples repeat has not been looked at"
     if found.shared == 0:
-        return "split    no held-out example is also to train on"
-    return f"split    {found.shared} of {found.heldout.count} held-out examples are also to train on"
+        return "split    no test example is also to train on"
+    return f"split    {found.shared} of {found.test.count} test examples are also to train on"
 
 
 def _keys(x: np.ndarray) -> Iterator[int]:

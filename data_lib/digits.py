@@ -7,11 +7,11 @@ from data_lib.arrays import from_arrays
 from data_lib.sources import Dataset
 
 
-def digits(heldout: int = 500, seed: int = 0) -> Dataset:
+def digits(test: int = 500, seed: int = 0) -> Dataset:
     """1,797 digits, x uint8 [8, 8, 1] with values 0..16, label 0..9, split at random by `seed`.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), the test part.
     Model space is `Scale(0, 16)`.
     """
     bunch = load_digits()
-    return from_arrays(bunch.images.astype(np.uint8), bunch.target, heldout, seed, name="digits")
+    return from_arrays(bunch.images.astype(np.uint8), bunch.target, test, seed, name="digits")

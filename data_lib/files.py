@@ -1,8 +1,8 @@
 """Many files, an example or more in each: found, split by their names, decoded in threads, and counted where they
 cannot be read.
 
-A file is held out where u = hash(seed, its path below the folder) / 2⁶⁴ < heldout: a function of its name alone, so
-that files that are added or removed move no other file to the other side.
+A file is a test file if u = hash(seed, its path below the folder) / 2⁶⁴ < test: a function of its name alone, so that
+files that are added or removed move no other file to the other side.
 """
 
 import hashlib
@@ -70,24 +70,24 @@ def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def heldout_mask(names: Sequence[str], heldout: float | int, seed: int, where: str) -> np.ndarray:
-    """Which names are held out, bool [N]: a float is a share by the rule above, of which the lowest hash is
+def split_mask(names: Sequence[str], test: float | int, seed: int, where: str) -> np.ndarray:
+    """Which names are kept for testing, bool [N]: a float is a share by the rule above, of which the lowest hash is
     always one and the highest never; an int takes the n lowest hashes.
 
     ValueError unless at least one is on either side.
     """
     u = np.array([_hash(name, seed) for name in names])
-    if isinstance(heldout, (int, np.integer)):
+    if isinstance(test, (int, np.integer)):
         mask = np.zeros(len(names), bool)
-        mask[np.argsort(u, kind="stable")[: max(heldout, 0)]] = True
+        mask[np.argsort(u, kind="stable")[: max(test, 0)]] = True
     else:
-        mask = u < heldout
-        if 0 < heldout < 1:  # of a few files the rule may take none, or all
+        mask = u < test
+        if 0 < test < 1:  # of a few files the rule may take none, or all
             mask[u == u.min()], mask[u == u.max()] = True, False
     if not 0 < mask.sum() < len(names):
         raise ValueError(
-            f"{where}: heldout={heldout} of {len(names)} holds {mask.sum()} out; "
-            "at least one must be held out and one left to train on"
+            f"{where}: test={test} of {len(names)} holds {mask.sum()} out; "
+            "at least one must be kept for testing and one left to train on"
         )
     return mask
 

@@ -1,11 +1,11 @@
 """A folder of images of any sizes and modes, by one rule, as examples x uint8 [H, W, C].
 
     file ─► turned as EXIF says ─► over `background` where it is transparent ─► mode RGB or L
-         ─► centre crop to the ratio W : H ─► bicubic, antialiased, to H × W           (Pillow's ImageOps.fit)
+         ─► center crop to the ratio W : H ─► bicubic, antialiased, to H × W           (Pillow's ImageOps.fit)
 
 The filter sees across the edge of the crop. An image of H × W already keeps its pixels. Of several frames the first
-counts. A palette is looked up. 16-bit grey is divided by 257 and rounded; 16-bit colour is what Pillow makes of it, the
-high byte. CMYK becomes RGB by Pillow's conversion without a colour profile. 32-bit integers and floats have no stated
+counts. A palette is looked up. 16-bit gray is divided by 257 and rounded; 16-bit color is what Pillow makes of it, the
+high byte. CMYK becomes RGB by Pillow's conversion without a color profile. 32-bit integers and floats have no stated
 range: such a file is unreadable. So are files that are empty, cut short, not what their name says, or beyond Pillow's
 limit against decompression bombs.
 """
@@ -35,7 +35,7 @@ def from_folder(
     shape: tuple[int, ...] = (32, 32, 3),
     labels: str = "auto",
     background: tuple[int, ...] = (255, 255, 255),
-    heldout: float | int = 0.1,
+    test: float | int = 0.1,
     seed: int = 0,
     on_error: str = "raise",
     in_memory: bool = True,
@@ -60,12 +60,12 @@ def from_folder(
     decode = partial(read_image, shape=tuple(shape), background=tuple(background))
     names = files.find_files(root, SUFFIXES)
     classes, label = _labels(root, names, labels)
-    mask = files.heldout_mask(names, heldout, seed, str(root))
+    mask = files.split_mask(names, test, seed, str(root))
     threads = threads or files.default_threads([str(root / name) for name in names])
     fits = in_memory and len(names) * prod(shape) <= files.IN_MEMORY_BYTES
     make = _decoded if fits else FileSource.checked
     parts = {}
-    for part, chosen in (("train", ~mask), ("heldout", mask)):
+    for part, chosen in (("train", ~mask), ("test", mask)):
         paths = [str(root / names[i]) for i in np.flatnonzero(chosen)]
         own = None if label is None else label[chosen]
         parts[part] = make(paths, own, decode, on_error, threads, f"{root.name} {part}", classes)

@@ -83,7 +83,7 @@ def _builder(name: str, version: str, classes: int, dataset: Dataset, data_dir: 
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, download_manager):
-            return {"train": _examples(dataset.train), "test": _examples(dataset.heldout)}
+            return {"train": _examples(dataset.train), "test": _examples(dataset.test)}
 
         def _generate_examples(self):
             raise NotImplementedError("the splits are given above")

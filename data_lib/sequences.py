@@ -28,7 +28,7 @@ def from_audio(
     path: str | PathLike,
     rate: int = 16_000,
     length: int = 16_384,
-    heldout: float | int = 0.1,
+    test: float | int = 0.1,
     seed: int = 0,
     on_error: str = "raise",
     threads: int = 0,
@@ -38,10 +38,10 @@ def from_audio(
     FLAC needs the package soundfile. FileNotFoundError, or ValueError as `images.from_folder`.
     """
     names = files.find_files(path, SOUNDS)
-    mask = files.heldout_mask(names, heldout, seed, str(path))
+    mask = files.split_mask(names, test, seed, str(path))
     decode = lambda file: _windows(read_audio(file, rate), length)[..., None]  # noqa: E731
     parts = {}
-    for part, chosen in (("train", ~mask), ("heldout", mask)):
+    for part, chosen in (("train", ~mask), ("test", mask)):
         paths, name = [str(Path(path, names[i])) for i in np.flatnonzero(chosen)], f"{Path(path).name} {part}"
         found, _, bad = files.decode_all(paths, decode, on_error, threads or files.default_threads(paths), name)
         parts[part] = ArraySource(np.concatenate(found), name=name, unreadable=bad)
@@ -88,7 +88,7 @@ def _read_flac(path: str | PathLike) -> tuple[int, np.ndarray]:
 def from_text(
     path: str | PathLike,
     length: int = 64,
-    heldout: float | int = 0.1,
+    test: float | int = 0.1,
     seed: int = 0,
     on_error: str = "raise",
     alphabet: str = "",
@@ -96,7 +96,7 @@ def from_text(
     """Windows of `length` bytes of a text file, or of the .txt and .md files below a folder, as bits 0 and 1.
 
     With an `alphabet` (`alphabet_of` finds one), windows of as many characters, and a file that is not UTF-8 or has
-    another character is unreadable; bytes may be any. A window is held out by its file and number. FileNotFoundError;
+    another character is unreadable; bytes may be any. The test split is by file and window number. FileNotFoundError;
     ValueError as above.
     """
     root = Path(path)
@@ -106,8 +106,8 @@ def from_text(
     found, places, bad = files.decode_all(paths, lambda file: _windows(read(file), length), on_error, 1, root.name)
     labels = [f"{names[place]}/{i}" for place, windows in zip(places, found, strict=True) for i in range(len(windows))]
     bits = (np.concatenate(found)[..., None] >> np.arange(bits_of(alphabet))[::-1] & 1).astype(np.int8)
-    mask = files.heldout_mask(labels, heldout, seed, str(root))
-    parts = {"train": ~mask, "heldout": mask}
+    mask = files.split_mask(labels, test, seed, str(root))
+    parts = {"train": ~mask, "test": mask}
     return Dataset(**{k: ArraySource(bits[m], name=f"{root.name} {k}", unreadable=bad) for k, m in parts.items()})
 
 

@@ -31,7 +31,12 @@ class Dataset(NamedTuple):
     """Two disjoint sources: what is trained on, and what is kept to judge the result by."""
 
     train: Source
-    heldout: Source
+    test: Source
+
+    @property
+    def heldout(self) -> Source:
+        """The test split, under its earlier name."""
+        return self.test
 
 
 @dataclass(frozen=True, eq=False)

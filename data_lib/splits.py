@@ -1,4 +1,4 @@
-"""Two disjoint sources of one that has no split: an example is held out by the hash rule of `files`."""
+"""Two disjoint sources of one that has no split: an example is kept for testing by the hash rule of `files`."""
 
 from collections.abc import Sequence
 
@@ -29,21 +29,21 @@ class Part:
 
 def split(
     source: Source,
-    heldout: float | int = 0.1,
+    test: float | int = 0.1,
     seed: int = 0,
     names: Sequence[str] | None = None,
     name: str = "source",
 ) -> Dataset:
     """The two sides of any source, by the hash of (seed, `names`[i]); without names, of the number i.
 
-    `heldout` is a share (a float below 1) or a number of examples (an int). Examples that are added move no other, as
+    `test` is a share (a float below 1) or a number of examples (an int). Examples that are added move no other, as
     long as names, or numbers, stay. ValueError unless at least one example is on either side.
     """
     names = [str(i) for i in range(len(source))] if names is None else list(names)
     if len(names) != len(source):
         raise ValueError(f"{name}: expected a name for each of {len(source)} examples, got {len(names)}")
-    mask = files.heldout_mask(names, heldout, seed, name)
-    return Dataset(*(_part(source, np.flatnonzero(m), f"{name} {k}") for m, k in ((~mask, "train"), (mask, "heldout"))))
+    mask = files.split_mask(names, test, seed, name)
+    return Dataset(*(_part(source, np.flatnonzero(m), f"{name} {k}") for m, k in ((~mask, "train"), (mask, "test"))))
 
 
 def _part(source: Source, indices: np.ndarray, name: str) -> Source:

@@ -29,7 +29,7 @@ FORMATS = ("array_record", "tfrecord")
 def tfds_dataset(
     name: str = "cifar10",
     train_split: str = "train",
-    heldout_split: str = "test",
+    test_split: str = "test",
     data_dir: str | PathLike | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> Dataset:
@@ -48,10 +48,10 @@ def tfds_dataset(
     if shape is not None:
         images.require_shape(shape)
     builder = _open(_prepared_folder(data_root(data_dir), name))
-    files = [_record_ranges(builder, split) for split in (train_split, heldout_split)]
+    files = [_record_ranges(builder, split) for split in (train_split, test_split)]
     if any(a[0] == b[0] and a[1] < b[2] and b[1] < a[2] for a in files[0] for b in files[1]):
-        warnings.warn(f"{name}: the splits '{train_split}' and '{heldout_split}' share examples", stacklevel=2)
-    return Dataset(*(_read(builder, split, shape) for split in (train_split, heldout_split)))
+        warnings.warn(f"{name}: the splits '{train_split}' and '{test_split}' share examples", stacklevel=2)
+    return Dataset(*(_read(builder, split, shape) for split in (train_split, test_split)))
 
 
 def data_root(data_dir: str | PathLike | None) -> Path:

@@ -59,10 +59,10 @@ class TFRecordSource:
         return {"x": np.frombuffer(data[0], np.uint8).reshape(shape).transpose(1, 2, 0)}
 
 
-def from_tfrecord(path: str | PathLike, heldout: float | int = 0.1, seed: int = 0) -> Dataset:
+def from_tfrecord(path: str | PathLike, test: float | int = 0.1, seed: int = 0) -> Dataset:
     """FFHQ or CelebA-HQ as prepared for score_sde: one file; of a folder, the one of the highest resolution.
 
-    It is read by index, through a memory map. An example is held out by the hash of its number.
+    It is read by index, through a memory map. An example is kept for testing by the hash of its number.
     FileNotFoundError; ValueError for a file that is cut or is none, with the byte where it ends to make sense.
     """
     path = Path(path)
@@ -73,7 +73,7 @@ def from_tfrecord(path: str | PathLike, heldout: float | int = 0.1, seed: int = 
         path = path / found[-1]
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    return split(TFRecordSource(path, path.name), heldout, seed, name=path.name)
+    return split(TFRecordSource(path, path.name), test, seed, name=path.name)
 
 
 def frames(content: bytes | mmap.mmap, where: str) -> Iterator[tuple[int, int]]:
@@ -93,7 +93,7 @@ def frames(content: bytes | mmap.mmap, where: str) -> Iterator[tuple[int, int]]:
 
 
 def parse_example(data: bytes, where: str = "example") -> dict[str, Sequence]:
-    """{name: list of bytes, float32 [N] or int64 [N]} of a serialised Example."""
+    """{name: list of bytes, float32 [N] or int64 [N]} of a serialized Example."""
     out = {}
     try:
         for features in _messages(data, 1):

@@ -1,4 +1,4 @@
-"""Data space ↔ model space: recorded with an experiment, for a network never centres its data itself.
+"""Data space ↔ model space: recorded with an experiment, for a network never centers its data itself.
 
 All work on numpy arrays with the event in the trailing axes, return float32, and never clip.
 """
@@ -93,7 +93,7 @@ class Standardize:
         return _affine(x, self.std, self.mean)
 
 
-def fitting(x: np.ndarray) -> Transform:
+def infer_transform(x: np.ndarray) -> Transform:
     """The transform for data [N, ...] of which nothing else is said; it holds the statistics that it was made from.
 
     Scale(0, 255) for uint8; for other images [H, W, 1 or 3], Scale(0, 1) or Scale(−1, 1) where all values lie there;

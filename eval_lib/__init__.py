@@ -17,13 +17,16 @@ from eval_lib.metrics import fid as fid
 from eval_lib.metrics import fid_infinity as fid_infinity
 from eval_lib.metrics import fidelity as fidelity
 from eval_lib.metrics import kid as kid
-from eval_lib.neighbours import density_coverage as density_coverage
-from eval_lib.neighbours import precision_recall as precision_recall
+from eval_lib.neighbors import density_coverage as density_coverage
+from eval_lib.neighbors import precision_recall as precision_recall
+from eval_lib.network import Features as Features
 from eval_lib.network import NetworkFeatures as NetworkFeatures
-from eval_lib.network import Seen as Seen
 from eval_lib.report import markdown as markdown
 from eval_lib.report import small_image_report as small_image_report
 from eval_lib.statistics import Moments as Moments
 from eval_lib.statistics import Statistics as Statistics
 from eval_lib.statistics import require_comparable as require_comparable
 from eval_lib.statistics import statistics_of as statistics_of
+
+# A name of version 0.1, kept importable.
+Seen = Features

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 
 class Classifier:
-    """A one-layer network on pixels standardised as a whole: edge pixels, by themselves, are mostly noise.
+    """A one-layer network on pixels standardized as a whole: edge pixels, by themselves, are mostly noise.
 
     One thread: for matrices this small, several that wait for each other on a busy machine took ten times longer.
     """

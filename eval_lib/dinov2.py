@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from io_lib.torch_file import read_torch
+from published_lib.torch_file import read_torch
 
 PATCH, SIZE, HEAD, EPSILON = 14, 224, 64, 1e-6
 GRID = SIZE // PATCH
@@ -129,7 +129,7 @@ def forward(vit: ViT, params: dict[str, Any], images: jax.Array) -> jax.Array:
 
 
 def embed(params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """(1): tokens [N, 1 + registers + 256, width] of normalised images."""
+    """(1): tokens [N, 1 + registers + 256, width] of normalized images."""
     kernel = params["patch_embed.proj.weight"]
     width = kernel.shape[0]
     patches = x.reshape(len(x), GRID, PATCH, GRID, PATCH, 3).transpose(0, 1, 3, 5, 2, 4)
@@ -165,8 +165,8 @@ def _linear(p: dict[str, jax.Array], name: str, z: jax.Array) -> jax.Array:
 
 
 def _norm(p: dict[str, jax.Array], name: str, z: jax.Array) -> jax.Array:
-    centred = z - z.mean(-1, keepdims=True)
-    scaled = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + EPSILON)
+    centered = z - z.mean(-1, keepdims=True)
+    scaled = centered * jax.lax.rsqrt((centered**2).mean(-1, keepdims=True) + EPSILON)
     return scaled * p[f"{name}.weight"][None, None] + p[f"{name}.bias"][None, None]
 
 

@@ -44,7 +44,7 @@ class Expected:
         return ", ".join(near + above + below) + (f" ({self.source})" if self.source else "")
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """An expected figure beside the one of a report: mean, and standard deviation over seeds where there is one."""
 
     name: str
@@ -57,9 +57,9 @@ class Compared(NamedTuple):
         return self.expected.passes(self.mean)
 
 
-def compare(expected: Mapping[str, Expected], report: Mapping[str, Any]) -> list[Compared]:
+def compare(expected: Mapping[str, Expected], report: Mapping[str, Any]) -> list[Comparison]:
     """Each beside what `report`, of run_lib.evaluate, holds. ValueError naming a figure that is not in it."""
-    return [Compared(name, one, *figure_of(report, one.figure)) for name, one in expected.items()]
+    return [Comparison(name, one, *figure_of(report, one.figure)) for name, one in expected.items()]
 
 
 def figure_of(report: Mapping[str, Any], figure: str) -> tuple[float, float | None]:
@@ -84,7 +84,7 @@ def flat_numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float
     return found
 
 
-def markdown(rows: list[Compared], seeds: int) -> str:
+def markdown(rows: list[Comparison], seeds: int) -> str:
     """A table: what, expected, measured, pass or fail."""
     lines = [f"| figure | expected | measured, mean ± sd of {seeds} seeds | |", "|---|---|--:|---|"]
     for row in rows:

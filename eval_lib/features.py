@@ -1,4 +1,4 @@
-"""Features of images: any function  images [N, ...] → features [N, D],  or → Seen(features, logits [N, classes]).
+"""Features of images: any function  images [N, ...] → features [N, D],  or → Features(features, logits [N, classes]).
 
 Four are here. A feature function may also have
 
@@ -21,9 +21,9 @@ from eval_lib import dinov2
 from eval_lib.classifier import Classifier
 from eval_lib.inception import from_state_dict, inception
 from eval_lib.inception_file import SHA256, read_weights
-from eval_lib.network import NetworkFeatures, Seen
+from eval_lib.network import Features, NetworkFeatures
 
-FeatureFunction = Callable[[np.ndarray], np.ndarray | Seen]
+FeatureFunction = Callable[[np.ndarray], np.ndarray | Features]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class InceptionFeatures:
         params = from_state_dict(read_weights(self.path))
         return NetworkFeatures(_last_pool, params, self.protocol, self.batch_size, tuple(devices))
 
-    def __call__(self, images: np.ndarray) -> Seen:
+    def __call__(self, images: np.ndarray) -> Features:
         return self._on_all_devices(images)
 
     @cached_property
@@ -85,7 +85,7 @@ class DINOv2Features:
         function = lambda params, x: (dinov2.forward(vit, params, x),)  # noqa: E731
         return NetworkFeatures(function, vit.params, protocol, self.batch_size, tuple(devices), dinov2.prepare)
 
-    def __call__(self, images: np.ndarray) -> Seen:
+    def __call__(self, images: np.ndarray) -> Features:
         return self._on_all_devices(images)
 
     @cached_property
@@ -127,8 +127,8 @@ class FittedFeatures:
             "resize": "none",
         }
 
-    def __call__(self, images: np.ndarray) -> Seen:
-        return Seen(*self.classifier.hidden(_flat(images)))
+    def __call__(self, images: np.ndarray) -> Features:
+        return Features(*self.classifier.hidden(_flat(images)))
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n <= d:
         warnings.warn(f"{n} samples give no full-rank covariance of {d} features: {d + 1} are needed", stacklevel=2)
     mean = features.mean(0)
-    centred = features - mean
-    return mean, centred.T @ centred / (n - 1)
+    centered = features - mean
+    return mean, centered.T @ centered / (n - 1)
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:

@@ -11,7 +11,7 @@ every published FID, rest on it):
     image ─resize 299─► 1a 2a 2b ─max─► 3b 4a ─max─► A A A ─► B ─► C C C C ─► D ─► E₁ E₂ ─mean─► fc
                                    └ 64         └ 192                     └ 768              └ 2048 └ logits
 
-A convolution is followed by batch normalisation with ε = 10⁻³, folded into its kernel when weights are read, and ReLU.
+A convolution is followed by batch normalization with ε = 10⁻³, folded into its kernel when weights are read, and ReLU.
 """
 
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ def inception(params: Params, images: jax.Array) -> Taps:
 def resize(images: jax.Array, size: int = SIZE) -> jax.Array:
     """Bilinear to [N, size, size, C] from source coordinates i · in/size: TensorFlow 1's `resize_bilinear`.
 
-    in/size and the coordinate are float32, the neighbour beyond the edge is the edge; along the width, then the height.
+    in/size and the coordinate are float32, the neighbor beyond the edge is the edge; along the width, then the height.
     """
     for axis in (2, 1):
         length = images.shape[axis]
@@ -86,7 +86,7 @@ def resize(images: jax.Array, size: int = SIZE) -> jax.Array:
 
 
 def from_state_dict(weights: Mapping[str, np.ndarray]) -> Params:
-    """The arrays of the published PyTorch file → parameters: kernels [h, w, in, out], normalisation folded in.
+    """The arrays of the published PyTorch file → parameters: kernels [h, w, in, out], normalization folded in.
 
     y = γ (k ∗ x − μ)/√(v + ε) + β  =  (γ/√(v + ε) k) ∗ x + (β − γ μ/√(v + ε)),  in float64, then rounded.
 
@@ -142,7 +142,7 @@ def _max_pool(x: jax.Array) -> jax.Array:
 
 
 def _mean_pool(x: jax.Array) -> jax.Array:
-    """The mean over a neighbourhood of 3 × 3, of as much of it as lies inside."""
+    """The mean over a neighborhood of 3 × 3, of as much of it as lies inside."""
     rows, columns = (np.convolve(np.ones(n), np.ones(3), "same").astype(np.float32) for n in x.shape[1:3])
     total = lax.reduce_window(x, np.float32(0), lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
     return total / np.outer(rows, columns)[None, :, :, None]

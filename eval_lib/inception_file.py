@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from io_lib.torch_file import read_torch
+from published_lib.torch_file import read_torch
 
 NAME = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

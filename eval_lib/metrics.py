@@ -13,7 +13,7 @@ from eval_lib.extrapolate import frechet_infinity
 from eval_lib.frechet import frechet_distance
 from eval_lib.inception_score import inception_score
 from eval_lib.kernel import kernel_distance
-from eval_lib.neighbours import density_coverage, precision_recall
+from eval_lib.neighbors import density_coverage, precision_recall
 from eval_lib.statistics import Statistics
 
 log = logging.getLogger(__name__)
@@ -51,12 +51,12 @@ def classifier_score(samples: Statistics, data: Statistics, splits: int = 10) ->
 
 
 def fidelity(samples: Statistics, data: Statistics, k: int = 3) -> Figures:
-    """Improved precision and recall (`neighbours`)."""
+    """Improved precision and recall (`neighbors`)."""
     return precision_recall(samples.kept(), data.kept(), k)._asdict()
 
 
 def coverage(samples: Statistics, data: Statistics, k: int = 5) -> Figures:
-    """Density and coverage (`neighbours`)."""
+    """Density and coverage (`neighbors`)."""
     return density_coverage(samples.kept(), data.kept(), k)._asdict()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
-class Seen(NamedTuple):
+class Features(NamedTuple):
     """What a feature function says of N images: features [N, D] and, of a classifier, logits [N, classes]."""
 
     features: np.ndarray
@@ -38,7 +38,7 @@ class NetworkFeatures:
     devices: Sequence[jax.Device]
     prepare: Callable[[np.ndarray], np.ndarray] = np.asarray
 
-    def __call__(self, images: np.ndarray) -> Seen:
+    def __call__(self, images: np.ndarray) -> Features:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise ValueError(
                 f"{self.protocol['features']}: expected uint8 images [N, H, W, 1 or 3], got {images.dtype} "
@@ -46,7 +46,7 @@ class NetworkFeatures:
             )
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: expected at least 1")
-        return Seen(*in_batches(self._compiled, images, self.batch_size * len(self.devices)))
+        return Features(*in_batches(self._compiled, images, self.batch_size * len(self.devices)))
 
     @cached_property
     def _compiled(self) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:

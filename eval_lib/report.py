@@ -1,7 +1,7 @@
-"""Are samples of small images as good as real ones? Four measures, each beside that of held-out images.
+"""Are samples of small images as good as real ones? Four measures, each beside that of test images.
 
 Pixels stand for features, so the numbers say something about small images of one kind, such as handwritten
-digits. What a measure gives for held-out images is its floor: a generator that were the truth itself would
+digits. What a measure gives for test images is its floor: a generator that were the truth itself would
 reach it, and no more.
 """
 
@@ -19,41 +19,41 @@ Report = dict[str, Any]
 def small_image_report(
     samples: np.ndarray,
     train: np.ndarray,
-    heldout: np.ndarray,
+    test: np.ndarray,
     train_label: np.ndarray,
-    heldout_label: np.ndarray,
+    test_label: np.ndarray,
     threshold: float = 0.9,
     seed: int = 0,
 ) -> Report:
-    """Samples, train and held-out images [N, ...] in model space, labels [N] → numbers that JSON can hold.
+    """Samples, train and test images [N, ...] in model space, labels [N] → numbers that JSON can hold.
 
     counts      how many of each, and the size of the groups below
     frechet     Fréchet distance to the train split, in pixels. It falls with the number of images, so samples are
-                compared in groups of as many as there are held-out images: their mean, and its spread over groups.
-                "resplit" is what held-out images give over other splits of the real ones, mean and spread
+                compared in groups of as many as there are test images: their mean, and its spread over groups.
+                "resplit" is what test images give over other splits of the real ones, mean and spread
     confident   the share to which a classifier gives one class a probability above `threshold`
-    classes     samples in each predicted class, beside the share of held-out images there
+    classes     samples in each predicted class, beside the share of test images there
     nearest     median Euclidean distance to the nearest train image: near 0 for copies of the train split
-    accuracy    of the classifier, a small network trained on the train split, on held-out images
+    accuracy    of the classifier, a small network trained on the train split, on test images
     text        all that as a table, by `markdown`
 
-    "ratio" is samples / held-out. ValueError for shapes or lengths that do not fit, and for values that are
+    "ratio" is samples / test. ValueError for shapes or lengths that do not fit, and for values that are
     not finite.
     """
-    images = {"samples": samples, "train": train, "heldout": heldout}
-    samples, train, heldout = _flat(images)
+    images = {"samples": samples, "train": train, "test": test}
+    samples, train, test = _flat(images)
     _check_labels(train, train_label, "train")
-    _check_labels(heldout, heldout_label, "heldout")
+    _check_labels(test, test_label, "test")
     classify = Classifier(train, np.asarray(train_label), seed)
-    probability = {"samples": classify(samples), "heldout": classify(heldout)}
-    size = min(len(samples), len(heldout))
+    probability = {"samples": classify(samples), "test": classify(test)}
+    size = min(len(samples), len(test))
     report = {
         "counts": {**{name: len(x) for name, x in images.items()}, "group": size},
-        "frechet": _frechet(samples, train, heldout, size, seed),
+        "frechet": _frechet(samples, train, test, size, seed),
         "confident": _confident(probability, threshold),
         "classes": _classes(probability, classify.classes),
-        "nearest": _beside(_nearest(samples, train), _nearest(heldout, train)),
-        "accuracy": _accuracy(classify.classes[probability["heldout"].argmax(1)], heldout_label),
+        "nearest": _beside(_nearest(samples, train), _nearest(test, train)),
+        "accuracy": _accuracy(classify.classes[probability["test"].argmax(1)], test_label),
     }
     return {**report, "text": markdown(report)}
 
@@ -62,20 +62,20 @@ small_image_report.requires = ("label",)
 
 
 def markdown(report: Report) -> str:
-    """The report as a table: what, samples, real held-out images, their ratio and its aim."""
+    """The report as a table: what, samples, real test images, their ratio and its aim."""
     frechet, confident, nearest, counts = (report[k] for k in ("frechet", "confident", "nearest", "counts"))
     rows = [
-        "| what | samples | real held-out | ratio (aim) |",
+        "| what | samples | real test | ratio (aim) |",
         "|---|--:|--:|---|",
-        f"| images | {counts['samples']} | {counts['heldout']} | |",
+        f"| images | {counts['samples']} | {counts['test']} | |",
         f"| Fréchet distance to train, pixels, {counts['group']} each | {frechet['samples']:.3f} "
-        f"± {frechet['spread']:.3f} | {frechet['heldout']:.3f} | {frechet['ratio']:.2f} (1; more is worse) |",
+        f"± {frechet['spread']:.3f} | {frechet['test']:.3f} | {frechet['ratio']:.2f} (1; more is worse) |",
         f"| the same, 40 other splits of the real images | | {frechet['resplit']['mean']:.3f} "
         f"± {frechet['resplit']['spread']:.3f} | {frechet['samples'] / frechet['resplit']['mean']:.2f} (1) |",
         f"| classifier above {confident['threshold']:g} | {confident['samples']:.1%} "
-        f"| {confident['heldout']:.1%} | {confident['ratio']:.2f} (1; less is worse) |",
+        f"| {confident['test']:.1%} | {confident['ratio']:.2f} (1; less is worse) |",
         f"| distance to the nearest train image, median | {nearest['samples']:.3f} "
-        f"| {nearest['heldout']:.3f} | {nearest['ratio']:.2f} (1; near 0 is copied) |",
+        f"| {nearest['test']:.3f} | {nearest['ratio']:.2f} (1; near 0 is copied) |",
     ]
     total = counts["samples"]
     for name, count, share in zip(*report["classes"].values(), strict=True):
@@ -85,13 +85,13 @@ def markdown(report: Report) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _frechet(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray, size: int, seed: int) -> Report:
+def _frechet(samples: np.ndarray, train: np.ndarray, test: np.ndarray, size: int, seed: int) -> Report:
     generator = np.random.default_rng(seed)
     reference = moments(train)
     groups = generator.permutation(samples)[: len(samples) // size * size].reshape(-1, size, samples.shape[1])
     distances = [frechet_distance(*moments(group), *reference) for group in groups]
-    floor = frechet_distance(*moments(generator.permutation(heldout)[:size]), *reference)
-    again = _resplit_floors(np.concatenate([train, heldout]), size, len(train), generator)
+    floor = frechet_distance(*moments(generator.permutation(test)[:size]), *reference)
+    again = _resplit_floors(np.concatenate([train, test]), size, len(train), generator)
     expected = {"mean": float(np.mean(again)), "spread": float(np.std(again))}
     return {**_beside(np.mean(distances), floor), "spread": float(np.std(distances)), "resplit": expected}
 
@@ -113,8 +113,8 @@ def _confident(probability: dict[str, np.ndarray], threshold: float) -> Report:
 
 def _classes(probability: dict[str, np.ndarray], classes: np.ndarray) -> Report:
     count = {name: np.bincount(p.argmax(1), minlength=len(classes)) for name, p in probability.items()}
-    share = count["heldout"] / count["heldout"].sum()
-    return {"label": classes.tolist(), "samples": count["samples"].tolist(), "heldout": share.tolist()}
+    share = count["test"] / count["test"].sum()
+    return {"label": classes.tolist(), "samples": count["samples"].tolist(), "test": share.tolist()}
 
 
 def _nearest(x: np.ndarray, train: np.ndarray) -> float:
@@ -122,9 +122,9 @@ def _nearest(x: np.ndarray, train: np.ndarray) -> float:
     return float(np.median(np.linalg.norm(x - train[pairwise_distances_argmin(x, train)], axis=1)))
 
 
-def _beside(samples: float, heldout: float) -> Report:
-    ratio = samples / heldout if heldout else float("inf")
-    return {"samples": float(samples), "heldout": float(heldout), "ratio": float(ratio)}
+def _beside(samples: float, test: float) -> Report:
+    ratio = samples / test if test else float("inf")
+    return {"samples": float(samples), "test": float(test), "ratio": float(ratio)}
 
 
 def _flat(images: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -132,7 +132,7 @@ def _flat(images: dict[str, np.ndarray]) -> list[np.ndarray]:
     images = {name: np.asarray(x, np.float64) for name, x in images.items()}
     shapes = {name: x.shape for name, x in images.items()}
     if min(map(len, shapes.values())) == 0 or len({shape[1:] for shape in shapes.values()}) > 1:
-        raise ValueError(f"samples, train and heldout must be [N, ...] of one image shape, got {shapes}")
+        raise ValueError(f"samples, train and test must be [N, ...] of one image shape, got {shapes}")
     for name, x in images.items():
         if len(x) < 2:
             raise ValueError(f"{name}: at least 2 images are needed, got {len(x)}")

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from eval_lib.features import FeatureFunction
-from eval_lib.network import Seen
+from eval_lib.network import Features
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def statistics_of(
     total, kept = Moments(), []
     for images in filter(len, batches):
         seen = feature_function(images)
-        seen = seen if isinstance(seen, Seen) else Seen(seen)
+        seen = seen if isinstance(seen, Features) else Features(seen)
         total.add(seen.features)
         if keep:
-            kept.append(Seen(*(None if a is None else np.asarray(a, np.float32) for a in seen)))
+            kept.append(Features(*(None if a is None else np.asarray(a, np.float32) for a in seen)))
     columns = [None if any(c is None for c in column) else np.concatenate(column) for column in zip(*kept, strict=True)]
     features, logits = columns or (None, None)
     return Statistics(total.count, total.mean, total.cov(), dict(protocol), dict(about), features, logits)

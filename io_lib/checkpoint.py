@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from io_lib.processes import is_first, together
+from io_lib.processes import is_main_process, raise_on_all
 
 _TRASH, _DAMAGED = ".trash", ".damaged"
 _OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES}
@@ -91,7 +91,7 @@ class Checkpoints:
             return self._read(abstract_state, step, only)
         while steps := self.steps():
             try:
-                with together(DamagedError):
+                with raise_on_all(DamagedError):
                     return self._read(abstract_state, max(steps), only)
             except DamagedError as error:
                 moved = self._set_aside(max(steps))
@@ -168,14 +168,14 @@ class Checkpoints:
             raise DamagedError(f"{self._directory / str(step)} cannot be read ({first})") from error
 
     def _remove(self, pattern: str) -> None:
-        if is_first():
+        if is_main_process():
             for folder in self._directory.glob(pattern):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _set_aside(self, step: int) -> Path:
         """Of several processes the first moves it, before the others look again."""
-        with together(WriteError):
-            moved = self._moved_aside(step) if is_first() else self._directory / _DAMAGED
+        with raise_on_all(WriteError):
+            moved = self._moved_aside(step) if is_main_process() else self._directory / _DAMAGED
         self._manager.reload()
         return moved
 

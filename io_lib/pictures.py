@@ -42,7 +42,7 @@ def save_png(path: str | Path, array: np.ndarray) -> None:
 def save_gif(path: str | Path, frames: list[np.ndarray], seconds: float = 5.0, hold: float = 2.0) -> None:
     """uint8 pictures [H, W, 3 or 1] one after another in so many seconds, the last one held; again and again.
 
-    Grey ones are kept exactly; of colours a GIF frame holds 256.
+    Gray ones are kept exactly; of colors a GIF frame holds 256.
     """
     from PIL import Image
 
@@ -113,7 +113,7 @@ def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], err
     figure = _figure(6.4, 4)
     axes = figure.subplots()
     axes.errorbar(t, loss, error, marker="o", ms=3, lw=0.8, color="C0")
-    axes.set(xlabel="t", ylabel="loss, held-out")
+    axes.set(xlabel="t", ylabel="loss, test")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
@@ -146,7 +146,7 @@ def plot_process(path: str | Path, forward: tuple, reverse: tuple) -> None:
 
 
 def _density(axes, times: np.ndarray, x: np.ndarray) -> None:
-    """Histograms of x [N, B] at each time as grey columns, each scaled to its own peak, under thirty paths."""
+    """Histograms of x [N, B] at each time as gray columns, each scaled to its own peak, under thirty paths."""
     low, high = np.quantile(x, [0.001, 0.999])
     edges = np.linspace(low, high, 81)
     columns = np.stack([np.histogram(states, edges)[0] for states in x], axis=1)

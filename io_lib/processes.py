@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from configs.names import ConfigError
+from config_lib.names import ConfigError
 
 SHUTDOWN_SECONDS = 30  # that a process which ends by an error waits for the others
 
@@ -37,23 +37,23 @@ def join(place: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes."""
     return jax.process_index() == 0
 
 
-def anywhere(true: bool) -> bool:
+def any_process(true: bool) -> bool:
     """Whether it is true in any process; each has to ask, and waits for the others."""
     return true if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.asarray(true))))
 
 
 @contextlib.contextmanager
-def together(kind: type[Exception] = ConfigError) -> Iterator[None]:
+def raise_on_all(kind: type[Exception] = ConfigError) -> Iterator[None]:
     """What is refused in one process is in all: the others raise a `kind`, where they would wait for that one."""
     error = None
     try:
         yield
     except Exception as raised:  # of any class: the others wait whatever it is
         error = raised
-    if anywhere(error is not None):
+    if any_process(error is not None):
         raise error or kind("refused in another of the processes, whose output says why")

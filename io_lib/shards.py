@@ -11,15 +11,19 @@ samples in memory.
 import hashlib
 import json
 import struct
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from configs.names import ConfigError
+from config_lib.names import ConfigError
+from io_lib.metrics import Progress
+from io_lib.signals import StopRequest
 from io_lib.workdir import atomic, write_atomic
 
 BROKEN = (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError)  # what NumPy raises for a file that is none
@@ -106,6 +110,32 @@ class Shards:
         if made_with != self.made_with:
             raise ConfigError(f"{path} was made with another step, seed or sampler than the files beside it: remove it")
         return True
+
+
+def fill(
+    shards: Shards,
+    count: int,
+    batch: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    unit: str,
+    note: Callable[[np.ndarray, np.ndarray], str],
+) -> bool:
+    """Computes what is missing of rows 0 to count − 1, one file per batch; False if SIGTERM or Ctrl-C stopped it.
+
+    `batch(first)` gives rows first, first + 1, … [B, ...] and the evaluations of each [B]; `unit` is what a row is,
+    `note(rows, evaluations)` what the progress bar says of a batch. What `batch` raises ends the loop; what was
+    computed before is kept.
+    """
+    done = shards.count()
+    with StopRequest() as stop, Progress(count, min(done, count), unit) as progress:
+        while done < count and not stop.requested:
+            start = time.perf_counter()
+            rows, evaluations = batch(done)
+            shards.write(done, rows, evaluations, time.perf_counter() - start)
+            done += len(rows)
+            progress.update(min(done, count), partial(note, rows, evaluations))
+    if done < count:
+        print(f"stopped after {done} of {count} {unit}s: the same command resumes there")
+    return done >= count
 
 
 def mapped(path: str | Path, name: str = "samples") -> np.ndarray:

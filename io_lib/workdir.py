@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from ml_collections import ConfigDict
 
-from configs.names import ConfigError
-from configs.saved import diff, from_json
+from config_lib.names import ConfigError
+from config_lib.saved import diff, from_json
 
 CONFIG = "config.json"
 _SHOWN = 3  # of the differences or files that an error lists
@@ -72,7 +72,7 @@ def claimed(workdir: str | Path, config_json: str) -> Path:
 
 
 @contextlib.contextmanager
-def alone(workdir: str | Path, use: str) -> Iterator[None]:
+def lock(workdir: str | Path, use: str) -> Iterator[None]:
     """No other process does the same in the directory meanwhile: ConfigError, naming it, where one does.
 
     The kernel holds the lock, on the file .USE.lock, and lets go of it when the process ends, however that ends.

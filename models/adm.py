@@ -12,7 +12,7 @@ the way down.
     emb     c_noise ── features ── dense ── act ── dense ── + class, vector ── act ──►
 
 Other than NCSN++ it scales by the noise level as well as it shifts; its attention has heads of `head_features` channels
-and stands in every block of a level. Resampling is by means and nearest neighbours. The last convolutions start nearly
+and stands in every block of a level. Resampling is by means and nearest neighbors. The last convolutions start nearly
 at zero.
 
     ImageNet 64^2, EDM        nf=192, ch_mult=(1, 2, 3, 4), num_res_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1,
@@ -43,7 +43,7 @@ from models.layers import (
     conv3x3,
     dense,
     noise_features,
-    rematerialised,
+    rematerialized,
 )
 from models.resampling import crop_like, fir_downsample, fir_upsample, spatial_axes
 
@@ -140,7 +140,7 @@ class ADM(nn.Module):
         def block(_, h: Array, emb: Array) -> Array:
             return ADMBlock(features, resample, attend, self.head_features, self.dropout)(h, emb, train)
 
-        return rematerialised(self.remat, block)(self, h, emb)
+        return rematerialized(self.remat, block)(self, h, emb)
 
     @nn.nowrap
     def _embed(self, c_noise: Array, cond: object, train: bool) -> Array:

@@ -56,7 +56,7 @@ class ConvUpsample(nn.Module):
     """Twice the size by taps, then a convolution of size 3: [B, *n, C] -> [B, *2n, features].
 
     The filter runs on over the edge of x, and the convolution sees what it leaves there, as in the published transposed
-    convolution. Without taps: nearest neighbours, which are taps (1, 1)."""
+    convolution. Without taps: nearest neighbors, which are taps (1, 1)."""
 
     features: int
     taps: Taps = (1, 1)

@@ -37,7 +37,7 @@ from models.layers import (
     dense,
     noise_features,
     positional_features,
-    rematerialised,
+    rematerialized,
 )
 from models.resampling import spatial_axes
 
@@ -88,10 +88,10 @@ def zero_dense(x: Float[Array, "..."], features: int) -> Float[Array, "..."]:
 def modulated(
     h: Float[Array, "B N D"], shift: Float[Array, "B D"], scale: Float[Array, "B D"]
 ) -> Float[Array, "B N D"]:
-    """Eq. (1) of the normalised h: each token to mean 0 and variance 1; at least float32 inside."""
+    """Eq. (1) of the normalized h: each token to mean 0 and variance 1; at least float32 inside."""
     wide = at_least_float32(h)
-    centred = wide - wide.mean(axis=-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
+    centered = wide - wide.mean(axis=-1, keepdims=True)
+    normed = centered * jax.lax.rsqrt((centered**2).mean(axis=-1, keepdims=True) + 1e-6)
     shift, scale = (each.astype(wide.dtype)[:, None] for each in (shift, scale))
     return (normed * (1 + scale) + shift).astype(h.dtype)
 
@@ -152,7 +152,7 @@ class DiT(nn.Module):
         c = self._embed(c_noise, cond, train)
         h = self._tokens(x.astype(compute_dtype(self.dtype, x)))
         for _ in range(self.depth):
-            h = rematerialised(self.remat, self._block)(self, h, c)
+            h = rematerialized(self.remat, self._block)(self, h, c)
         h = modulated(at_least_float32(h), *jnp.split(zero_dense(nn.swish(c), 2 * self.features), 2, axis=1))
         out = zero_dense(h, self.patch ** (x.ndim - 2) * x.shape[-1])
         return from_patches(out, self.patch, x.shape[1:]).astype(x.dtype)

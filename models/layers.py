@@ -44,7 +44,7 @@ def check_dtype(name: str | None) -> None:
         check_option("dtype", name, DTYPES)
 
 
-def rematerialised(wanted: bool, block: Callable[..., Array]) -> Callable[..., Array]:
+def rematerialized(wanted: bool, block: Callable[..., Array]) -> Callable[..., Array]:
     """block(module, *arrays), which makes its layers in `module`, so that the backward pass computes them again.
 
     Of each block only what enters it is kept (Chen et al. 2016, arXiv 1604.06174): less memory for one more forward
@@ -101,7 +101,7 @@ def conv(
 
 
 def conv3x3(x: Float[Array, "..."], features: int, scale: Number = 1.0) -> Float[Array, "..."]:
-    """A convolution over 3 neighbours along every spatial axis, zeros outside."""
+    """A convolution over 3 neighbors along every spatial axis, zeros outside."""
     return conv(x, features, 3, scale)
 
 

@@ -27,7 +27,7 @@ from models.layers import (
 
 
 class MLP(nn.Module):
-    """F(x, c_noise, cond): x [B, ...] of any event shape, c_noise [B] -> x's shape; zero at initialisation.
+    """F(x, c_noise, cond): x [B, ...] of any event shape, c_noise [B] -> x's shape; zero at initialization.
 
         emb = dense(features(c_noise)) + embed(cond)
         h <- h + dense(swish(dense(swish(h)) + dense(swish(emb))))        num_layers times

@@ -12,8 +12,8 @@ Both are a residual network that goes down few levels, in the lower ones by dila
     NCSNv2    is not told the noise level at all: for the same x it returns the same at every c_noise, and the score is
               that over sigma (technique 3: PredictScore); norms on the way down only; maximum pools
 
-NCSN returns the score itself as its paper has it; behind PredictScore it is sigma times the score. x is centred about 0
-in either, and the output is not divided by sigma: that belongs to the parameterization.
+NCSN returns the score itself as its paper has it; behind PredictScore it is sigma times the score. x is centered about
+0 in either, and the output is not divided by sigma: that belongs to the parameterization.
 
 Published sizes of NCSNv2 (`ncsnv2_levels`): four levels below 96^2, five up to 128^2, six at 256^2.
 """
@@ -35,7 +35,7 @@ from models.layers import (
     check_dtype,
     check_option,
     compute_dtype,
-    rematerialised,
+    rematerialized,
 )
 from models.refinenet import (
     DilatedBlock,
@@ -84,12 +84,12 @@ def _refine_net(module: nn.Module, x: Array, parts: Parts) -> Array:
     for level, (mult, dilation) in enumerate(zip(module.ch_mult, module.dilations, strict=True)):
         for down in (level > 0, False):
             block = partial(_down, module.nf * mult, down, dilation, parts.norm, act)
-            h = rematerialised(module.remat, block)(module, h)
+            h = rematerialized(module.remat, block)(module, h)
         levels.append(h)
     below = []
     for level, mult in zip(reversed(levels), module.refine_mult, strict=True):
         block = partial(_refine, module.nf * mult, level is levels[0], parts, act)
-        below = [rematerialised(module.remat, block)(module, level, *below)]
+        below = [rematerialized(module.remat, block)(module, level, *below)]
     h = at_least_float32(below[0])
     return ncsn_conv(act(parts.norm(h)), x.shape[-1]).astype(x.dtype)
 

@@ -23,8 +23,8 @@ The published networks differ in a few options:
     NCSN++ at 256^2 and more  as NCSN++ with progressive_input="input_skip", progressive="output_skip"
     DDPM (Ho et al. 2020)     block="ddpm", fir_taps=(), skip_rescale=False
 
-Where the taps are (), there is no filter: nearest neighbours, means, plain convolutions. c_noise is used as given (log
-sigma for NCSN++, 999 t for DDPM++), x is centred about 0, and the output is not divided by sigma: all that belongs to
+Where the taps are (), there is no filter: nearest neighbors, means, plain convolutions. c_noise is used as given (log
+sigma for NCSN++, 999 t for DDPM++), x is centered about 0, and the output is not divided by sigma: all that belongs to
 the parameterization.
 """
 
@@ -52,7 +52,7 @@ from models.layers import (
     dense,
     noise_features,
     over_sqrt2,
-    rematerialised,
+    rematerialized,
 )
 from models.resampling import crop_like, fir_downsample, fir_upsample
 
@@ -150,7 +150,7 @@ class NCSNpp(nn.Module):
         def block(_, x: Array, emb: Array | None) -> Array:
             return ResidualBlock(features, resample, self.fir_taps, *options)(x, emb, train)
 
-        return rematerialised(self.remat, block)(self, x, emb)
+        return rematerialized(self.remat, block)(self, x, emb)
 
     @nn.nowrap
     def _resampled(self, x: Array, block: Block, resample: str) -> Array:
@@ -170,7 +170,7 @@ class NCSNpp(nn.Module):
         def block(_, h: Array) -> Array:
             return AttentionBlock(self.skip_rescale, self.init_scale, self.min_group)(h)
 
-        return rematerialised(self.remat, block)(self, h)
+        return rematerialized(self.remat, block)(self, h)
 
     @nn.nowrap
     def _level_attention(self, h: Array, level: int) -> Array:

@@ -11,11 +11,11 @@ A residual network goes down the levels; from the lowest up, a refine block join
     CRP    x ← act x, p ← x; then twice:  p ← conv(pool p),  x ← x + p                 chained residual pooling
     MSF    multi-resolution fusion
 
-    block  x ── norm, act, conv ── norm, act, conv ── + ──►       the halving one takes the mean of 2 neighbours after
+    block  x ── norm, act, conv ── norm, act, conv ── + ──►       the halving one takes the mean of 2 neighbors after
            └────────────── conv, if need be ─────────┘            its last convolutions; a dilated one keeps the size
 
 In NCSN a norm stands also before each activation of an RCU, and before each convolution of CRP and MSF, and the pool is
-a mean; in NCSNv2 it is a maximum. A norm is instance normalisation plus, for which μ, s² are the mean and variance of a
+a mean; in NCSNv2 it is a maximum. A norm is instance normalization plus, for which μ, s² are the mean and variance of a
 channel of an image over the positions, and m, v² those of μ over the channels:
 
     α, β, γ of a channel, or, in NCSN, of a channel and a noise level:    γ ((x − μ)/s + α (μ − m)/v) + β          (1)
@@ -77,8 +77,8 @@ class InstanceNormPlus(nn.Module):
         wide = at_least_float32(x)
         alpha, gamma, beta = (gain.astype(wide.dtype) for gain in self._gains(x.shape[-1], level, emb))
         mean = wide.mean(axis=tuple(spatial_axes(x)))
-        across = _standardised(mean, (1,), int(self.unbiased))
-        within = _standardised(wide, tuple(spatial_axes(x)))
+        across = _standardized(mean, (1,), int(self.unbiased))
+        within = _standardized(wide, tuple(spatial_axes(x)))
         return (_at(gamma, x) * (within + _at(alpha * across, x)) + _at(beta, x)).astype(x.dtype)
 
     @nn.nowrap
@@ -95,10 +95,10 @@ class InstanceNormPlus(nn.Module):
         return gains
 
 
-def _standardised(x: Array, axes: tuple[int, ...], ddof: int = 0) -> Array:
-    centred = x - x.mean(axis=axes, keepdims=True)
+def _standardized(x: Array, axes: tuple[int, ...], ddof: int = 0) -> Array:
+    centered = x - x.mean(axis=axes, keepdims=True)
     count = math.prod(x.shape[axis] for axis in axes) - ddof
-    return centred * jax.lax.rsqrt((centred**2).sum(axis=axes, keepdims=True) / max(count, 1) + 1e-5)
+    return centered * jax.lax.rsqrt((centered**2).sum(axis=axes, keepdims=True) / max(count, 1) + 1e-5)
 
 
 def _at(gain: Array, x: Array) -> Array:
@@ -107,7 +107,7 @@ def _at(gain: Array, x: Array) -> Array:
 
 
 class ConvMeanPool(nn.Module):
-    """A convolution, then the mean of two neighbours along every spatial axis: [B, *n, C] -> [B, *ceil(n/2), F]."""
+    """A convolution, then the mean of two neighbors along every spatial axis: [B, *n, C] -> [B, *ceil(n/2), F]."""
 
     features: int
     size: int = 3
@@ -154,17 +154,17 @@ class RCUBlock(nn.Module):
 
 
 def mean_of_5(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The mean of 5 neighbours along every spatial axis, zeros outside."""
+    """The mean of 5 neighbors along every spatial axis, zeros outside."""
     return fir_filter(x, (1,) * 5, 2, 2)
 
 
 def max_of_5(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The largest of 5 neighbours along every spatial axis."""
+    """The largest of 5 neighbors along every spatial axis."""
     return nn.max_pool(x, (5,) * (x.ndim - 2), padding="SAME")
 
 
 class CRPBlock(nn.Module):
-    """Chained residual pooling over 5 neighbours along every spatial axis."""
+    """Chained residual pooling over 5 neighbors along every spatial axis."""
 
     features: int
 
@@ -206,7 +206,7 @@ class RefineBlock(nn.Module):
 
 
 def resized(x: Float[Array, "..."], size: tuple[int, ...], method: str = "linear") -> Float[Array, "..."]:
-    """Larger by interpolation, "linear" or "nearest", between the centres of the pixels; or "corners", linear with the
+    """Larger by interpolation, "linear" or "nearest", between the centers of the pixels; or "corners", linear with the
     first and last positions of both at the same places. [B, *n, C] -> [B, *size, C]."""
     if x.shape[1:-1] == tuple(size):
         return x

@@ -10,7 +10,7 @@ It follows a response k of length L along every spatial axis (Karras et al. 2020
            └─── x1 x3 x5 … ── Σ k · shifted ── ┘                  └─── Σ k[odd] · shifted ─── y1 y3 y5 … ─┴─► y
 
 where x is zero outside its range, and u is x with a zero after every element. So k = (1, 1) is the mean of
-two neighbours in (1) and nearest-neighbour upsampling in (2). Both are sums of shifted slices, one phase of the
+two neighbors in (1) and nearest-neighbor upsampling in (2). Both are sums of shifted slices, one phase of the
 output or input at a time, which is 4 to 30 times faster than a convolution on a GPU, and more on a CPU.
 """
 

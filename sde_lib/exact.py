@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import Leaf, Node
+from sde_lib.node import Leaf, PyTreeNode
 from sde_lib.noise import normal_like
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import GaussianSDE, Time, expand
 
 
-class GaussianMixture(Node):
+class GaussianMixture(PyTreeNode):
     """Σ_k w_k N(μ_k, diag s_k²): means and stds [K, *event], weights [K] that sum to 1; arrays, or nested tuples."""
 
     means: Leaf

@@ -8,7 +8,7 @@ Bayes' rule at time t reads ∇log p_t(x | c) = ∇log p_t(x) + ∇log p_t(c | x
 (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; Song et al. 2021, arXiv:2011.13456, eq. 14; Ho & Salimans 2022,
 arXiv:2207.12598, eq. 6, whose w is one less). w = 0 is the unconditional score and w = 1 the conditional one, of which
 samples are samples of p(x | c). Any other w gives at each t the score of p_t(x)^{1−w} p_t(x | c)^w, up to a constant,
-and these densities are not one diffused: samples are drawn towards c as w grows, but what they are samples of depends
+and these densities are not one diffused: samples are drawn toward c as w grows, but what they are samples of depends
 on the solver too (Bradley & Nakkiran 2024, arXiv:2408.09000).
 """
 

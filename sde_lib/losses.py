@@ -4,22 +4,24 @@
     ∇log p(x_t | x_0) = −ε/σ                                                                        (2)
 
 (Vincent 2011; Song et al. 2021, eq. 7), where R reduces over a sample's coordinates: half their sum, as in the papers,
-or their mean. The minimiser is the marginal score ∇log p_t for every weight w > 0; for normal data of variance s²
+or their mean. The minimizer is the marginal score ∇log p_t for every weight w > 0; for normal data of variance s²
 a coordinate and R = ½Σ over d coordinates, the minimum itself is
 
     ½ d E_t [w(t) α² s² / (σ² (α² s² + σ²))].                                                         (3)
 
-A weight and a law of t are each one function; the classes here have parameters that a config can name.
+Times and keys are arguments: the training step draws both (`sde_lib.training.objective`), so the loss at one t is a
+plain call. A weight and a distribution of t are each one function; the classes here have parameters that a config can
+name.
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import Node, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, static
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import SDE, Coefficient, GaussianSDE, Time, expand
@@ -33,31 +35,40 @@ class Weight(Protocol):
 
 
 @runtime_checkable
-class TimeLaw(Protocol):
+class TimeDistribution(Protocol):
     """(key, sde, n) → n times in [t_min, t_max]."""
 
     def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]: ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """(keys [B], score_fn, sde, x0 [B, ...], t [B]) → one value per sample [B]; row i by row i of all of them alone."""
+
+    def __call__(
+        self, keys: Key[Array, " B"], score_fn: ScoreFn, sde: Any, x0: Float[Array, "B ..."], t: Float[Array, " B"]
+    ) -> Float[Array, " B"]: ...
 
 
 KERNEL = ("alpha", "sigma")
 """What an SDE must have for a loss that uses p(x_t | x_0)."""
 
 
-class SigmaSquared(Node):
+class SigmaSquared(PyTreeNode):
     """w = σ²: every noise level counts alike for the noise prediction (Song et al. 2021, section 3.3)."""
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
         return sde.sigma(t) ** 2
 
 
-class LikelihoodWeight(Node):
+class LikelihoodWeight(PyTreeNode):
     """w = g²: half the sum in (1) bounds −log p(x_0) up to a constant (Song et al. 2021b, arXiv:2101.09258, eq. 8)."""
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
         return sde.diffusion(t) ** 2
 
 
-class KarrasWeight(Node):
+class EDMWeight(PyTreeNode):
     """w = 1/c_out² = σ² (α² σ_d² + σ²)/(α σ_d)²: the network's own error, under the Karras parameterization.
 
     Karras et al. 2022, table 1, λ(σ) = (σ² + σ_d²)/(σ σ_d)² on the denoiser, carried over to the score.
@@ -70,7 +81,7 @@ class KarrasWeight(Node):
         return sigma**2 * (1 + (sigma / signal) ** 2)
 
 
-class UniformTime(Node):
+class UniformTime(PyTreeNode):
     """t uniform on [t_min, t_max], each sample by itself (Song et al. 2021, eq. 7)."""
 
     def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]:
@@ -78,7 +89,7 @@ class UniformTime(Node):
         return sde.t_min + (sde.t_max - sde.t_min) * u
 
 
-class StratifiedTime(Node):
+class StratifiedTime(PyTreeNode):
     """t uniform on [t_min, t_max], one in each of n equal strata: t_i ∝ (u + i/n) mod 1 with one u for the batch.
 
     Each t is uniform by itself; together they cover the interval evenly, which lowers the variance of the loss
@@ -90,7 +101,7 @@ class StratifiedTime(Node):
         return sde.t_min + (sde.t_max - sde.t_min) * u
 
 
-class PowerTime(Node):
+class PowerTime(PyTreeNode):
     """t = (t_min^{1/p} + u (t_max^{1/p} − t_min^{1/p}))^p with u as in StratifiedTime: dense at the data for p > 1."""
 
     power: Scalar = 3.0
@@ -101,7 +112,7 @@ class PowerTime(Node):
         return jnp.clip((first + u * (last - first)) ** self.power, sde.t_min, sde.t_max)
 
 
-class LogNormalTime(Node):
+class LogNormalTime(PyTreeNode):
     """log(σ/α) normal with the given mean and standard deviation, cut to the process's range, then t by inversion.
 
     Karras et al. 2022, table 1: P_mean = −1.2, P_std = 1.2, stratified as in StratifiedTime.
@@ -116,7 +127,7 @@ class LogNormalTime(Node):
         return sde.time_of_log_snr(-2 * log_noise_level)
 
 
-class GridTime(Node):
+class GridTime(PyTreeNode):
     """t uniform on num_steps equidistant times from t_min to t_max: the discrete-time objectives of DDPM and NCSN, on
     `discrete_vp` and `discrete_ve` with as many steps (Ho et al. 2020, algorithm 1; Song & Ermon 2019, eq. 6)."""
 
@@ -128,7 +139,7 @@ class GridTime(Node):
         return jnp.linspace(sde.t_min, sde.t_max, self.num_steps)[k]
 
 
-def dequantise(keys: Key[Array, " B"], x: Float[Array, "B ..."], bin_width) -> Float[Array, "B ..."]:
+def dequantize(keys: Key[Array, " B"], x: Float[Array, "B ..."], bin_width) -> Float[Array, "B ..."]:
     """x + Δ u with u uniform on [−½, ½]: a point of each value's bin. The width Δ is a number, or one a coordinate."""
     width = jnp.asarray(bin_width, x.dtype)
     draw = lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -0.5, 0.5)  # noqa: E731
@@ -146,28 +157,21 @@ def mean(squares: Float[Array, "B ..."]) -> Float[Array, " B"]:
 
 
 def dsm_loss(
-    key: Key[Array, ""],
+    keys: Key[Array, " B"],
     score_fn: ScoreFn,
     sde: GaussianSDE,
     x0: Float[Array, "B ..."],
+    t: Float[Array, " B"],
     *,
     weight: Weight = SigmaSquared(),
-    sample_time: TimeLaw = StratifiedTime(),
     reduce: Callable[[Float[Array, "B ..."]], Float[Array, " B"]] = half_sum,
-    bin_width: float = 0.0,
 ) -> Float[Array, " B"]:
-    """Denoising score matching (1), one value a sample.
+    """Denoising score matching (1) at the times t, one value per sample; the noise of sample i comes from keys[i].
 
-    Discrete data have no density. Where the likelihood of one is wanted, `bin_width`, the distance between their
-    neighbouring values in model space, spreads them evenly over their bins (`dequantise`).
-    The noise of sample i depends on (key, i) alone. The error is formed as σ s + ε and weighted by w/σ², which keeps
-    float32 accurate at small σ, where the two scores of (1) are large and alike.
+    The error is formed as σ s + ε and weighted by w/σ², which keeps float32 accurate at small σ, where the two scores
+    of (1) are large and alike.
     """
-    time_key, noise_key = jax.random.split(key)
-    if bin_width:
-        x0 = dequantise(sample_keys(jax.random.fold_in(key, 2), jnp.arange(x0.shape[0])), x0, bin_width)
-    t = sample_time(time_key, sde, x0.shape[0])
-    x, eps = sde.perturb(sample_keys(noise_key, jnp.arange(x0.shape[0])), x0, t)
+    x, eps = sde.perturb(keys, x0, t)
     error = expand(sde.sigma(t), x) * score_fn(x, t) + eps
     return reduce(expand(weight(sde, t) / sde.sigma(t) ** 2, x) * error**2)
 

@@ -14,13 +14,13 @@ Leaf = Any
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-class Node:
+class PyTreeNode:
     """A frozen dataclass and pytree, built by keywords alone.
 
     Fields are leaves: they may be traced, differentiated and changed without a recompilation. A field that decides
     a shape or a program (a number of steps, a function) is declared with `static`.
 
-    >>> class Point(Node):
+    >>> class Point(PyTreeNode):
     ...     x: Scalar = 0.0
     ...     name: str = static("a")
     >>> Point(x=1.0)
@@ -45,8 +45,9 @@ class Node:
         return f"{type(self).__qualname__}({fields})"
 
 
-def static(default):
-    """A field that is part of the program and not of its data: a change of it recompiles."""
+def static(default=dataclasses.MISSING):
+    """A field that is part of the program and not of its data: a change of it recompiles. Without a default it must be
+    given."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
@@ -72,3 +73,7 @@ def _register(cls: type) -> None:
         return cls(**values)
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+
+
+Node = PyTreeNode
+"""The name of version 0.1."""

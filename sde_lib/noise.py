@@ -1,7 +1,7 @@
 """Randomness: every sample owns its key.
 
 Keys travel as an array [B], one a sample, and noise is drawn sample by sample. So what sample i sees depends on the
-seed and on i alone: not on the batch size, on its neighbours, or on how many devices share the batch.
+seed and on i alone: not on the batch size, on its neighbors, or on how many devices share the batch.
 """
 
 import jax

@@ -21,8 +21,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sde_lib.node import Node, Scalar
-from sde_lib.quadrature import gathered_noise
+from sde_lib.node import PyTreeNode, Scalar
 from sde_lib.sde import SDE, Coefficient, GaussianSDE, Time, expand, per_time
 
 ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
@@ -47,7 +46,7 @@ class NoiseLabel(Protocol):
     def __call__(self, sde: SDE, t: Time) -> Coefficient: ...
 
 
-class ScaledTime(Node):
+class ScaledTime(PyTreeNode):
     """c_noise = scale · t + offset. The published VP networks were trained with scale 999 (Song et al. 2021, their
     code); DDPM's label k − 1 at t_k = k/N is N t − 1, NCSN's, which counts from the noise, (N − 1) (1 − t)."""
 
@@ -58,7 +57,7 @@ class ScaledTime(Node):
         return self.scale * jnp.asarray(t) + self.offset
 
 
-class LogSigma(Node):
+class LogSigma(PyTreeNode):
     """c_noise = scale · log(σ/(α unit)), the logarithm of the noise level seen by x/α.
 
     Scale 1 for the published VE networks, ¼ for Karras et al. (2022, table 1). With data in [−1, 1], unit 2 gives
@@ -72,16 +71,7 @@ class LogSigma(Node):
         return self.scale * (-0.5 * per_time(sde.log_snr(t), t) - jnp.log(self.unit))
 
 
-class LogPathNoise(Node):
-    """c_noise = scale · log √(∫₀ᵗ g²): LogSigma's counterpart for processes without a kernel."""
-
-    scale: Scalar = 1.0
-
-    def __call__(self, sde: SDE, t: Time) -> Coefficient:
-        return self.scale * jnp.log(per_time(gathered_noise(sde, t), t))
-
-
-class Parameterization(Node, abc.ABC):
+class Parameterization(PyTreeNode, abc.ABC):
     """(sde, t) → the coefficients of (1). All but `PredictPathScore` need a GaussianSDE."""
 
     @abc.abstractmethod
@@ -136,22 +126,7 @@ class PredictV(Parameterization):
         return Coefficients(-1 / total, -alpha / (sigma * total), 1.0, self.c_noise(sde, t))
 
 
-class PredictPathScore(Parameterization):
-    """score = 2 f(x, t)/g² + F/√(∫₀ᵗ g²), for processes without a kernel.
-
-    The first term is the score of the stationary density where f is a gradient (p ∝ exp(2 ∫f/g²)), so that F → 0 as the
-    process settles. Everywhere else it is a stable start: by it alone the reverse drift is −f, and a sample in the
-    tails, where the network has seen nothing, is drawn back as strongly as in the forward process. Where σ is not known
-    the noise that came in by t stands for it, which is right while t is small and the score is large.
-    """
-
-    c_noise: NoiseLabel = LogPathNoise()
-
-    def __call__(self, sde: SDE, t: Time) -> Coefficients:
-        return Coefficients(0.0, 1 / gathered_noise(sde, t), 1.0, self.c_noise(sde, t), 2 / sde.diffusion(t) ** 2)
-
-
-class Karras(Parameterization):
+class EDMPreconditioning(Parameterization):
     """Unit variance into and out of the network, for data of standard deviation sigma_data.
 
         c_skip = −1/T,   c_out = α σ_d/(σ √T),   c_in = 1/√T,   T = α² σ_d² + σ²

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from sde_lib.node import Node, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, static
 from sde_lib.noise import fold
 from sde_lib.parameterization import ScoreFn, x0_hat
 from sde_lib.sde import SDE, GaussianSDE, per_time
@@ -26,7 +26,7 @@ Times = Float[Array, " N"]
 Start = Float[Array, "..."] | Float[np.ndarray, "..."] | None
 
 
-class Grid(Node, abc.ABC):
+class Grid(PyTreeNode, abc.ABC):
     """(sde, num_steps) → num_steps + 1 times, from t_max down to the later of t_end and t_min.
 
     `requires` names what an SDE must have beyond its two ends.
@@ -50,7 +50,7 @@ class UniformGrid(Grid):
 
 
 class PowerGrid(Grid):
-    """t_k = (t_max^{1/p} + k/N (t_N^{1/p} − t_max^{1/p}))^p: steps shrink towards the data; quadratic for p = 2."""
+    """t_k = (t_max^{1/p} + k/N (t_N^{1/p} − t_max^{1/p}))^p: steps shrink toward the data; quadratic for p = 2."""
 
     power: Scalar = 2.0
 
@@ -71,7 +71,7 @@ class LogSNRGrid(Grid):
         return with_ends(times, sde.t_max, self.end(sde))
 
 
-class KarrasGrid(Grid):
+class EDMGrid(Grid):
     """Noise levels σ/α at (a^{1/ρ} + k/N (b^{1/ρ} − a^{1/ρ}))^ρ from the largest a to the smallest b.
 
     Karras et al. 2022, eq. 5, for any α and σ.
@@ -204,7 +204,7 @@ def prior_draw(keys: Key[Array, " B"], sde: SDE, shape: tuple[int, ...], x_T=Non
     return jnp.asarray(x_T)
 
 
-class Sampler(Node):
+class Sampler(PyTreeNode):
     """A solver, a grid, a number of steps and an end, put together: what a config names.
 
     Sample i is a function of keys[i]: its prior draw and its noise are two streams folded out of that key.
@@ -221,7 +221,7 @@ class Sampler(Node):
 
     @property
     def coupled(self) -> bool:
-        """Whether a sample also depends on its neighbours in the batch: with Langevin's batch norm."""
+        """Whether a sample also depends on its neighbors in the batch: with Langevin's batch norm."""
         return getattr(self.solver, "coupled", False)
 
     @property

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from sde_lib.bits import Elbo, bits_per_dim, elbo
-from sde_lib.dequantisation import Dequantiser
-from sde_lib.divergence import Exact
 from sde_lib.guidance import classifier_free
-from sde_lib.likelihood import Likelihood, LogProb
-from sde_lib.node import Node, Scalar, static
+from sde_lib.likelihood.bits import Elbo, bits_per_dim, elbo
+from sde_lib.likelihood.dequantization import Dequantizer
+from sde_lib.likelihood.divergence import Exact
+from sde_lib.likelihood.flow import Likelihood, LogProb
+from sde_lib.node import PyTreeNode, Scalar, static
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
 from sde_lib.sampling import Sampler, Start
@@ -27,7 +27,7 @@ Data = np.ndarray | Array
 """Data [B, *shape] in their own units."""
 
 
-class ScoreModel(Node):
+class ScoreModel(PyTreeNode):
     """A score network with its parameters, for events of one shape.
 
     `network` is a Network (params, x, c_noise); `sampler` a Sampler, AdaptiveSDE or ProbabilityFlowODE; `transform`
@@ -43,7 +43,7 @@ class ScoreModel(Node):
     sde: SDE
     parameterization: Parameterization
     params: Any
-    sampler: Node = Sampler()
+    sampler: PyTreeNode = Sampler()
     likelihood: Likelihood = Likelihood()
     guidance: Scalar | None = None
     network: Any = static(None)
@@ -97,12 +97,12 @@ class ScoreModel(Node):
         step: float | None = None,
         cond: Any = None,
         first: int = 0,
-        dequantiser: Dequantiser | None = None,
+        dequantizer: Dequantizer | None = None,
     ) -> Float[Array, " B"]:
-        """Bits per dimension of discrete data x [B, *shape], by dequantisation with this many samples (`sde_lib.bits`),
-        uniform or by a trained `dequantiser`, which is in model space.
+        """Bits per dimension of discrete data x [B, *shape], by dequantization with this many samples (`sde_lib.bits`),
+        uniform or by a trained `dequantizer`, which is in model space.
 
-        `step` is the distance between neighbouring values in the units of the data: 1 for data of an integer type, and
+        `step` is the distance between neighboring values in the units of the data: 1 for data of an integer type, and
         to be given for others. ValueError without it, and for several samples of a likelihood that is estimated by
         probes: their noise, averaged as exp(noise), would make the data look more likely than they are. `first` is the
         number of x's first row in the stream of `key`, for a data set that comes in parts.
@@ -112,7 +112,7 @@ class ScoreModel(Node):
                 f"{samples} samples for bits per dimension need an exact divergence: Likelihood(divergence=Exact())"
             )
         width = self.bin_width(x, step)
-        return _bits(self, self._keys(key, x, first), self.to_model(x), width, cond, dequantiser, samples)
+        return _bits(self, self._keys(key, x, first), self.to_model(x), width, cond, dequantizer, samples)
 
     def elbo(
         self,
@@ -136,7 +136,7 @@ class ScoreModel(Node):
         return found if levels is not None else found._replace(value=found.value + self._log_volume())
 
     def bin_width(self, x: Data, step: float | None = None) -> np.ndarray:
-        """The distance between neighbouring values of x in model space, for each coordinate. ValueError if unknown."""
+        """The distance between neighboring values of x in model space, for each coordinate. ValueError if unknown."""
         if step is None and not np.issubdtype(np.asarray(x).dtype, np.integer):
             raise ValueError(
                 f"bits per dimension are of discrete data: expected an integer type, got {np.asarray(x).dtype}. For "
@@ -197,12 +197,12 @@ def _decode(model: ScoreModel, z: Float[Array, "B ..."], temperature, cond: Any)
 
 @partial(jax.jit, static_argnames="samples")
 def _bits(
-    model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], width, cond: Any, dequantiser, samples: int
+    model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], width, cond: Any, dequantizer, samples: int
 ):
     def log_prob(keys, x):
         return model.likelihood.log_prob(keys, model.sde, model.score, x, cond).value
 
-    return bits_per_dim(keys, log_prob, x, bin_width=width, samples=samples, dequantiser=dequantiser)
+    return bits_per_dim(keys, log_prob, x, bin_width=width, samples=samples, dequantizer=dequantizer)
 
 
 @partial(jax.jit, static_argnames="num_times")

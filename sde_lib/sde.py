@@ -27,7 +27,7 @@ Time t is a scalar or one value a sample, [B]. A coefficient has t's shape, or, 
 many axes as x with the batch first. `expand` is the one place where a coefficient meets x, and `per_time` the one
 where a coefficient of many coordinates becomes one number a time.
 
-Towards an end of time α or σ may vanish: σ at the data, α at the noise of a straight line or a cosine. There the score
+Toward an end of time α or σ may vanish: σ at the data, α at the noise of a straight line or a cosine. There the score
 −ε/σ, the rate d log α/dt and λ are infinite, and only there: so a process is used on [t_min, t_max] alone, and its ends
 are set where the noise that is left in the data (σ/α at t_min), or the data that are left in the noise (α/σ at t_max),
 no longer matter. On that interval every function here is finite, in float32.
@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import Node, Scalar
+from sde_lib.node import PyTreeNode, Scalar
 from sde_lib.noise import normal, normal_like
 
 Time = float | Float[Array, "..."]
@@ -81,7 +81,7 @@ def time_derivative(function, t: Time) -> tuple[Array, Array]:
     return jax.jvp(function, (t,), (jnp.ones_like(t),))
 
 
-class SDE(Node, abc.ABC):
+class SDE(PyTreeNode, abc.ABC):
     """dx = f(x, t) dt + g(t) dw (1), with t in [t_min, t_max]: t_min > 0 is where training and sampling stop short
     of the data, since the score may be infinite at t = 0."""
 
@@ -104,7 +104,7 @@ class SDE(Node, abc.ABC):
     def prior_logp(self, x: Float[Array, "B ..."]) -> Float[Array, " B"]:
         """log density of the prior, in nats."""
 
-    def contraction(self, t: Time, s: Time) -> Coefficient:
+    def alpha_ts(self, t: Time, s: Time) -> Coefficient:
         """The factor α_ts by which the drift shrinks the mean from s to t; 1 where it is not known."""
         return 1.0
 
@@ -198,9 +198,9 @@ class GaussianSDE(SDE):
     def transition(self, t: Time, s: Time) -> Transition:
         """α_ts, σ_ts of p(x_t | x_s) for s ≤ t (7); σ_ts is 0 for s = t."""
         shrink = jnp.minimum(self.log_snr(t) - self.log_snr(s), 0.0)
-        return Transition(self.contraction(t, s), self.sigma(t) * jnp.sqrt(-jnp.expm1(shrink)))
+        return Transition(self.alpha_ts(t, s), self.sigma(t) * jnp.sqrt(-jnp.expm1(shrink)))
 
-    def contraction(self, t: Time, s: Time) -> Coefficient:
+    def alpha_ts(self, t: Time, s: Time) -> Coefficient:
         return self.alpha(t) / self.alpha(s)
 
     def prior_std(self) -> Coefficient:

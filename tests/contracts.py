@@ -12,19 +12,19 @@ from sde_lib import (
     VE,
     VP,
     AdaptiveSDE,
-    CoefficientSDE,
     CosineVP,
     DiagonalVP,
+    EDMGrid,
+    EDMPreconditioning,
+    EDMWeight,
     GaussianSDE,
-    Karras,
-    KarrasGrid,
-    KarrasWeight,
     LearnedLogSNR,
     LikelihoodWeight,
+    LinearSDE,
     LogNormalTime,
     LogSNRGrid,
+    NonlinearSDE,
     OrnsteinUhlenbeck,
-    PathSDE,
     PlainScore,
     PowerGrid,
     PredictNoise,
@@ -32,9 +32,9 @@ from sde_lib import (
     PredictV,
     PredictX0,
     ProbabilityFlowODE,
+    RectifiedFlow,
     Sampler,
     SigmaSquared,
-    StraightLine,
     StratifiedTime,
     SubVP,
     TabulatedLogSNR,
@@ -76,7 +76,7 @@ class Cosine(GaussianSDE):
         return jnp.sin(0.5 * jnp.pi * t)
 
 
-class Coefficients(CoefficientSDE):
+class Coefficients(LinearSDE):
     """A user's process known by its coefficients: the cosine's, f = −(π/2) tan(πt/2) and g² = π tan(πt/2)."""
 
     t_max: float = 0.99
@@ -88,7 +88,7 @@ class Coefficients(CoefficientSDE):
         return jnp.sqrt(jnp.pi * jnp.tan(0.5 * jnp.pi * t))
 
 
-class DoubleWell(PathSDE):
+class DoubleWell(NonlinearSDE):
     """A user's process with a non-linear drift, which has no kernel."""
 
     def drift(self, x, t):
@@ -107,7 +107,7 @@ SDES = {
     "coefficients": Coefficients(),
     "cosine_vp": CosineVP(),
     "edm": EDM(),
-    "straight_line": StraightLine(),
+    "straight_line": RectifiedFlow(),
     "ornstein_uhlenbeck": OrnsteinUhlenbeck(rate=0.9, noise=1.3),
     "tabulated": TabulatedLogSNR(
         knots=np.linspace(0.0, 1.0, 9), values=np.asarray([13.0, 7.5, 4.6, 2.4, 0.4, -1.7, -4.3, -7.3, -10.5])
@@ -150,14 +150,14 @@ PARAMETERIZATIONS = {
     "plain score": PlainScore(),
     "x0": PredictX0(),
     "v": PredictV(),
-    "karras": Karras(sigma_data=1.3),
+    "karras": EDMPreconditioning(sigma_data=1.3),
 }
 
-WEIGHTS = {"sigma2": SigmaSquared(), "likelihood": LikelihoodWeight(), "karras": KarrasWeight(sigma_data=0.7)}
+WEIGHTS = {"sigma2": SigmaSquared(), "likelihood": LikelihoodWeight(), "karras": EDMWeight(sigma_data=0.7)}
 
 TIME_LAWS = {"uniform": UniformTime(), "stratified": StratifiedTime(), "lognormal": LogNormalTime(mean=-0.5, std=1.0)}
 
-GRIDS = {"uniform": UniformGrid(), "power": PowerGrid(), "log_snr": LogSNRGrid(), "karras": KarrasGrid()}
+GRIDS = {"uniform": UniformGrid(), "power": PowerGrid(), "log_snr": LogSNRGrid(), "karras": EDMGrid()}
 
 # name: (solver, its order: of the end point for the deterministic ones, of the end's variance for the others)
 STEPPERS = {

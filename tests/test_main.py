@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.spec import to_json
+from config_lib.spec import to_json
 from io_lib import workdir
 from io_lib.metrics import read_metrics
 from tests.environment import SMALL_PROGRAMS
@@ -75,7 +75,7 @@ LONG = {"num_steps": 1000, "log_every": 7, "checkpoint_every": 100, "eval_every"
 
 @pytest.mark.slow  # in `make test` it is tests/crash that kills
 def test_kill_and_resume_is_exact(tmp_path):
-    """1,000 steps = some, kill −9, the rest: parameters, EMA, optimiser and metrics, bit for bit."""
+    """1,000 steps = some, kill −9, the rest: parameters, EMA, optimizer and metrics, bit for bit."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = [f"--config.training.{key}={value}" for key, value in LONG.items()]
     assert main(CONFIG, f"--workdir={whole}", *flags).returncode == 0

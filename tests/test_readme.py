@@ -77,8 +77,8 @@ COMMANDS = README + (ROOT / "docs" / "evaluation.md").read_text()
 
 @pytest.mark.parametrize("line", re.findall(r"^python main.py (.*?)(?:\s+#.*)?$", COMMANDS, flags=re.MULTILINE))
 def test_every_command_has_flags_that_exist(line):
-    """What is run in full elsewhere is at least spelt right here."""
-    from configs.command_line import apply_overrides, load_config
+    """What is run in full elsewhere is at least spelled right here."""
+    from config_lib.command_line import apply_overrides, load_config
 
     flags = dict(part.lstrip("-").partition("=")[::2] for part in line.split())
     config = load_config(str(ROOT / flags.pop("config", "configs/digits.py")))

@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 
 import run_lib
-import run_parts
-from configs.spec import ConfigError, spec
+from config_lib.spec import ConfigError, spec
 from data_lib import Batches, Identity, from_arrays
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
 from models import NCSNpp
-from run_parts import digest
-from sde_lib import VE, Karras, Sampler, adam
+from run_modes.experiment import make_experiment
+from run_modes.state import TRAIN, digest, key_for, restore_state
+from sde_lib import VE, EDMPreconditioning, Sampler, adam
 from sde_lib.solvers import EulerMaruyama, PredictorCorrector
-from sde_lib.training import times_of
+from sde_lib.training.objective import draws
 from tests.contracts import DoubleWell
 from tests.crash.workload import get_config as points_config
 from tests.tiny_config import get_config
@@ -32,9 +32,9 @@ def usual_promotion():
 
 def final_state(directory, config):
     """Every array of the newest checkpoint, by name."""
-    parts, layout = run_lib.build_parts(config), run_lib.make_layout(jax.devices()[:1])
+    experiment = make_experiment(config, jax.devices()[:1])
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        state = run_lib.restored(config, parts, layout, checkpoints)
+        state = restore_state(experiment, checkpoints)
     state = state.replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
@@ -135,7 +135,7 @@ def test_several_steps_a_call_need_no_divisibility(tmp_path):
 
 
 def test_each_stream_follows_the_seed(tmp_path):
-    """Two runs of one seed agree bit for bit; another seed changes initialisation, data order and noise."""
+    """Two runs of one seed agree bit for bit; another seed changes initialization, data order and noise."""
     config = get_config()
     config.training.update(num_steps=3, log_every=1, eval_every=0, sample_every=0)
     for name, seed in (("a", 42), ("b", 42), ("c", 43)):
@@ -162,14 +162,13 @@ def test_what_is_not_finite_is_told_or_left_out(tmp_path):
     """One example overflows: step, window and t are those of the first batch with it; or such batches are counted."""
     x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
     x[80] = 1e30
-    data, config = from_arrays(x, heldout=30), points_config()
+    data, config = from_arrays(x, test=30), points_config()
     config.training.update(num_steps=30, log_every=5, eval_every=0, checkpoint_every=5)
     batches = Batches(data.train, Identity(), 16, config.seed)
     hit = [step for step in range(30) if np.any(batches.batch(step)["x"] > 1e20)]
     assert len(hit) == 2 and hit[0] >= 5
-    key = jax.random.fold_in(run_parts.stream(config, run_parts.TRAIN), hit[0])
-    parts = run_parts.build_parts(config)
-    t = times_of(parts.loss, jax.random.split(key)[0], parts.sde, 16)
+    key = jax.random.fold_in(key_for(config, TRAIN), hit[0])
+    _, t, _ = draws(make_experiment(config).objective, key, 16)
     t = float(t[np.argmax(batches.batch(hit[0])["x"][:, 0] > 1e20)])
     first, good = hit[0] // 5 * 5 + 1, hit[0] // 5 * 5
     message = (f"loss is not finite at step {hit[0] + 1}, of 1 examples at t from {t:.4g} to {t:.4g}, in the window of "
@@ -190,7 +189,7 @@ def test_own_arrays_of_any_shape(tmp_path):
     x = np.sin(2 * np.pi * t[None, :, None] + phases)
     config = get_config()
     config.shape, config.transform = (32, 1), spec(Identity)
-    config.sde, config.parameterization = spec(VE, sigma_max=20.0), spec(Karras, sigma_data=0.7)
+    config.sde, config.parameterization = spec(VE, sigma_max=20.0), spec(EDMPreconditioning, sigma_data=0.7)
     del config.eval["report"], config.eval["features"]
     run_lib.train(config, tmp_path / "run", from_arrays(x), devices=jax.devices()[:1])
     samples = run_lib.sample(tmp_path / "run", 5)
@@ -221,4 +220,4 @@ def test_a_process_without_a_kernel_needs_another_loss():
     config.sde = spec(DoubleWell)
     config.sampling[config.sampling.use].solver = spec(EulerMaruyama)
     with pytest.raises(ConfigError, match=r"config.loss needs alpha and sigma of the SDE, which DoubleWell lacks"):
-        run_lib.build_parts(config)
+        make_experiment(config)

@@ -1,7 +1,7 @@
 """The digits experiment with a network that compiles in a second, for tests of everything around it."""
 
+from config_lib.spec import spec
 from configs.digits import get_config as digits_config
-from configs.spec import spec
 from models import MLP
 from sde_lib import Sampler, adam
 from sde_lib.solvers import DDIM

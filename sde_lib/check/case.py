@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_lib.noise import fold, sample_keys
-from sde_lib.pathwise import heun_step
+from sde_lib.processes.paths import heun_step
 from sde_lib.sde import SDE
 
 PIECE = 512  # of the times that a program takes at once
@@ -26,7 +26,7 @@ class BrokenError(Exception):
 
 
 # Programs of which the process is an argument, so that its parameters can change without a compilation. Each runs a few
-# times only, and XLA's optimisation does not pay.
+# times only, and XLA's optimization does not pay.
 _program = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -83,7 +83,7 @@ def rows_program(sde: SDE, x, t) -> tuple[dict, dict]:
 
 @_program
 def contraction_program(sde: SDE, t, s, x):
-    return _fitted("contraction", _value(sde, "contraction", t, s), x.shape)
+    return _fitted("alpha_ts", _value(sde, "alpha_ts", t, s), x.shape)
 
 
 @_program
@@ -188,7 +188,7 @@ class Case(NamedTuple):
 
     def times(self, count: int) -> np.ndarray:
         """3 count + 1 times that float32 has, from t_min to t_max: even ones, which stand off the round numbers where
-        tables have their knots, and ever finer ones towards both ends."""
+        tables have their knots, and ever finer ones toward both ends."""
         low, high = self.interval
         early = np.geomspace(max(low, 1e-6 * high), high, count + 1)[1:]
         even = low + (high - low) * (np.arange(count) + 0.618) / count

@@ -139,9 +139,9 @@ def _integrals(case: Case, t: np.ndarray, c: dict) -> Iterator[Row]:
             2 * np.log(c["sigma"] / c["alpha"]),
         ),
     ):
-        ends, centre = function(c), function(middle)
-        length = np.diff(t).reshape((-1,) + (1,) * (centre.ndim - 1))
-        integral = np.sum(length * (ends[1:] + 4 * centre + ends[:-1]) / 6, axis=0)
+        ends, center = function(c), function(middle)
+        length = np.diff(t).reshape((-1,) + (1,) * (center.ndim - 1))
+        integral = np.sum(length * (ends[1:] + 4 * center + ends[:-1]) / 6, axis=0)
         change = antiderivative[-1] - antiderivative[0]
         error = np.max(np.abs(integral - change) / np.maximum(1.0, np.abs(change)))
         hint = f"{brief(integral)} is not {brief(change)}, though rates fit slopes at single times: "
@@ -160,7 +160,7 @@ def _consequences(case: Case) -> Iterator[Row]:
     hint = "drift(x, t) is the rate alone, not times x" if alone else "the drift is not f(t) x"
     yield Row("drift(x, t) = f(t) x", relative(drift, rate * x), EXACT, f"{hint}: look at drift")
     error = np.max(np.abs(case.run(contraction_program, t, s, x) * case.at(s)["alpha"] / c["alpha"] - 1))
-    yield Row("contraction(t, s) = α(t)/α(s)", float(error), EXACT, "look at contraction")
+    yield Row("alpha_ts(t, s) = α(t)/α(s)", float(error), EXACT, "look at alpha_ts")
     if "log_snr" in c:
         error = np.max(np.abs(c["log_snr"] - 2 * np.log(c["alpha"] / c["sigma"])))
         yield Row("log_snr = log α²/σ²", float(error), EXACT, f"it is off by up to {error:.3g}: look at log_snr")

@@ -1,8 +1,8 @@
 """Is the prior what the data become at t_max, and are its draws and its density of one law?
 
 For normal data the marginal q = N(α m, α² s² + σ²) is exact, and KL(q ‖ prior) is a mean over draws of q. Whether the
-prior's draws and density are of one law p, whatever its normaliser, is told by Stein's identity, which holds where p is
-smooth and vanishes at infinity; the normaliser is an importance-weighted mean:
+prior's draws and density are of one law p, whatever its normalizer, is told by Stein's identity, which holds where p is
+smooth and vanishes at infinity; the normalizer is an importance-weighted mean:
 
     E_p[∂_i log p] = 0,   E_p[(x_i − c) ∂_i log p] = −1,                                                (4)
     ∫ p dx = E_r[p(x)/r(x)],   r normal, with the moments of the prior's draws.                         (5)
@@ -28,8 +28,8 @@ def check_prior_of_kernel(case: Case) -> Iterator[Row]:
     c = case.at(np.full(1, case.interval[1]))
     mean, variance = c["alpha"][0] * case.mean, (c["alpha"][0] * case.std) ** 2 + c["sigma"][0] ** 2
     x = yield from _prior_draws(case)
-    centre, spread = x.mean(axis=0), x.var(axis=0)
-    kl = 0.5 * ((variance + (mean - centre) ** 2) / spread - 1 - np.log(variance / spread))
+    center, spread = x.mean(axis=0), x.var(axis=0)
+    kl = 0.5 * ((variance + (mean - center) ** 2) / spread - 1 - np.log(variance / spread))
     hint = f"the marginal at t_max has deviation {brief(np.sqrt(variance))}, the draws have {brief(np.sqrt(spread))}: "
     hint += "look at prior_sample (prior_std), or at t_max"
     draws = Row("KL(marginal at t_max ‖ prior_sample)", float(np.max(kl)), NATS + 20 / len(x), hint)

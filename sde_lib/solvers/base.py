@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import Node
+from sde_lib.node import PyTreeNode
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import SDE, Time
 
@@ -22,7 +22,7 @@ class SolverState(NamedTuple):
     memory: Any = None
 
 
-class Solver(Node, abc.ABC):
+class Solver(PyTreeNode, abc.ABC):
     """One reverse step. `requires` names the methods that an SDE must have, beyond drift, diffusion and prior."""
 
     requires: ClassVar[tuple[str, ...]] = ()

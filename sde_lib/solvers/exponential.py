@@ -113,7 +113,7 @@ class DPMSolver(Solver):
 
 def _noise_step(sde, x, t, s, integral):
     """(α_s/α_t) x − σ_s integral: (1)."""
-    return x / expand(sde.contraction(t, s), x) - expand(sde.sigma(s), x) * integral
+    return x / expand(sde.alpha_ts(t, s), x) - expand(sde.sigma(s), x) * integral
 
 
 def _bend(h):

@@ -211,5 +211,5 @@ class DEIS(Solver):
         integral = expand(level(s) - level(t), x) * eps
         for weight, value in zip(lagrange_weights(expand(s - t, x), y, used, density), past.values, strict=True):
             integral += weight * (value - eps)
-        x = x / expand(sde.contraction(t, s), x) + expand(sde.alpha(s), x) * integral
+        x = x / expand(sde.alpha_ts(t, s), x) + expand(sde.alpha(s), x) * integral
         return SolverState(x, x, past.push(eps, t))

@@ -1,17 +1,17 @@
-"""Predictor–corrector sampling: a step towards the data, and Langevin steps that keep the marginal right.
+"""Predictor–corrector sampling: a step toward the data, and Langevin steps that keep the marginal right.
 
 A corrector step at a fixed time (Song et al. 2021, algorithms 2 to 5) is, with step size h and z standard normal,
 
     x ← x + h score(x, t) + √(2h) z.                                                                (1)
 
-With a the contraction of the grid's interval (α_ts for VP as published, 1 for VE), r the signal-to-noise ratio
+With a the alpha_ts of the grid's interval (α_ts for VP as published, 1 for VE), r the signal-to-noise ratio
 `snr`, and norms over a sample's coordinates,
 
     Langevin, `batch` norm      h = 2 a² (r mean‖z‖ / mean‖score‖)²      means over the batch                (2)
     Langevin, `expected` norm   h = 2 a² (r σ)²                          ‖z‖/‖score‖ at its expectation     (3)
     annealed Langevin           h = 2 a² (r σ)²                                                           (4)
 
-(2) is algorithms 4 and 5 as published: each sample's step depends on its neighbours. (3) takes the norms that the
+(2) is algorithms 4 and 5 as published: each sample's step depends on its neighbors. (3) takes the norms that the
 kernel gives, E‖z‖²= d and E‖ε/σ‖² = d/σ²: samples stay independent and the step is known beforehand; it coincides
 with (4), the step of Song & Ermon (2019, 2020) with a σ-proportional scale.
 """
@@ -22,14 +22,14 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sde_lib.node import Node, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.sde import expand
 from sde_lib.solvers.base import Solver, SolverState
 from sde_lib.solvers.predictors import ReverseDiffusion
 
 
-class Corrector(Node, abc.ABC):
+class Corrector(PyTreeNode, abc.ABC):
     """Moves at a fixed time that leave the marginal there as it is."""
 
     requires: ClassVar[tuple[str, ...]] = ()
@@ -83,7 +83,7 @@ class Langevin(Corrector):
         return self.steps
 
     def correct(self, keys, state, time, t, s, sde, score_fn):
-        scale = 2 * sde.contraction(t, s) ** 2
+        scale = 2 * sde.alpha_ts(t, s) ** 2
         for i in range(self.steps):
             score, z = score_fn(state.x, time), normal_like(fold(keys, i), state.x)
             ratio = mean_norm(z) / mean_norm(score) if self.norm == "batch" else sde.sigma(time)

@@ -6,7 +6,7 @@
     DDIM(η)             x_s = α_s x̂₀ + √(σ_s² − η² ς²) ε̂ + η ς z,        ς = σ_s σ_ts/σ_t                   (4)
 
 (1) Song et al. 2021, eq. 6. (2) their eq. 46 with the forward step x_t = α_ts x_s + σ_ts z in place of its
-discretisation. (3) the posterior p(x_s | x_t, x̂₀), Ho et al. 2020, eq. 6 and 7, Song et al. 2021, eq. 47; ς is the
+discretization. (3) the posterior p(x_s | x_t, x̂₀), Ho et al. 2020, eq. 6 and 7, Song et al. 2021, eq. 47; ς is the
 posterior's standard deviation, or σ_ts, the two ends between which the optimum lies (Ho et al. 2020, section 3.2).
 (4) Song et al. 2021c, arXiv:2010.02502, eq. 12 and 16; η = 0 is a deterministic step, η = 1 is (3).
 """
@@ -34,7 +34,7 @@ class EulerMaruyama(Solver):
 
 
 class ReverseDiffusion(Solver):
-    """(2): the forward step's own discretisation, run backwards. The published predictor of the VE experiments."""
+    """(2): the forward step's own discretization, run backwards. The published predictor of the VE experiments."""
 
     requires: ClassVar = KERNEL
     nfe = 1
@@ -86,7 +86,7 @@ class DDIM(Solver):
 
     def step(self, keys, state, t, s, sde, score_fn):
         x = state.x
-        alpha_ts, sigma_t, sigma_s = (expand(c, x) for c in (sde.contraction(t, s), sde.sigma(t), sde.sigma(s)))
+        alpha_ts, sigma_t, sigma_s = (expand(c, x) for c in (sde.alpha_ts(t, s), sde.sigma(t), sde.sigma(s)))
         std = expand(self.eta * posterior_std(sde, t, s), x)
         # Rounding may leave σ_s² − std² below 0 where the two are equal.
         kept = jnp.sqrt(jnp.maximum(sigma_s**2 - std**2, 0.0))

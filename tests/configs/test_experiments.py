@@ -1,7 +1,6 @@
 """Every config in configs/: it builds, keeps its word in JSON, its network has the published size, and it trains."""
 
 import functools
-import importlib
 import re
 from pathlib import Path
 
@@ -11,20 +10,21 @@ import numpy as np
 import pytest
 
 import run_lib
-from configs.spec import from_json, to_json
+from config_lib.command_line import load_config, shipped_names
+from config_lib.spec import ConfigError, diff, from_json, to_json
+from configs import score_sde
 from data_lib import ArraySource, Dataset
-from models.reference import parameter_shapes
-from run_parts import NO_SAMPLERS
+from published_lib.score_sde_names import parameter_shapes
+from run_modes.experiment import NO_SAMPLERS, make_experiment
 from sde_lib import VE, last_mean
 from sde_lib.losses import half_sum, mean
-from tests.configs.counting import unet
+from tests.config_lib.counting import unet
 from tests.test_run_lib import usual_promotion as usual_promotion
 
 ROOT = Path(__file__).parents[2]
-HELPERS = {"__init__", "base", "command_line", "names", "own_data", "published", "saved", "spec", "types"}
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in HELPERS)
-SMALL = {"digits", "digits_ve", "digits_subvp", "points"}
-PUBLISHED = [name for name in EXPERIMENTS if name not in SMALL]
+SMALL = ("digits", "digits_ve", "digits_subvp", "points")
+PUBLISHED = score_sde.NAMES
+EXPERIMENTS = (*SMALL, "cifar10", *PUBLISHED)
 
 NCSNPP, HIGH = dict(pyramid_in="residual"), dict(blocks=2, fourier=True, pyramid_in="skip", pyramid_out=True)
 HIGH_256 = dict(HIGH, size=256, mults=(1, 1, 2, 2, 2, 2, 2))
@@ -32,7 +32,7 @@ HIGH_1024 = dict(HIGH, size=1024, mults=(1, 2, 4, 8, 16, 32, 32, 32), nf=16, blo
 DDPM, DDPM_256 = dict(biggan=False, blocks=2), dict(biggan=False, blocks=2, size=256, mults=(1, 1, 2, 2, 4, 4))
 # What the network of an experiment is, in the words of `counting`, and how many parameters that makes.
 SIZES = {
-    "cifar10": (dict(NCSNPP, fourier=True), 62_758_915),
+    "cifar10_ncsnpp_ve": (dict(NCSNPP, fourier=True), 62_758_915),
     "cifar10_ncsnpp_ve_discrete": (NCSNPP, 62_693_251),
     "cifar10_ncsnpp_vp": (NCSNPP, 62_693_251),
     "cifar10_ncsnpp_vp_discrete": (NCSNPP, 62_693_251),
@@ -75,12 +75,13 @@ SIZES = {
     "bedroom_ncsnv2": (None, 83_445_379),
 }
 COUNTED = {name: (network, size) for name, (network, size) in SIZES.items() if network is not None}
-QUICK_SIZES = ("cifar10", "cifar10_ddpm_unconditional_vp_discrete")
+QUICK_SIZES = ("cifar10_ncsnpp_ve", "cifar10_ddpm_unconditional_vp_discrete")
 QUICK_RUNS = ("cifar10_ddpmpp_vp_discrete",)
 
 
 def config_of(name):
-    return importlib.import_module(f"configs.{name}").get_config()
+    """As the command line finds it."""
+    return load_config(f"score_sde:{name}" if name in PUBLISHED else name)
 
 
 def marked(names, quick):
@@ -90,7 +91,7 @@ def marked(names, quick):
 @functools.cache
 def count_of(shape, network):
     config = from_json(network)
-    built = run_lib.build_parts(config).network
+    built = make_experiment(config).network
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(built, shape)))
 
 
@@ -107,11 +108,25 @@ def test_experiment_builds_and_round_trips(name):
     for choice in config.sampling:
         if choice not in NO_SAMPLERS:
             config.sampling.use = choice
-            parts = run_lib.build_parts(config)
+            parts = make_experiment(config)
             assert parts.sampler.nfe > 0
     assert to_json(from_json(to_json(config))) == to_json(config)
-    document = importlib.import_module(f"configs.{name}").__doc__
-    assert f"--config=configs/{name}.py --workdir=runs/" in document or name == "points"
+
+
+def test_shipped_experiments_are_found_by_name():
+    """Every one of them, from any folder; cifar10 is one of the table; an unknown name lists those there are."""
+    assert set(shipped_names()) == {*SMALL, "cifar10", "score_sde"}
+    assert diff(config_of("cifar10"), config_of("cifar10_ncsnpp_ve")) == []
+    for path, message in (
+        ("nowhere", r"there is no file nowhere; shipped are .*digits.*score_sde"),
+        ("configs/cifar10_ddpmpp_vp.py", r"it is --config=configs/score_sde.py:cifar10_ddpmpp_vp"),
+        ("score_sde:nothing", r"no experiment 'nothing': expected configs/score_sde.py:NAME with one of cifar10_"),
+        ("score_sde", r"no experiment ''"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(path)
+    for name in ("digits", "cifar10"):
+        assert f"--config=configs/{name}.py --workdir=runs/" in (ROOT / "configs" / f"{name}.py").read_text()
 
 
 def test_every_experiment_is_counted_and_listed():
@@ -138,7 +153,7 @@ def test_size_of_the_digits():
 def test_cifar10_is_the_published_experiment():
     """Song et al. 2021, appendix H and their configuration, with noise levels doubled for data in [−1, 1]."""
     config = config_of("cifar10")
-    parts = run_lib.build_parts(config)
+    parts = make_experiment(config)
     assert parts.sde == VE(sigma_min=0.02, sigma_max=100.0)
     assert parts.sampler.nfe == 2000 and parts.sampler.solver.corrector.norm == "batch"
     training, optimizer = config.training, config.optimizer
@@ -151,9 +166,14 @@ def test_both_orders_of_predictor_and_corrector_have_a_name(name, first):
     """As score_sde computes and as algorithm 1 is printed: norms of the batch, the last step without its noise."""
     config = config_of("points")
     config.sampling.use = name
-    sampler = run_lib.build_parts(config).sampler
+    sampler = make_experiment(config).sampler
     assert sampler.solver.corrector_first is first and sampler.solver.corrector.norm == "batch"
     assert sampler.denoise is last_mean and sampler.nfe == 2000
+
+
+def keywords(experiment):
+    """The options bound to the loss."""
+    return getattr(experiment.objective.loss, "keywords", {})
 
 
 # What the published code computes, in its own units and words: noise levels, labels, evaluations.
@@ -165,18 +185,18 @@ def test_both_orders_of_predictor_and_corrector_have_a_name(name, first):
 )
 def test_discrete_ve_has_the_published_table(name, largest, scales, snr):
     """σ_i geometric from the largest to 0.01 for data in [0, 1], and label i; ½Σ over pixels; 2 evaluations a level."""
-    parts = run_lib.build_parts(config_of(name))
+    parts = make_experiment(config_of(name))
     label = np.array([0, 1, scales // 2, scales - 1])
     published = largest * (0.01 / largest) ** (label / (scales - 1))
     t = jnp.asarray(1 - label / (scales - 1))
     np.testing.assert_allclose(parts.sde.sigma(t), 2 * published, rtol=1e-5)
     np.testing.assert_allclose(parts.parameterization(parts.sde, t).c_noise, label, atol=1e-3)
     np.testing.assert_allclose(parts.parameterization(parts.sde, t).c_out, 1 / (2 * published), rtol=1e-5)
-    times = parts.loss.keywords["sample_time"](jax.random.key(0), parts.sde, 4000)
+    times = parts.objective.times(jax.random.key(0), 4000)
     drawn = np.unique(np.round(np.asarray(times) * (scales - 1), 3))
     np.testing.assert_allclose(drawn, np.round(drawn), atol=0.05)  # float32 has 10⁻⁴ of a step
     assert drawn.min() >= 0 and drawn.max() == scales - 1 and len(drawn) > 900
-    assert parts.loss.keywords.get("reduce", half_sum) is half_sum
+    assert keywords(parts).get("reduce", half_sum) is half_sum
     assert parts.sampler.nfe == 2 * (scales - 1) + 1 and parts.sampler.solver.corrector.snr == snr
 
 
@@ -195,7 +215,7 @@ def test_discrete_ve_has_the_published_table(name, largest, scales, snr):
 def test_ncsn_has_the_published_values(name, largest, scales, steps, snr, rate, ema):
     """The network of NCSN is the score, that of NCSNv2 σ times the score; both are told the number of the level."""
     config = config_of(name)
-    parts = run_lib.build_parts(config)
+    parts = make_experiment(config)
     label = np.array([0, scales // 2, scales - 1])
     t = jnp.asarray(1 - label / (scales - 1))
     sigma = 2 * largest * (0.01 / largest) ** (label / (scales - 1))
@@ -213,26 +233,26 @@ def test_ncsn_has_the_published_values(name, largest, scales, steps, snr, rate, 
 
 def test_discrete_vp_has_the_published_table():
     """β linear from 10⁻⁴ to 0.02, label k − 1 = 0 … 999; mean over pixels; the posterior with the large variance."""
-    parts = run_lib.build_parts(config_of("cifar10_ddpm_vp_discrete"))
+    parts = make_experiment(config_of("cifar10_ddpm_vp_discrete"))
     label = np.array([0, 500, 999])
     t = jnp.asarray((label + 1) / 1000)
     alphas = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     np.testing.assert_allclose(np.asarray(parts.sde.alpha(t)) ** 2, alphas[label], rtol=1e-5)
     np.testing.assert_allclose(parts.parameterization(parts.sde, t).c_noise, label, atol=1e-3)
-    assert parts.loss.keywords["reduce"] is mean and parts.sampler.solver.large_variance
+    assert keywords(parts)["reduce"] is mean and parts.sampler.solver.large_variance
     assert parts.sampler.nfe == 1000
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if re.search(r"_(sub)?vp$", name)])
 def test_continuous_vp_is_told_999_t(name):
-    parts = run_lib.build_parts(config_of(name))
+    parts = make_experiment(config_of(name))
     t = jnp.asarray([1e-3, 0.5, 1.0])
     np.testing.assert_allclose(parts.parameterization(parts.sde, t).c_noise, 999 * t, rtol=1e-6)
     exponent = np.asarray(0.1 * t + 0.5 * 19.9 * t**2, np.float64)
     variance = -np.expm1(-exponent)
     sigma = variance if name.endswith("subvp") else np.sqrt(variance)
     np.testing.assert_allclose(parts.sde.sigma(t), sigma, rtol=1e-5)
-    assert parts.sampler.nfe == 1000 and parts.loss.keywords["reduce"] is mean
+    assert parts.sampler.nfe == 1000 and keywords(parts)["reduce"] is mean
     deep = config_of(name).training.num_steps == 950_000
     assert deep == ("deep" in name) and config_of(name).training.ema == 0.9999
 
@@ -250,13 +270,13 @@ def test_continuous_vp_is_told_999_t(name):
 )
 def test_high_resolutions_have_the_published_values(name, largest, snr, batch, ema):
     config = config_of(name)
-    parts = run_lib.build_parts(config)
+    parts = make_experiment(config)
     assert parts.sde == VE(sigma_min=0.02, sigma_max=2.0 * largest)
     assert parts.sampler.nfe == 4000 and parts.sampler.solver.corrector.snr == snr
     training = config.training
     assert (training.batch_size, training.num_steps, training.ema) == (batch, 2_400_000, ema)
     assert config.network.dropout == 0 and config.optimizer.learning_rate == 2e-4
-    assert (parts.loss.keywords.get("reduce", half_sum) is mean) == (name == "ffhq_1024_ncsnpp_ve")
+    assert (keywords(parts).get("reduce", half_sum) is mean) == (name == "ffhq_1024_ncsnpp_ve")
 
 
 def shrunk(config):

@@ -8,18 +8,18 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 
-import run_data
 import run_lib
+from config_lib.command_line import parse
+from config_lib.names import ConfigError
+from config_lib.spec import build, from_json, spec, to_json
 from configs import points
-from configs.command_line import parse
-from configs.names import ConfigError
 from configs.own_data import with_data
-from configs.spec import build, from_json, spec, to_json
 from data_lib import Dataset, Identity, Scale, Standardize, describe, from_arrays, from_tfrecord, shared_examples
 from io_lib.metrics import read_metrics
-from run_parts import log_shared
+from run_modes import describe_data
+from run_modes.data import log_shared
 from tests.data_lib.test_archives import mnist
-from tests.data_lib.test_images import folder_of, spoilt
+from tests.data_lib.test_images import folder_of, spoiled
 from tests.data_lib.test_tfrecord import example, frame, written
 from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
@@ -50,11 +50,11 @@ def test_a_folder_of_images_is_made_to_the_shape(tmp_path):
 def test_arrays_of_images(tmp_path, x, expected):
     np.savez(tmp_path / "own.npz", images=x, y=np.arange(20))
     data, transform, shape = built(with_data(get_config(), str(tmp_path / "own.npz")))
-    assert transform == expected and shape == x.shape[1:] and len(data.train.label) + len(data.heldout.label) == 20
+    assert transform == expected and shape == x.shape[1:] and len(data.train.label) + len(data.test.label) == 20
     assert {image.tobytes() for part in data for image in part.x} == {image.tobytes() for image in x}
 
 
-def test_other_arrays_are_standardised_and_the_statistics_are_kept(tmp_path):
+def test_other_arrays_are_standardized_and_the_statistics_are_kept(tmp_path):
     x = np.random.default_rng(0).normal((10, -3), (4, 0.1), (500, 2))
     np.save(tmp_path / "own.npy", x)
     data, transform, _ = built(with_data(points.get_config(), str(tmp_path / "own.npy")))
@@ -88,7 +88,7 @@ def test_archives_and_recordings(tmp_path):
     assert built(with_data(get_config(), str(tmp_path / "c.tar.gz")))[2] == (32, 32, 3)
     x = written(tmp_path / "faces" / "a-r04.tfrecords")
     data, _, shape = built(with_data(get_config(), str(tmp_path / "faces")))
-    assert shape == x.shape[1:] and len(data.train) + len(data.heldout) == 12
+    assert shape == x.shape[1:] and len(data.train) + len(data.test) == 12
     for i in range(20):
         wavfile.write(tmp_path / "sound" / f"{i}.wav", 16_000, np.zeros(100, np.float32))
     config = get_config()
@@ -127,19 +127,19 @@ def test_what_is_refused(tmp_path, monkeypatch, data, message):
 def test_the_flag_comes_before_the_overrides(tmp_path):
     from absl import flags
 
-    from configs.command_line import define_config_flag
+    from config_lib.command_line import define_config_flag
 
     folder_of(tmp_path)
     if "data" not in flags.FLAGS:
         define_config_flag()
     given = ["main.py", "--config=tests/tiny_config.py", f"--data={tmp_path}"]
     try:
-        config = parse([*given, "--config.data.heldout=0.5", "--config.shape=(4,4,3)"])
+        config = parse([*given, "--config.data.test=0.5", "--config.shape=(4,4,3)"])
     finally:
         flags.FLAGS.data = None
     data, _, _ = built(config)
-    assert config.data.heldout == 0.5 and data.train.x.shape[1:] == (4, 4, 3) and len(data.heldout) > 4
-    assert parse([*given[:2], f"--config.data={tmp_path}", "--config.data.heldout=3"]).data.heldout == 3
+    assert config.data.test == 0.5 and data.train.x.shape[1:] == (4, 4, 3) and len(data.test) > 4
+    assert parse([*given[:2], f"--config.data={tmp_path}", "--config.data.test=3"]).data.test == 3
     with pytest.raises(ConfigError, match=r"--data=none/a\.npz: no such file or folder"):
         parse([*given[:2], "--config.data=none/a.npz"])
 
@@ -157,11 +157,11 @@ def test_an_image_config_trains_on_a_folder(tmp_path):
 
 
 def test_a_description_counts_what_is_there(tmp_path, capsys):
-    spoilt(tmp_path / "images")
+    spoiled(tmp_path / "images")
     config = with_data(get_config(), str(tmp_path / "images"))
-    found = run_data.report(config, tmp_path / "sheet.png")
+    found = describe_data.describe_data(config, tmp_path / "sheet.png")
     printed = capsys.readouterr().out
-    assert found.train.count + found.heldout.count == 40 and found.train.shape == (8, 8, 1)
+    assert found.train.count + found.test.count == 40 and found.train.shape == (8, 8, 1)
     assert dict(found.train.labels) == {"all": found.train.count} and "one class only" in printed
     for name in ("cut.jpg", "empty.png", "text.png", "float.tiff"):
         assert name in printed
@@ -174,22 +174,22 @@ def test_a_description_counts_what_is_there(tmp_path, capsys):
 
 def test_examples_on_both_sides_are_counted_and_logged(tmp_path, caplog):
     x = np.arange(20.0)[:, None] // 2  # each twice
-    data = from_arrays(x, heldout=8, seed=1)
-    repeated = sum(value in data.train.x for value in data.heldout.x)
+    data = from_arrays(x, test=8, seed=1)
+    repeated = sum(value in data.train.x for value in data.test.x)
     assert 0 < shared_examples(data) == repeated
     np.savez(tmp_path / "twice.npz", x=np.zeros((20, 2)))
     config = with_data(points.get_config(), str(tmp_path / "twice.npz"))
-    run_data.report(config)
-    assert "2 of 2 held-out examples are also to train on" in caplog.text
+    describe_data.describe_data(config)
+    assert "2 of 2 test examples are also training examples" in caplog.text
 
 
 def test_of_data_read_by_index_it_is_said_what_is_known(caplog):
     rows = [{"x": np.float32([i]), "label": -(i % 2)} for i in range(30)]
     with caplog.at_level("INFO"):
         log_shared(Dataset(rows[:20], rows[20:]))
-    assert "whether held-out examples are also to train on has not been looked at" in caplog.text
+    assert "not checked whether test examples are also training examples" in caplog.text
     log_shared(Dataset(rows, rows))
-    assert "30 of 30 held-out examples are also to train on" in caplog.text
+    assert "30 of 30 test examples are also training examples" in caplog.text
     text = str(describe(Dataset(rows[:20], rows[20:]), Identity()))
     assert "labels -1: 10, 0: 10; labels below 0 are out of range" in text and "has not been looked at" in text
 
@@ -199,15 +199,16 @@ def test_data_that_turn_out_to_be_damaged_are_one_line(tmp_path):
     config = get_config()
     config.data = spec(from_tfrecord, path=str(tmp_path / "a.tfrecords"))
     with pytest.raises(ConfigError, match=r"config\.data: .*record \d: shape .* and 1 bytes of data do not agree"):
-        run_data.report(config)
+        describe_data.describe_data(config)
 
 
 def test_points_have_a_picture_and_spectra_have_none(tmp_path):
     config = with_data(points.get_config(), "moons")
-    run_data.report(config, tmp_path / "moons.png")
+    describe_data.describe_data(config, tmp_path / "moons.png")
     with Image.open(tmp_path / "moons.png") as picture:
         assert np.asarray(picture).std() > 10
     with pytest.raises(ConfigError, match=r"no picture of events of shape \(5,\) under Identity"):
-        run_data.report(config, tmp_path / "a.png", from_arrays(np.random.default_rng(0).normal(size=(20, 5))))
-    run_data.report(config, tmp_path / "a.png", from_arrays(np.ones((20, 5))), picture=False)
+        x = np.random.default_rng(0).normal(size=(20, 5))
+        describe_data.describe_data(config, tmp_path / "a.png", from_arrays(x))
+    describe_data.describe_data(config, tmp_path / "a.png", from_arrays(np.ones((20, 5))), picture=False)
     assert not (tmp_path / "a.png").exists()

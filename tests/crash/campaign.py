@@ -3,7 +3,7 @@
 A work directory is trained, sampled from and evaluated by a process that is killed, started again, killed …, until it
 may end. What it then holds has to be what a process that nobody killed made, bit for bit:
 
-    parameters, EMA, optimiser, key    metrics.jsonl    samples.npz    report.json (but for the seconds it took)
+    parameters, EMA, optimizer, key    metrics.jsonl    samples.npz    report.json (but for the seconds it took)
 
 After each kill the next process has to go on from the newest checkpoint that was whole, and no file of samples may be
 drawn again; at the end no half-written file may be left. The kinds of moment come in turn, delays are drawn by seed.
@@ -26,8 +26,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-import run_parts
 from io_lib.checkpoint import Checkpoints
+from run_modes.experiment import make_experiment
+from run_modes.state import restore_state
 from tests.crash.workload import BATCH, CHECKPOINT_EVERY, SAMPLES, get_config
 from tests.environment import SMALL_PROGRAMS
 
@@ -42,7 +43,7 @@ PATIENCE = 600  # seconds: a process that is not done by then hangs
 # A work directory as the names in it tell it
 
 
-class Seen(NamedTuple):
+class Features(NamedTuple):
     logged: int  # the last step of metrics.jsonl
     kept: int  # the newest whole checkpoint
     writing: bool  # a checkpoint is half-written
@@ -51,11 +52,11 @@ class Seen(NamedTuple):
     evaluating: bool
 
 
-def look(directory: Path) -> Seen:
+def look(directory: Path) -> Features:
     checkpoints, log = directory / "checkpoints", directory / "metrics.jsonl"
     lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
     files = (directory / "samples" / "shards").glob("*/[0-9]*.npz")
-    return Seen(
+    return Features(
         logged=max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0),
         kept=max((int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()), default=0),
         writing=any(checkpoints.glob("*.orbax-checkpoint-tmp*")),
@@ -85,7 +86,7 @@ SHORT = ("checkpoint", "step", "sampling")
 
 class Kill(NamedTuple):
     kind: str
-    seen: Seen
+    seen: Features
 
 
 def start(directory: Path) -> subprocess.Popen:
@@ -123,9 +124,8 @@ def run(directory: Path, kind: str | None = None, delay: float = 0.0) -> Kill | 
 def outcome(directory: Path) -> dict[str, np.ndarray]:
     """Every array and text that must not depend on kills, by name."""
     config = get_config()
-    parts, layout = run_parts.build_parts(config), run_parts.make_layout(jax.devices()[:1])
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        state = run_parts.restored(config, parts, layout, checkpoints)
+        state = restore_state(make_experiment(config, jax.devices()[:1]), checkpoints)
         steps = checkpoints.steps()
     state = state.replace(key=jax.random.key_data(state.key))
     found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}

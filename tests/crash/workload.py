@@ -7,8 +7,8 @@ the time, and a kill finds them under way.
 import sys
 
 import run_lib
+from config_lib.spec import bind, spec
 from configs.points import get_config as points_config
-from configs.spec import bind, spec
 from data_lib import moons
 from eval_lib import RawFeatures, fid
 from models import MLP

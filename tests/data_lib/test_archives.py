@@ -77,10 +77,10 @@ def test_cifar_10(tmp_path):
             **{f"cifar-10-batches-bin/{n}": records(x[i::6], label[i::6]) for i, n in enumerate(names)},
         },
     )
-    train, heldout = from_cifar(path)
+    train, test = from_cifar(path)
     np.testing.assert_array_equal(train.x, np.concatenate([x[i::6] for i in range(5)]))
     np.testing.assert_array_equal(train.label, np.concatenate([label[i::6] for i in range(5)]))
-    np.testing.assert_array_equal(heldout.x, x[5::6])
+    np.testing.assert_array_equal(test.x, x[5::6])
     assert (
         sorted(file.name for file in tmp_path.iterdir()) == [path.name]
         and not (tmp_path / "../../outside.bin").exists()
@@ -120,7 +120,7 @@ def test_cifar_100_has_fine_and_coarse_labels(tmp_path):
     path = cifar_100(tmp_path)
     np.testing.assert_array_equal(from_cifar(path).train.label, 90 + np.arange(6))
     np.testing.assert_array_equal(from_cifar(path, coarse=True).train.label, np.arange(6))
-    np.testing.assert_array_equal(from_cifar(path).heldout.x, images(6, 32, 32, 3))
+    np.testing.assert_array_equal(from_cifar(path).test.x, images(6, 32, 32, 3))
 
 
 def test_archives_that_are_none(tmp_path):
@@ -145,9 +145,9 @@ def svhn(folder):
 
 def test_svhn(tmp_path):
     svhn(tmp_path)
-    train, heldout = from_svhn(tmp_path)
+    train, test = from_svhn(tmp_path)
     np.testing.assert_array_equal(train.x, images(20, 32, 32, 3)[:15])
-    np.testing.assert_array_equal(heldout.label, [6, 7, 8, 9, 0])
+    np.testing.assert_array_equal(test.label, [6, 7, 8, 9, 0])
     (tmp_path / "test_32x32.mat").write_bytes(b"text")
     with pytest.raises(ValueError, match=r"test_32x32\.mat: expected X and y of the published file"):
         from_svhn(tmp_path)

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from data_lib import ArraySource, Batches, Identity, Scale, Waits, as_grain, eval_batches, gather, prefetch
+from data_lib import ArraySource, Batches, Identity, Scale, StallTimer, as_grain, eval_batches, gather, prefetch
 
 NUMBERS = ArraySource(np.arange(10)[:, None], np.arange(10))
 
@@ -258,12 +258,12 @@ def test_waits_are_a_share_of_the_time_since_they_were_asked_for():
             now[0] += 2.0
             yield i
 
-    feed = Waits(slow(), clock=lambda: now[0])
+    feed = StallTimer(slow(), clock=lambda: now[0])
     assert next(feed) == 0
     now[0] += 6.0
     assert feed.share() == 0.25 and feed.share() == 0
     now[0] += 2.0
     assert list(feed) == [1, 2]
     assert feed.share() == 4 / 6
-    hidden = Waits(slow(), busy=lambda: True, clock=lambda: now[0])
+    hidden = StallTimer(slow(), busy=lambda: True, clock=lambda: now[0])
     assert next(hidden) == 0 and hidden.share() == 0

@@ -46,15 +46,15 @@ def text(folder):
 
 
 KINDS = {  # a folder of files, and how they are read
-    "npz": (numbers, lambda folder: from_npz(folder / "a.npz", label="y", heldout=2)),
+    "npz": (numbers, lambda folder: from_npz(folder / "a.npz", label="y", test=2)),
     "idx": (lambda folder: mnist(folder, compress=False), from_idx),
     "idx, gzipped": (mnist, from_idx),
     "cifar": (cifar_100, lambda folder: from_cifar(folder / "c.tar.gz")),
     "svhn": (svhn, from_svhn),
-    "wav": (sound, lambda folder: from_audio(folder, rate=100, length=20, heldout=1)),
-    "images": (pictures, lambda folder: from_folder(folder, (4, 4, 3), heldout=2)),
-    "images by index": (pictures, lambda folder: from_folder(folder, (4, 4, 3), heldout=2, in_memory=False)),
-    "tfrecord": (lambda folder: written(folder / "a.tfrecords"), lambda folder: from_tfrecord(folder, heldout=4)),
+    "wav": (sound, lambda folder: from_audio(folder, rate=100, length=20, test=1)),
+    "images": (pictures, lambda folder: from_folder(folder, (4, 4, 3), test=2)),
+    "images by index": (pictures, lambda folder: from_folder(folder, (4, 4, 3), test=2, in_memory=False)),
+    "tfrecord": (lambda folder: written(folder / "a.tfrecords"), lambda folder: from_tfrecord(folder, test=4)),
     "text": (text, lambda folder: from_text(folder, length=10)),
     "characters": (text, lambda folder: from_text(folder, length=10, alphabet="größe ")),
 }
@@ -113,4 +113,4 @@ def test_a_picture_that_claims_to_be_huge_is_refused_by_its_header(tmp_path):
     (tmp_path / "bomb.png").write_bytes(content)
     pictures(tmp_path)
     with pytest.raises(ValueError, match=r"1 of \d files cannot be read.*bomb\.png: DecompressionBombError"):
-        from_folder(tmp_path, (4, 4, 3), heldout=2)
+        from_folder(tmp_path, (4, 4, 3), test=2)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_lib import gather
-from data_lib.files import ReadError, decode_all, default_threads, find_files, heldout_mask, in_threads
+from data_lib.files import ReadError, decode_all, default_threads, find_files, in_threads, split_mask
 from data_lib.images import FileSource, from_folder, read_image
 
 
@@ -32,11 +32,11 @@ def saved(path, image, **options):
 
 
 def test_sub_folders_are_labels_and_splits_are_disjoint(tmp_path):
-    train, heldout = from_folder(folder_of(tmp_path), shape=(6, 5, 3), heldout=6)
-    assert (len(train), len(heldout)) == (14, 6) and train.classes == ("cat", "dog")
-    numbers = [*train.x[:, 0, 0, 0], *heldout.x[:, 0, 0, 0]]
+    train, test = from_folder(folder_of(tmp_path), shape=(6, 5, 3), test=6)
+    assert (len(train), len(test)) == (14, 6) and train.classes == ("cat", "dog")
+    numbers = [*train.x[:, 0, 0, 0], *test.x[:, 0, 0, 0]]
     assert sorted(numbers) == list(range(20))
-    for part in (train, heldout):
+    for part in (train, test):
         np.testing.assert_array_equal(part.x[:, 0, 0, 1], part.label)
         for x in part.x:
             np.testing.assert_array_equal(x[1:], noise(6, 5, 3, seed=int(x[0, 0, 0]))[1:])
@@ -55,16 +55,16 @@ def test_files_on_demand_are_those_in_memory(tmp_path):
 
 def test_a_file_added_moves_no_other():
     names = [f"{i}.png" for i in range(2000)]
-    before, after = heldout_mask(names, 0.1, 0, ""), heldout_mask([*names, "new.png"], 0.1, 0, "")
+    before, after = split_mask(names, 0.1, 0, ""), split_mask([*names, "new.png"], 0.1, 0, "")
     np.testing.assert_array_equal(before, after[:-1])
     assert abs(before.mean() - 0.1) < 4 * np.sqrt(0.09 / 2000)
-    assert (heldout_mask(names, 0.1, 1, "") != before).any()
-    assert heldout_mask(names, 7, 0, "").sum() == 7
+    assert (split_mask(names, 0.1, 1, "") != before).any()
+    assert split_mask(names, 7, 0, "").sum() == 7
     u = int.from_bytes(hashlib.blake2b(b"0/5.png", digest_size=8).digest(), "big") / 2**64
-    assert not heldout_mask(names, u, 0, "")[5] and heldout_mask(names, u + 1e-12, 0, "")[5]
-    assert [heldout_mask(["a", "b"], share, 0, "").sum() for share in (1e-9, 1 - 1e-9)] == [1, 1]
-    with pytest.raises(ValueError, match=r"here: heldout=2 of 2 holds 2 out; at least one"):
-        heldout_mask(["a", "b"], 2, 0, "here")
+    assert not split_mask(names, u, 0, "")[5] and split_mask(names, u + 1e-12, 0, "")[5]
+    assert [split_mask(["a", "b"], share, 0, "").sum() for share in (1e-9, 1 - 1e-9)] == [1, 1]
+    with pytest.raises(ValueError, match=r"here: test=2 of 2 holds 2 out; at least one"):
+        split_mask(["a", "b"], 2, 0, "here")
 
 
 def test_labels_of_a_table(tmp_path):
@@ -72,7 +72,7 @@ def test_labels_of_a_table(tmp_path):
     table = tmp_path / "labels.csv"
     lines = ["cat/000.png,7", "dog/001.png,0", "cat/002.png,3", "dog/003.png,1"]
     table.write_text("file,label\n" + "\n".join(lines))
-    parts = from_folder(tmp_path / "images", (6, 5, 3), labels=str(table), heldout=1)
+    parts = from_folder(tmp_path / "images", (6, 5, 3), labels=str(table), test=1)
     found = {int(x[0, 0, 0]): int(label) for part in parts for x, label in zip(part.x, part.label, strict=True)}
     assert found == {0: 7, 1: 0, 2: 3, 3: 1}
     table.write_text("file,label\n" + "\n".join(lines[1:]) + "\ncat/9.png,2")
@@ -114,9 +114,9 @@ def test_alpha_lies_over_the_background(tmp_path):
     over_blue = read_image(path, (4, 4, 3), background=(0, 0, 255))
     np.testing.assert_array_equal(over_blue[0, 0], (200, 100, 0))
     np.testing.assert_allclose(over_blue[3, 3], (40, 20, 204), atol=1)
-    grey = saved(tmp_path / "la.png", Image.fromarray(pixels).convert("LA"))
+    gray = saved(tmp_path / "la.png", Image.fromarray(pixels).convert("LA"))
     luma = 0.299 * 200 + 0.587 * 100
-    np.testing.assert_allclose(read_image(grey, (4, 4, 1))[3, 3], 0.2 * luma + 0.8 * 255, atol=1.5)
+    np.testing.assert_allclose(read_image(gray, (4, 4, 1))[3, 3], 0.2 * luma + 0.8 * 255, atol=1.5)
 
 
 def test_a_palette_with_a_transparent_entry(tmp_path):
@@ -147,7 +147,7 @@ def test_cmyk_and_grey_become_the_mode_asked_for(tmp_path):
 
 def test_crop_is_of_the_centre_and_resize_is_antialiased(tmp_path):
     pixels = np.zeros((8, 24, 3), np.uint8)
-    pixels[:, 8:16] = 255  # the centre alone is white
+    pixels[:, 8:16] = 255  # the center alone is white
     wide = read_image(saved(tmp_path / "wide.png", Image.fromarray(pixels)), (4, 4, 3))
     high = read_image(saved(tmp_path / "high.png", Image.fromarray(pixels.swapaxes(0, 1))), (4, 4, 3))
     assert (
@@ -155,7 +155,7 @@ def test_crop_is_of_the_centre_and_resize_is_antialiased(tmp_path):
     )  # the filter sees the edge
     np.testing.assert_array_equal(wide, wide[:, ::-1])
     stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::2] = 255  # without a filter that is as wide as the step, one colour would win
+    stripes[:, ::2] = 255  # without a filter that is as wide as the step, one color would win
     small = read_image(saved(tmp_path / "stripes.png", Image.fromarray(stripes)), (8, 8, 3))
     np.testing.assert_allclose(small[:, 1:-1], 127.5, atol=3)
 
@@ -179,7 +179,7 @@ def test_formats(tmp_path, suffix):
 # What cannot be read
 
 
-def spoilt(root):
+def spoiled(root):
     """Bad files among good ones: {name: part of the reason}."""
     folder_of(root, count=40, classes=("all",))
     jpeg = io.BytesIO()
@@ -198,18 +198,16 @@ def spoilt(root):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_what_cannot_be_read_raises_with_path_and_count(tmp_path, in_memory):
-    reasons = spoilt(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"(train|heldout): \d of \d+ files cannot be read; on_error=\"skip\""
-    ) as error:
-        from_folder(tmp_path, heldout=0.5, in_memory=in_memory)
+    reasons = spoiled(tmp_path)
+    with pytest.raises(ValueError, match=r"(train|test): \d of \d+ files cannot be read; on_error=\"skip\"") as error:
+        from_folder(tmp_path, test=0.5, in_memory=in_memory)
     assert any(str(tmp_path / "all" / name) in str(error.value) for name in reasons)
 
 
 def test_what_cannot_be_read_is_skipped_logged_and_listed(tmp_path, caplog):
-    reasons = spoilt(tmp_path)
+    reasons = spoiled(tmp_path)
     with caplog.at_level(logging.WARNING):
-        parts = from_folder(tmp_path, (6, 5, 3), heldout=0.3, on_error="skip", labels="folders")
+        parts = from_folder(tmp_path, (6, 5, 3), test=0.3, on_error="skip", labels="folders")
     bad = [entry for part in parts for entry in part.unreadable]
     assert {entry.path.rsplit("/", 1)[1] for entry in bad} == set(reasons)
     for entry in bad:
@@ -220,9 +218,9 @@ def test_what_cannot_be_read_is_skipped_logged_and_listed(tmp_path, caplog):
 
 
 def test_on_demand_the_next_file_stands_in_for_one_cut_short(tmp_path, caplog):
-    spoilt(tmp_path)
+    spoiled(tmp_path)
     with caplog.at_level(logging.WARNING):
-        parts = from_folder(tmp_path, (6, 5, 3), heldout=0.3, on_error="skip", in_memory=False)
+        parts = from_folder(tmp_path, (6, 5, 3), test=0.3, on_error="skip", in_memory=False)
     source = next(part for part in parts if any(path.endswith("cut.jpg") for path in part.paths))
     place = next(i for i, path in enumerate(source.paths) if path.endswith("cut.jpg"))
     caplog.clear()
@@ -245,7 +243,7 @@ def test_folders_without_images(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"train: 1 of 1 files cannot be read: .*\.png"):
-        from_folder(tmp_path, heldout=1, on_error="skip")
+        from_folder(tmp_path, test=1, on_error="skip")
 
 
 def test_what_a_folder_refuses(tmp_path):

@@ -38,7 +38,7 @@ def test_another_rate_keeps_the_tone_and_channels_are_averaged(tmp_path):
 def test_windows_of_a_file_stay_on_one_side(tmp_path):
     for i in range(10):
         wavfile.write(tmp_path / f"{i}.wav", 100, (np.arange(35) / 100 + i).astype(np.float32))
-    parts = from_audio(tmp_path, rate=100, length=10, heldout=3)
+    parts = from_audio(tmp_path, rate=100, length=10, test=3)
     assert [part.x.shape for part in parts] == [(21, 10, 1), (9, 10, 1)]
     files = [set(np.floor(part.x.ravel()).astype(int)) for part in parts]
     assert files[0] | files[1] == set(range(10)) and not files[0] & files[1]
@@ -53,19 +53,19 @@ def test_recordings_that_cannot_be_read(tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "a.flac").write_bytes(b"fLaC")
-    parts = from_audio(tmp_path, rate=100, length=10, heldout=5, on_error="skip")
+    parts = from_audio(tmp_path, rate=100, length=10, test=5, on_error="skip")
     reasons = {bad.path.rsplit("/")[-1]: bad.reason for part in parts for bad in part.unreadable}
     assert sorted(reasons) == ["a.flac", "empty.wav", "nan.wav", "short.wav", "text.wav"]
     assert reasons["short.wav"] == "9 values are shorter than one window of 10"
     assert reasons["nan.wav"] == "30 of 30 values are not finite"
     with pytest.raises(ValueError, match=r"files cannot be read; on_error=\"skip\""):
-        from_audio(tmp_path, rate=100, length=10, heldout=5)
+        from_audio(tmp_path, rate=100, length=10, test=5)
 
 
 def test_text_goes_there_and_back(tmp_path):
     text = "".join(f"{i:03d} größer; " for i in range(200))
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    parts = from_text(tmp_path / "a.txt", length=28, heldout=0.25)
+    parts = from_text(tmp_path / "a.txt", length=28, test=0.25)
     assert parts.train.x.shape[1:] == (28, 8) and set(np.unique(parts.train.x)) == {0, 1}
     found = [piece for part in parts for piece in text_of(Scale(0, 1).forward(part.x))]
     assert sorted(found) == sorted(text[i : i + 24] for i in range(0, len(text), 24))
@@ -76,7 +76,7 @@ def test_text_goes_there_and_back(tmp_path):
 def test_texts_of_a_folder_and_none(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text(name * 50)
-    parts = from_text(tmp_path, length=10, heldout=2)
+    parts = from_text(tmp_path, length=10, test=2)
     assert "".join(sorted(p[0] for part in parts for p in text_of(part.x))) == "aaaaabbbbb"
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt"):
         from_text(tmp_path / "none.txt")
@@ -89,7 +89,7 @@ def test_characters_of_an_alphabet_go_there_and_back(tmp_path):
     (tmp_path / "a.txt").write_bytes(text.encode())
     alphabet = alphabet_of(tmp_path / "a.txt")
     assert alphabet == "".join(sorted(set(text))) and 8 < len(alphabet) <= 16
-    parts = from_text(tmp_path / "a.txt", length=24, heldout=0.25, alphabet=alphabet)
+    parts = from_text(tmp_path / "a.txt", length=24, test=0.25, alphabet=alphabet)
     assert parts.train.x.shape[1:] == (24, 4)
     found = [piece for part in parts for piece in text_of(Scale(0, 1).forward(part.x), alphabet)]
     assert sorted(found) == sorted(text[i : i + 24] for i in range(0, len(text), 24))
@@ -104,7 +104,7 @@ def test_texts_outside_of_the_alphabet_are_unreadable(tmp_path):
     (tmp_path / "a.txt").write_text("abc" * 20)
     (tmp_path / "b.txt").write_text("abd" * 20)
     (tmp_path / "c.txt").write_bytes(b"\xff" * 60)
-    parts = from_text(tmp_path, length=10, heldout=2, alphabet="abc", on_error="skip")
+    parts = from_text(tmp_path, length=10, test=2, alphabet="abc", on_error="skip")
     reasons = [bad.reason for bad in parts.train.unreadable]
     assert reasons[0] == "1 characters are not in the alphabet, 'd' for one" and "UnicodeDecodeError" in reasons[1]
     with pytest.raises(ValueError, match=r"2 of 3 files cannot be read"):

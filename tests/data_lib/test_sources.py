@@ -123,42 +123,42 @@ def test_what_gather_refuses():
 
 def test_splits_are_disjoint_and_complete():
     x = np.arange(40.0)[:, None]
-    train, heldout = from_arrays(x, np.arange(40), heldout=0.25, seed=3)
-    assert (len(train), len(heldout)) == (30, 10)
-    assert sorted([*train.label, *heldout.label]) == list(range(40))
-    for part in (train, heldout):
+    train, test = from_arrays(x, np.arange(40), test=0.25, seed=3)
+    assert (len(train), len(test)) == (30, 10)
+    assert sorted([*train.label, *test.label]) == list(range(40))
+    for part in (train, test):
         np.testing.assert_array_equal(part.x[:, 0], part.label)
-    assert [part.name for part in (train, heldout)] == ["arrays train", "arrays heldout"]
-    assert set(from_arrays(x, heldout=10, seed=4).heldout.x[:, 0]) != set(heldout.x[:, 0])
-    np.testing.assert_array_equal(from_arrays(x, heldout=10, seed=3).heldout.x, heldout.x)
+    assert [part.name for part in (train, test)] == ["arrays train", "arrays test"]
+    assert set(from_arrays(x, test=10, seed=4).test.x[:, 0]) != set(test.x[:, 0])
+    np.testing.assert_array_equal(from_arrays(x, test=10, seed=3).test.x, test.x)
 
 
-@pytest.mark.parametrize("heldout", [0, 4, 0.0, 1.0, -1])
-def test_a_split_needs_both_sides(heldout):
-    with pytest.raises(ValueError, match=rf"heldout={heldout} of 4 examples holds .* out; at least one"):
-        from_arrays(np.zeros((4, 2)), heldout=heldout)
+@pytest.mark.parametrize("test", [0, 4, 0.0, 1.0, -1])
+def test_a_split_needs_both_sides(test):
+    with pytest.raises(ValueError, match=rf"test={test} of 4 examples holds .* out; at least one"):
+        from_arrays(np.zeros((4, 2)), test=test)
 
 
 def test_digits():
-    train, heldout = digits()
-    assert (train.x.shape, heldout.x.shape) == ((1297, 8, 8, 1), (500, 8, 8, 1))
+    train, test = digits()
+    assert (train.x.shape, test.x.shape) == ((1297, 8, 8, 1), (500, 8, 8, 1))
     assert train.x.dtype == np.uint8 and (train.x.min(), train.x.max()) == (0, 16)
     assert set(train.label) == set(range(10))
     # 1,797 images, all different, so a split that shares one shows
-    assert len({x.tobytes() for part in (train, heldout) for x in part.x}) == 1797
+    assert len({x.tobytes() for part in (train, test) for x in part.x}) == 1797
     # an image of a 1 is bright in its middle columns, of a 0 it is not: labels go with their images
-    middle = [heldout.x[heldout.label == k][:, 3:5, 3:5].mean() for k in (0, 1)]
+    middle = [test.x[test.label == k][:, 3:5, 3:5].mean() for k in (0, 1)]
     assert middle[0] < 4 < 12 < middle[1]
 
 
 def test_npz_and_npy(tmp_path):
     images, label = np.arange(60, dtype=np.float32).reshape(10, 3, 2), np.arange(10)
     np.savez(tmp_path / "own.npz", images=images, y=label)
-    train, heldout = from_npz(tmp_path / "own.npz", x="images", label="y", heldout=2)
+    train, test = from_npz(tmp_path / "own.npz", x="images", label="y", test=2)
     assert train.x.shape == (8, 3, 2, 1) and train.name == "own.npz train"
-    np.testing.assert_array_equal(heldout.x[:, 0, 0, 0], 6 * heldout.label)
+    np.testing.assert_array_equal(test.x[:, 0, 0, 0], 6 * test.label)
     np.save(tmp_path / "own.npy", images)
-    assert from_npz(tmp_path / "own.npy", heldout=2).train.x.shape == (8, 3, 2)
+    assert from_npz(tmp_path / "own.npy", test=2).train.x.shape == (8, 3, 2)
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -112,7 +112,7 @@ def test_a_prepared_cifar10_is_read_without_tensorflow(prepared, tmp_path, chang
     done = python(READ, copy_of(prepared, tmp_path, change), tmp_path / "read.npz")
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "read.npz") as read:
-        for name, seed, count in (("train", 0, 300), ("heldout", 1, 20)):
+        for name, seed, count in (("train", 0, 300), ("test", 1, 20)):
             x, label = read[f"{name}_x"], read[f"{name}_label"]
             assert x.shape == (count, 32, 32, 3) and x.dtype == np.uint8
             # the first pixel carries the label, the number and the split: every example is there once, with its label
@@ -207,14 +207,14 @@ def test_without_tensorflow_the_network_is_not_tried(tmp_path):
 def test_unknown_and_overlapping_splits(prepared):
     line = refusal(prepared, train_split="valid")
     assert line.endswith("3.0.2: no split 'valid', there are ['test', 'train']")
-    line = refusal(prepared, train_split="train[:60%]", heldout_split="train[50%:]")
+    line = refusal(prepared, train_split="train[:60%]", test_split="train[50%:]")
     assert line.endswith("UserWarning: cifar10: the splits 'train[:60%]' and 'train[50%:]' share examples")
 
 
 def test_disjoint_parts_of_one_split(prepared):
     code = (
         "import sys; from data_lib import tfds_dataset; "
-        "print(*map(len, tfds_dataset(data_dir=sys.argv[1], train_split='train[:80%]', heldout_split='train[80%:]')))"
+        "print(*map(len, tfds_dataset(data_dir=sys.argv[1], train_split='train[:80%]', test_split='train[80%:]')))"
     )
     assert python(code, prepared).stdout == "240 60\n"
 

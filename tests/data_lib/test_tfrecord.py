@@ -85,7 +85,7 @@ def test_images_of_the_published_layout(tmp_path):
     x = written(tmp_path / "celeba-r05.tfrecords")
     written(tmp_path / "celeba-r03.tfrecords", count=2)
     for path in (tmp_path, tmp_path / "celeba-r05.tfrecords"):
-        parts = from_tfrecord(path, heldout=4)
+        parts = from_tfrecord(path, test=4)
         assert [len(part) for part in parts] == [8, 4]
         found = np.concatenate([gather(part, np.arange(len(part)))["x"] for part in parts])
         assert found.shape == (12, 4, 5, 3)
@@ -121,7 +121,7 @@ def test_files_that_are_cut_or_none(tmp_path):
 def test_records_of_something_else(tmp_path, features, message):
     (tmp_path / "a.tfrecords").write_bytes(frame(example(**features)) * 3)
     with pytest.raises(ValueError, match=message):
-        from_tfrecord(tmp_path / "a.tfrecords", heldout=1).train[0]
+        from_tfrecord(tmp_path / "a.tfrecords", test=1).train[0]
 
 
 def test_mutated_messages_are_read_or_refused():

@@ -6,12 +6,12 @@ from data_lib import checkerboard, gaussians, moons, swirl
 
 @pytest.mark.parametrize("make", [moons, swirl, checkerboard, gaussians])
 def test_of_unit_scale_and_a_function_of_the_seed(make):
-    train, heldout = make(count=5000, heldout=0.2)
-    assert (train.x.shape, heldout.x.shape) == ((4000, 2), (1000, 2)) and train.x.dtype == np.float32
+    train, test = make(count=5000, test=0.2)
+    assert (train.x.shape, test.x.shape) == ((4000, 2), (1000, 2)) and train.x.dtype == np.float32
     np.testing.assert_allclose(train.x.mean(0), 0, atol=0.3)
     np.testing.assert_allclose(np.sqrt(np.mean(train.x**2, axis=0)), 1, atol=0.3)
-    np.testing.assert_array_equal(make(count=5000, heldout=0.2).train.x, train.x)
-    assert (make(count=5000, heldout=0.2, seed=1).train.x != train.x).any()
+    np.testing.assert_array_equal(make(count=5000, test=0.2).train.x, train.x)
+    assert (make(count=5000, test=0.2, seed=1).train.x != train.x).any()
 
 
 def test_a_checkerboard_has_eight_equal_fields():
@@ -25,8 +25,8 @@ def test_gaussians_lie_around_a_circle():
     train = gaussians(count=20_000, modes=5, std=0.05).train
     for k in range(5):
         x = train.x[train.label == k]
-        centre = np.sqrt(2) * np.array([np.cos(2 * np.pi * k / 5), np.sin(2 * np.pi * k / 5)])
-        np.testing.assert_allclose(x.mean(0), centre, atol=4 * 0.05 / np.sqrt(len(x)))
+        center = np.sqrt(2) * np.array([np.cos(2 * np.pi * k / 5), np.sin(2 * np.pi * k / 5)])
+        np.testing.assert_allclose(x.mean(0), center, atol=4 * 0.05 / np.sqrt(len(x)))
         np.testing.assert_allclose(x.std(0), 0.05, rtol=0.1)
 
 

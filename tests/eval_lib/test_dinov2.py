@@ -10,7 +10,7 @@ import scipy.special
 from PIL import Image
 
 from eval_lib import DINOv2Features, dinov2
-from tests.io_lib.test_torch_file import tensor, text, torch_file
+from tests.published_lib.test_torch_file import tensor, text, torch_file
 
 WIDTH, DEPTH, GRID = 128, 2, 5
 

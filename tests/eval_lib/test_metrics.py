@@ -18,7 +18,7 @@ from eval_lib import (
     precision_recall,
     squared_mmd,
 )
-from eval_lib.neighbours import nearest, radii
+from eval_lib.neighbors import nearest, radii
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
 
@@ -92,7 +92,7 @@ def test_equal_sets():
     x = np.random.default_rng(0).normal(size=(300, 4))
     assert precision_recall(x, x) == (1, 1)
     assert density_coverage(x, x, k=5).coverage == 1
-    # a ball holds its centre and k neighbours
+    # a ball holds its center and k neighbors
     assert density_coverage(x, x, k=5).density == pytest.approx(6 / 5)
 
 
@@ -129,7 +129,7 @@ def test_what_is_missing_and_what_is_wrong_are_told_apart():
     assert density_coverage(strange, two).density < 0.7
 
 
-def test_neighbours():
+def test_neighbors():
     draw = np.random.default_rng(3)
     data = 1000 + draw.normal(size=(3000, 5))
     x = np.concatenate([data[[7, 2999]], 1000 + draw.normal(size=(1500, 5))])
@@ -138,7 +138,7 @@ def test_neighbours():
     brute = np.linalg.norm(x[2:40, None] - data[None], axis=2)
     np.testing.assert_array_equal(index[2:40], brute.argsort(1)[:, :3])
     np.testing.assert_allclose(distance[2:40], np.sort(brute, 1)[:, :3], rtol=1e-12)
-    with pytest.raises(ValueError, match="k=5 neighbours: expected from 1 to 4, for 5 points"):
+    with pytest.raises(ValueError, match="k=5 neighbors: expected from 1 to 4, for 5 points"):
         radii(data[:5], 5)
 
 

@@ -12,7 +12,7 @@ TRAIN_X, HELDOUT_X = (Scale(0, 16).forward(part.x) for part in (TRAIN, HELDOUT))
 
 
 def report(samples, **options):
-    """`samples` judged beside 250 held-out digits; the other 250 are free to play the samples."""
+    """`samples` judged beside 250 test digits; the other 250 are free to play the samples."""
     return small_image_report(samples, TRAIN_X, HELDOUT_X[250:], TRAIN.label, HELDOUT.label[250:], **options)
 
 
@@ -31,10 +31,10 @@ def test_other_real_digits_are_as_good_as_real_ones(real):
 def test_the_classifier_can_read():
     whole = small_image_report(HELDOUT_X, TRAIN_X, HELDOUT_X, TRAIN.label, HELDOUT.label)
     assert whole["accuracy"] >= 0.97
-    # the samples are the held-out images themselves, so that every measure is its floor
+    # the samples are the test images themselves, so that every measure is its floor
     for name in ("frechet", "confident", "nearest"):
         np.testing.assert_allclose(whole[name]["ratio"], 1, rtol=1e-5)
-    np.testing.assert_allclose(np.array(whole["classes"]["samples"]) / 500, whole["classes"]["heldout"])
+    np.testing.assert_allclose(np.array(whole["classes"]["samples"]) / 500, whole["classes"]["test"])
     # a classifier that is 97 % right finds each class as often as its labels do, but for those 3 %
     found, true = np.array(whole["classes"]["samples"]), np.bincount(HELDOUT.label)
     assert np.abs(found - true).sum() <= 2 * 0.03 * 500
@@ -72,7 +72,7 @@ def test_spoiled_digits_have_a_larger_distance(spoil, real):
 
 def test_a_missing_class_shows():
     no_threes = report(HELDOUT_X[:250][HELDOUT.label[:250] != 3])
-    count, share = no_threes["classes"]["samples"], no_threes["classes"]["heldout"]
+    count, share = no_threes["classes"]["samples"], no_threes["classes"]["test"]
     assert count[3] <= 3 and share[3] > 0.05
     assert sum(count) == no_threes["counts"]["samples"]
 
@@ -83,7 +83,7 @@ def test_groups_are_of_equal_size(real):
     draws = np.random.default_rng(0).multivariate_normal(mean, cov, 1100).reshape(-1, 8, 8, 1)
     many, one = report(draws)["frechet"], report(draws[:250])["frechet"]
     at_once = frechet_distance(*moments(draws.reshape(-1, 64)), mean, cov)
-    assert report(draws)["counts"] == {"samples": 1100, "train": 1297, "heldout": 250, "group": 250}
+    assert report(draws)["counts"] == {"samples": 1100, "train": 1297, "test": 250, "group": 250}
     np.testing.assert_allclose(many["samples"], one["samples"], rtol=0.2)
     assert at_once < many["samples"] / 2
     assert many["spread"] > 0 == one["spread"]
@@ -92,7 +92,7 @@ def test_groups_are_of_equal_size(real):
 def test_few_samples_are_compared_with_as_few_held_out_images(real):
     few = report(HELDOUT_X[:100])
     assert few["counts"]["group"] == 100
-    assert few["frechet"]["heldout"] > 1.5 * real["frechet"]["heldout"]
+    assert few["frechet"]["test"] > 1.5 * real["frechet"]["test"]
 
 
 def test_the_seed_makes_it_reproducible_and_it_is_quick():
@@ -110,9 +110,9 @@ def test_a_threshold_is_a_threshold(real):
 def test_json_and_markdown(real):
     assert json.loads(json.dumps(real)) == real
     lines = markdown(real).splitlines()
-    assert lines[0] == "| what | samples | real held-out | ratio (aim) |"
+    assert lines[0] == "| what | samples | real test | ratio (aim) |"
     assert {line.count("|") for line in lines} == {5}
-    assert f"| {real['confident']['samples']:.1%} | {real['confident']['heldout']:.1%} |" in markdown(real)
+    assert f"| {real['confident']['samples']:.1%} | {real['confident']['test']:.1%} |" in markdown(real)
     assert sum(line.startswith("| class ") for line in lines) == 10
 
 

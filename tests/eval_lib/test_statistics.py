@@ -8,7 +8,7 @@ import pytest
 from data_lib import digits
 from eval_lib import inception_file, statistics
 from eval_lib.features import ClassifierFeatures, InceptionFeatures, RawFeatures
-from eval_lib.network import Seen
+from eval_lib.network import Features
 from eval_lib.statistics import Moments
 
 
@@ -51,10 +51,10 @@ def test_memory_does_not_grow_with_the_number():
 
 def test_a_file_holds_everything(tmp_path):
     x = np.random.default_rng(0).normal(size=(50, 4))
-    stats = statistics.statistics_of([x], lambda x: Seen(x, x[:, :2]), {"resize": "none"}, {"split": "heldout"})
+    stats = statistics.statistics_of([x], lambda x: Features(x, x[:, :2]), {"resize": "none"}, {"split": "test"})
     statistics.save(tmp_path / "s.npz", stats)
     back = statistics.load(tmp_path / "s.npz")
-    assert (back.count, back.protocol, back.about) == (50, {"resize": "none"}, {"split": "heldout"})
+    assert (back.count, back.protocol, back.about) == (50, {"resize": "none"}, {"split": "test"})
     for name in ("mean", "cov", "features", "logits"):
         np.testing.assert_array_equal(getattr(back, name), getattr(stats, name))
     statistics.save(tmp_path / "m.npz", of([x], keep=False))

@@ -162,7 +162,7 @@ def test_parameters_alone(tmp_path):
 
 
 def test_card_leaves_and_verification(tmp_path):
-    card = {"step": 3, "data": {"call": "a:b", "heldout": 0.1}, "licence": "CC BY 4.0", "levels": [1, None, True]}
+    card = {"step": 3, "data": {"call": "a:b", "test": 0.1}, "license": "CC BY 4.0", "levels": [1, None, True]}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, make_state(3), card)
         checkpoints.save(4, make_state(4))

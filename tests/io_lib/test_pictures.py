@@ -53,8 +53,8 @@ def test_png_is_exact(tmp_path, channels):
 
 
 def test_side_by_side_shows_left_and_right(tmp_path):
-    black, grey = np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 3), 128, np.uint8)
-    pictures.save_grids_side_by_side(tmp_path / "a.png", black, grey, ("samples", "data"))
+    black, gray = np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 3), 128, np.uint8)
+    pictures.save_grids_side_by_side(tmp_path / "a.png", black, gray, ("samples", "data"))
     with Image.open(tmp_path / "a.png") as picture:
         read = np.asarray(picture.convert("L"))
     height, width = read.shape
@@ -90,7 +90,7 @@ def test_plot_process(tmp_path):
 
 
 def test_gif_is_exact_and_holds_its_last_frame(tmp_path):
-    rng = np.random.default_rng(0)  # 240 to 256 of the grey levels in each frame
+    rng = np.random.default_rng(0)  # 240 to 256 of the gray levels in each frame
     grids = [rng.choice(256 - 4 * i, (64, 64, 1)).astype(np.uint8) for i in range(5)]
     pictures.save_gif(tmp_path / "a.gif", grids, seconds=1.0, hold=3.0)
     with Image.open(tmp_path / "a.gif") as picture:
@@ -107,7 +107,7 @@ def test_point_frames_follow_the_points(coordinates):
     cloud = np.random.default_rng(0).normal(scale=0.1, size=(200, coordinates))
     states = np.stack([cloud - [3, -3][:coordinates], cloud, cloud + [3, -3][:coordinates]])
     seen = [frame.astype(float) for frame in pictures.point_frames([1.0, 0.5, 0.0], states)]
-    blue = [frame[..., 2] - frame[..., 0] for frame in seen]  # the axes are grey
+    blue = [frame[..., 2] - frame[..., 0] for frame in seen]  # the axes are gray
     places = [np.array([np.average(np.indices(b.shape)[i], weights=b) for i in (1, 0)]) for b in blue]
     first, middle, last = (place[:coordinates] for place in places)
     assert np.all(middle - first > 60) and np.all(last - middle > 60)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from configs.spec import ConfigError
+from config_lib.spec import ConfigError
 from io_lib.shards import Shards, mapped
 
 X = np.random.default_rng(0).normal(size=(30, 2, 3)).astype(np.float32)

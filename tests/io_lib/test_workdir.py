@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from configs.spec import ConfigError, to_json
+from config_lib.spec import ConfigError, to_json
 from io_lib import workdir
 
 ROOT = Path(__file__).parents[2]
@@ -113,11 +113,11 @@ with alone({str(tmp_path)!r}, "training"):
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert first.stdout.readline() == "in\n"
     said = f"process {first.pid} is training in it already"
-    with pytest.raises(ConfigError, match=said), workdir.alone(tmp_path, "training"):
+    with pytest.raises(ConfigError, match=said), workdir.lock(tmp_path, "training"):
         pass
-    with workdir.alone(tmp_path, "sampling"):
+    with workdir.lock(tmp_path, "sampling"):
         pass
     first.kill()
     first.communicate()
-    with workdir.alone(tmp_path, "training"):
+    with workdir.lock(tmp_path, "training"):
         pass

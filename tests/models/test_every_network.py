@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from models import LinenNetwork
-from sde_lib import VP, PredictNoise, ScaledTime, dsm_loss, make_score_fn
+from sde_lib import VP, PredictNoise, ScaledTime, dsm_loss, make_score_fn, sample_keys
 from sde_lib.losses import mean
 from tests.contracts import CONVOLUTIONAL, NETWORKS, QUICK, quickly
 
@@ -31,7 +31,7 @@ def shapes(net, *event):
 
 
 def random_params(net, *event, seed=3):
-    """Random in every leaf, the zero-initialised ones too, so that nothing is silent."""
+    """Random in every leaf, the zero-initialized ones too, so that nothing is silent."""
     leaves, treedef = jax.tree.flatten(shapes(net, *event))
     rng = np.random.default_rng(seed)
     return jax.tree.unflatten(treedef, [jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype) for a in leaves])
@@ -91,7 +91,7 @@ def test_everything_told_has_influence(name):
 
 
 @quickly("mlp", "ncsnpp", "ncsn", *NEW, among=NETWORKS)
-def test_samples_are_independent_of_their_neighbours(name):
+def test_samples_are_independent_of_their_neighbors(name):
     params, forward = conditional(name)
     x, c_noise, (labels, vector) = six()
     out = forward(params, x, c_noise, (labels, vector))
@@ -226,7 +226,7 @@ def test_bfloat16_rounds_and_no_more(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n != "mlp"])
-def test_rematerialisation_changes_neither_names_nor_gradients(name):
+def test_rematerialization_changes_neither_names_nor_gradients(name):
     plain, again = NETWORKS[name](), NETWORKS[name](remat=True)
     params, x, c_noise = random_params(plain, *EVENT), batch(2, *EVENT), jnp.array([0.6, 2.3], jnp.float32)
     assert jax.tree.structure(params) == jax.tree.structure(shapes(again, *EVENT))
@@ -274,8 +274,8 @@ def test_the_loss_comes_near_the_least_that_there_is(name):
         data_key, time_key, noise_key = jax.random.split(key, 3)
         x0, labels = examples(data_key, 128)
         score_fn = make_score_fn(partial(net, params, cond=labels), sde, label)
-        draw = lambda *_: jax.random.choice(time_key, times, (128,))  # noqa: E731
-        return jnp.mean(dsm_loss(noise_key, score_fn, sde, x0, sample_time=draw, reduce=mean))
+        t, keys = jax.random.choice(time_key, times, (128,)), sample_keys(noise_key, jnp.arange(128))
+        return jnp.mean(dsm_loss(keys, score_fn, sde, x0, t, reduce=mean))
 
     tx = optax.adam(optax.schedules.cosine_decay_schedule(1e-2, 600))
 

@@ -1,4 +1,4 @@
-"""Resampling against a direct convolution, embeddings and normalisation against their formulae."""
+"""Resampling against a direct convolution, embeddings and normalization against their formulae."""
 
 import re
 from functools import partial
@@ -58,7 +58,7 @@ def test_filter_is_the_direct_convolution(taps):
     np.testing.assert_allclose(resampling.fir_filter(jnp.asarray(x), taps, 3, 2), expected, atol=1e-12)
 
 
-def test_taps_of_one_are_nearest_neighbours_and_means():
+def test_taps_of_one_are_nearest_neighbors_and_means():
     x = jnp.asarray(np.random.default_rng(1).integers(-8, 8, (2, 6, 4, 3)), jnp.float32)
     nearest = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
     means = np.asarray(x).reshape(2, 3, 2, 2, 2, 3).mean(axis=(2, 4))
@@ -169,8 +169,8 @@ def test_group_norm_normalises_groups(channels, groups):
 def two_passes(x, scale, bias, groups):
     """The definition, in float64."""
     grouped = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-    centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
-    normed = centred / jnp.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + 1e-6)
+    centered = grouped - grouped.mean(axis=(1, 3), keepdims=True)
+    normed = centered / jnp.sqrt((centered**2).mean(axis=(1, 3), keepdims=True) + 1e-6)
     return normed.reshape(x.shape) * scale[None, None, None] + bias[None, None, None]
 
 
@@ -213,7 +213,7 @@ def test_initialisation_is_uniform_over_the_average_fan(scale):
     assert 0.99 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6)
 
 
-def randomised(module, key, *args):
+def randomized(module, key, *args):
     variables = jax.eval_shape(lambda k: module.init(k, *args), key)
     leaves, treedef = jax.tree.flatten(variables)
     keys = jax.random.split(key, len(leaves))
@@ -225,7 +225,7 @@ def randomised(module, key, *args):
 def test_attention_is_softmax_of_scaled_products():
     block = blocks.AttentionBlock()
     x = random(2, 3, 5, 8)
-    variables = randomised(block, jax.random.key(1), jnp.asarray(x))
+    variables = randomized(block, jax.random.key(1), jnp.asarray(x))
     p = jax.tree.map(lambda a: np.asarray(a, float), variables["params"])
     g = x.reshape(2, 15, 2, 4)
     normed = ((g - g.mean(axis=(1, 3), keepdims=True)) / np.sqrt(g.var(axis=(1, 3), keepdims=True) + 1e-6)).reshape(
@@ -313,8 +313,8 @@ def test_no_two_uses_of_dropout_share_a_mask():
     draw = jax.jit(lambda key, x: Three().apply({}, x, rngs={"dropout": key}))
     gone = np.concatenate([np.asarray(draw(jax.random.key(i), x)) == 0 for i in (0, 1)]).reshape(6, -1)
     assert np.abs(np.corrcoef(gone) - np.eye(6)).max() < 4.5 / np.sqrt(x.size)
-    neighbours = np.corrcoef(gone[:, :-1], gone[:, 1:])[:6, 6:]
-    assert np.abs(neighbours).max() < 4.5 / np.sqrt(x.size)
+    neighbors = np.corrcoef(gone[:, :-1], gone[:, 1:])[:6, 6:]
+    assert np.abs(neighbors).max() < 4.5 / np.sqrt(x.size)
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
     np.testing.assert_array_equal(np.asarray(draw(jax.random.key(0), spread)) == 0, gone[:3].reshape(3, *x.shape))

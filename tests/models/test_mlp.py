@@ -74,7 +74,7 @@ def test_learns_a_function_of_x_and_the_noise_level():
     x, c_noise = (jnp.asarray(rng.uniform(-2, 2, size=s), jnp.float32) for s in [(256, 1), (256,)])
     target = jnp.sin(2 * x) * c_noise[:, None]
     params = net.init(KEY, x, c_noise)
-    optimiser = optax.adam(1e-2)
+    optimizer = optax.adam(1e-2)
 
     def loss(params):
         return jnp.mean((net(params, x, c_noise) - target) ** 2)
@@ -83,8 +83,8 @@ def test_learns_a_function_of_x_and_the_noise_level():
         params, state = carry
         gradient = jax.grad(loss)(params)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer count
-            updates, state = optimiser.update(gradient, state)
+            updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, 300))((params, optimiser.init(params)))
+    (params, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, 300))((params, optimizer.init(params)))
     assert float(loss(params)) < 0.02 * float(jnp.mean(target**2))

@@ -87,15 +87,15 @@ def test_pools():
 
 @pytest.mark.parametrize("method", ["linear", "corners", "nearest"])
 def test_interpolation_keeps_what_is_linear(method):
-    """Between the centres of the pixels, (i + ½) n/N − ½, or between the corners, i (n − 1)/(N − 1); each axis for
-    itself, and constant beyond the first and last centres."""
+    """Between the centers of the pixels, (i + ½) n/N − ½, or between the corners, i (n − 1)/(N − 1); each axis for
+    itself, and constant beyond the first and last centers."""
     n, N = (4, 3), (8, 5)
     grid = np.stack(np.meshgrid(*map(np.arange, n), indexing="ij"), axis=-1)[None].astype(float)
     found = np.asarray(resized(jnp.asarray(grid), N, method))[0]
     for axis in (0, 1):
-        centre = np.clip((np.arange(N[axis]) + 0.5) * n[axis] / N[axis] - 0.5, 0, n[axis] - 1)
+        center = np.clip((np.arange(N[axis]) + 0.5) * n[axis] / N[axis] - 0.5, 0, n[axis] - 1)
         corner = np.arange(N[axis]) * (n[axis] - 1) / (N[axis] - 1)
-        place = {"linear": centre, "corners": corner, "nearest": np.round(centre - 1e-9)}[method]
+        place = {"linear": center, "corners": corner, "nearest": np.round(center - 1e-9)}[method]
         expected = np.moveaxis(np.broadcast_to(place[:, None], (N[axis], N[1 - axis])), 0, axis)
         np.testing.assert_allclose(found[..., axis], expected, atol=1e-6)
     np.testing.assert_array_equal(resized(jnp.asarray(grid), n, method), grid)

@@ -13,7 +13,7 @@ TINY = dict(nf=4, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), dropout
 NCSNPP = dict(embedding="fourier", fir_taps=(1, 3, 3, 1), progressive_input="residual")
 ONE_LEVEL = {**TINY, "ch_mult": (1,)}
 KEY = jax.random.key(0)
-# These compile often and run once: without XLA's optimisation that takes a quarter of the time.
+# These compile often and run once: without XLA's optimization that takes a quarter of the time.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -27,7 +27,7 @@ def count(tree):
 
 
 def random_params(net, *event, seed=3):
-    """Random in every leaf, the zero-initialised ones too, so that nothing is silent."""
+    """Random in every leaf, the zero-initialized ones too, so that nothing is silent."""
     leaves, treedef = jax.tree.flatten(shapes(net, *event))
     rng = np.random.default_rng(seed)
     return jax.tree.unflatten(treedef, [jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype) for a in leaves])
@@ -122,7 +122,7 @@ def test_attention_by_resolution_and_by_level():
     )
 
 
-def test_samples_are_independent_of_their_neighbours():
+def test_samples_are_independent_of_their_neighbors():
     net = NCSNpp(**{**TINY, "attn_levels": (0,)}, **NCSNPP)
     params, x = random_params(net, 6, 6, 2), batch(2, 6, 6, 2)
     forward = compiled(net)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models import LinenNetwork, NCSNpp
-from models.layers import rematerialised
+from models.layers import rematerialized
 from tests.models.test_ncsnpp import C_NOISE, KEY, NCSNPP, ONE_LEVEL, TINY, batch, jit, random_params, shapes
 
 SKIPS = dict(progressive_input="input_skip", progressive="output_skip", fir_taps=(1, 3, 3, 1))
@@ -83,7 +83,7 @@ def test_dtypes_are_listed():
     [pytest.param(ONE_LEVEL, id="one level")]
     + [pytest.param(v, id=k, marks=pytest.mark.slow) for k, v in NETWORKS.items()],
 )
-def test_rematerialisation_changes_neither_names_nor_loss_nor_gradients(options):
+def test_rematerialization_changes_neither_names_nor_loss_nor_gradients(options):
     """With dropout: the block that is computed again has the mask that it had."""
     options = dict(options, dropout=0.3)
     x, plain = batch(2, *EVENT), NCSNpp(**options)
@@ -112,4 +112,4 @@ def test_each_block_is_computed_again(options):
 
 
 def test_a_block_that_is_not_wanted_again_is_the_block():
-    assert rematerialised(False, test_dtypes_are_listed) is test_dtypes_are_listed
+    assert rematerialized(False, test_dtypes_are_listed) is test_dtypes_are_listed

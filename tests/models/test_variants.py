@@ -10,7 +10,7 @@ from flax.traverse_util import unflatten_dict
 
 from models import LinenNetwork, NCSNpp
 from models.layers import activation
-from models.reference import from_flax, parameter_shapes
+from published_lib.score_sde_names import from_flax, parameter_shapes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "variants"
 SMALL = dict(nf=4, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,), block="ddpm")

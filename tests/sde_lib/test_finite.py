@@ -4,14 +4,16 @@ For every process × parameterization × weight: at t_min and at t_max, of event
 together and one alone. The network is the plainest that uses all its inputs; it casts what comes to its dtype.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sde_lib import VP, PredictNoise, SigmaSquared, dsm_loss
-from sde_lib.training import batch_loss
+from sde_lib import VP, PredictNoise, SigmaSquared, dsm_loss, make_score_fn
 from tests.contracts import CORE, DIAGONAL, PARAMETERIZATIONS, SDES, WEIGHTS, quick
+from tests.helpers import keys
 
 DIMENSION = 64  # DiagonalVP's
 PARAMS = {"w": jnp.eye(DIMENSION, dtype=jnp.float32) / 2, "b": jnp.full(DIMENSION, 0.1, jnp.float32)}
@@ -35,13 +37,11 @@ def network_of(dtype):
 
 
 def is_finite(sde, parameterization, weight, dtype, x0, times):
-    def loss(key, score_fn, sde, x0):
-        return dsm_loss(key, score_fn, sde, x0, weight=weight, sample_time=lambda key, sde, n: times)
+    def of_params(params, x0):
+        score_fn = make_score_fn(partial(network_of(dtype), params), sde, parameterization)
+        return jnp.mean(dsm_loss(keys(len(x0)), score_fn, sde, x0, times, weight=weight))
 
-    of_params = lambda params, batch: batch_loss(  # noqa: E731
-        network_of(dtype), params, sde, parameterization, loss, jax.random.key(0), batch, True
-    )
-    found = jax.value_and_grad(of_params)(PARAMS, {"x": x0})
+    found = jax.value_and_grad(of_params)(PARAMS, x0)
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(found))
 
 

@@ -107,7 +107,7 @@ def model(guidance=None):
 
 
 def test_samples_of_a_model():
-    """0 is unconditional, 1 conditional, 2 neither; without a cond there is nothing to guide towards."""
+    """0 is unconditional, 1 conditional, 2 neither; without a cond there is nothing to guide toward."""
     key, cond = jax.random.key(2), jnp.full(6, CLASS)
     plain, free = model().sample(key, 6, cond), model().sample(key, 6)
     assert np.max(np.abs(plain - free)) > 0.1

@@ -3,12 +3,12 @@
 import jax
 import pytest
 
-from sde_lib import EDM, VP, StraightLine, SubVP
-from sde_lib.node import Node, Scalar, static
+from sde_lib import EDM, VP, RectifiedFlow, SubVP
+from sde_lib.node import PyTreeNode, Scalar, static
 
 
 def test_classes_with_as_many_leaves_have_unlike_structures():
-    for a, b in ((VP(), SubVP()), (EDM(), StraightLine())):
+    for a, b in ((VP(), SubVP()), (EDM(), RectifiedFlow())):
         assert jax.tree.structure(a) != jax.tree.structure(b)
     assert jax.tree.structure(VP(beta_max=5.0)) == jax.tree.structure(VP())
 
@@ -18,14 +18,16 @@ def test_jit_never_runs_another_classes_program():
     apply = jax.jit(lambda node: node.value * node.factor())
     nodes = []
     for k in range(150):
-        made = type(f"N{k}", (Node,), {"__annotations__": {"value": Scalar}, "factor": lambda self, k=k: float(k)})
+        made = type(
+            f"N{k}", (PyTreeNode,), {"__annotations__": {"value": Scalar}, "factor": lambda self, k=k: float(k)}
+        )
         nodes.append(made(value=1.0))
     for _ in range(3):
         assert [float(apply(node)) for node in nodes] == list(range(150))
 
 
 def test_statics_leaves_and_replacement():
-    class Point(Node):
+    class Point(PyTreeNode):
         x: Scalar = 0.0
         name: str = static("a")
 

@@ -6,7 +6,7 @@ import pytest
 from sde_lib import (
     VE,
     VP,
-    Karras,
+    EDMPreconditioning,
     LogSigma,
     PredictNoise,
     PredictScore,
@@ -72,7 +72,7 @@ def test_karras_has_unit_variance_in_and_out(name):
     """For independent x0 of standard deviation σ_d and ε, by the exact linear maps of the two."""
     sde, sigma_data = SDES[name], 1.3
     t = jnp.linspace(sde.t_min, sde.t_max, 21)
-    c = Karras(sigma_data=sigma_data)(sde, t)
+    c = EDMPreconditioning(sigma_data=sigma_data)(sde, t)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     np.testing.assert_allclose(c.c_in**2 * (alpha**2 * sigma_data**2 + sigma**2), 1.0, rtol=1e-10)
     from_x0 = -c.c_skip * alpha / c.c_out
@@ -87,7 +87,7 @@ def test_coefficients_as_published():
     assert PredictScore()(ve, t).c_noise == pytest.approx(float(np.log(ve.sigma(t))))
     assert PredictNoise()(vp, t).c_out == pytest.approx(-1 / float(vp.sigma(t)))
     assert PredictScore()(ve, t).c_out == pytest.approx(1 / float(ve.sigma(t)))
-    assert Karras()(ve, t).c_noise == pytest.approx(float(np.log(ve.sigma(t)) / 4))
+    assert EDMPreconditioning()(ve, t).c_noise == pytest.approx(float(np.log(ve.sigma(t)) / 4))
     assert PredictX0()(vp, t).c_in == PredictV()(vp, t).c_in == 1.0
     assert LogSigma()(vp, t) == pytest.approx(float(jnp.log(vp.sigma(t) / vp.alpha(t))))
 
@@ -99,7 +99,7 @@ def test_network_sees_scaled_x_and_a_batch_of_c_noise():
         seen.update(x=x, c_noise=c_noise)
         return x
 
-    x, sde, parameterization = jnp.full((3, 2), 4.0), VP(), Karras(sigma_data=0.5)
+    x, sde, parameterization = jnp.full((3, 2), 4.0), VP(), EDMPreconditioning(sigma_data=0.5)
     make_score_fn(network, sde, parameterization)(x, 0.5)
     c = parameterization(sde, 0.5)
     np.testing.assert_allclose(seen["x"], c.c_in * x)

@@ -7,7 +7,7 @@ from sde_lib import (
     VE,
     VP,
     AdaptiveSDE,
-    KarrasGrid,
+    EDMGrid,
     LogSNRGrid,
     PowerGrid,
     PredictNoise,
@@ -46,7 +46,7 @@ def test_grids_by_formula():
     for sde in (vp, ve):
         steps = np.diff(sde.log_snr(LogSNRGrid()(sde, 20)))
         np.testing.assert_allclose(steps, steps[0] * np.ones(20), rtol=1e-5)
-    level = np.asarray(ve.sigma(KarrasGrid(rho=7.0)(ve, 18)))
+    level = np.asarray(ve.sigma(EDMGrid(rho=7.0)(ve, 18)))
     a, b = 50.0, float(ve.sigma(ve.t_min))
     expected = (a ** (1 / 7) + np.arange(19) / 18 * (b ** (1 / 7) - a ** (1 / 7))) ** 7
     np.testing.assert_allclose(level, expected, rtol=1e-6)
@@ -147,7 +147,7 @@ def test_where_a_sample_starts_can_be_given(sampler):
         model.sample(key, 4, x_T=x_T[:3])
 
 
-def test_a_sampler_says_whether_neighbours_matter():
+def test_a_sampler_says_whether_neighbors_matter():
     for sampler, coupled in (
         (Sampler(solver=PredictorCorrector(corrector=Langevin(norm="batch"))), True),
         (Sampler(solver=PredictorCorrector(corrector=Langevin())), False),

@@ -1,0 +1,179 @@
+"""From the command line to a config: `--config=FILE`, then `--config.any.key=value` for what should differ.
+
+    define_config_flag()
+
+    def main(config): ...
+
+    if __name__ == "__main__":
+        run(main)
+
+Whatever is wrong with the flags, the file or the config is one line on stderr and exit code 2. Nothing heavy is
+imported before the flags are known to be good.
+"""
+
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags, config_path
+
+from config_lib.names import ConfigError as ConfigError
+from config_lib.names import nearest
+from config_lib.saved import nearest_key_message
+
+EXPERIMENTS = "configs"
+
+flags.disclaim_key_flags()  # so that --help lists the flag as the caller's
+
+_OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)")
+_DATA = re.compile(r"^--?config\.data=(.*)")
+
+
+def define_config_flag() -> None:
+    """--config=FILE[:ARGUMENT]: a Python file whose get_config([ARGUMENT]) returns the config. --data=PATH|NAME, which
+    --config.data=PATH|NAME is too."""
+    text = "Python file that defines get_config(). Change any value with --config.section.key=value."
+    flags.DEFINE_string("config", None, text)
+    text = "Other data for the config: a folder, a file, or a name; configs/own_data.py says which."
+    flags.DEFINE_string("data", None, text)
+
+
+def run(
+    main: Callable[[ConfigDict | None], None],
+    argv: Sequence[str] | None = None,
+    default: Callable[[], ConfigDict | None] = lambda: None,
+) -> None:
+    """Parse the flags, call main(config). Without --config, the config is default(), called once the flags are known.
+
+    A ConfigError in main, or a FileNotFoundError in default, is one line and exit code 2.
+    """
+
+    def guarded(config):
+        try:
+            return main(config)
+        except ConfigError as error:
+            _fail(str(error))
+
+    app.run(guarded, argv=argv, flags_parser=lambda argv: _parse(argv, default))
+
+
+def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda: None) -> ConfigDict | None:
+    """The config of --config, or the default one, with its overrides applied, locked; other flags land in FLAGS.
+
+    ConfigError, FileNotFoundError or absl's flags.Error, in one line, if anything is wrong.
+    """
+    flags.FLAGS.set_gnu_getopt(True)  # `--config.a.b 3 --workdir=w`: a flag's value after a space ends nothing
+    program, *rest = flags.FLAGS(list(argv), known_only=True)
+    path = flags.FLAGS.config
+    config = default() if path is None else load_config(path)
+    data = [flags.FLAGS.data, *(match[1] for match in map(_DATA.match, rest) if match)][-1]
+    if data is not None and config is not None:
+        shipped("own_data").with_data(config, data)
+        rest = [argument for argument in rest if not _DATA.match(argument)]
+    if config is None and any(_OVERRIDE.match(arg) for arg in rest):
+        raise ConfigError(f"{rest[0]} changes a config, but there is none: pass --config=FILE before it")
+    overridden = apply_overrides(ConfigDict() if config is None else config, rest, program)
+    return None if config is None else overridden
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str], program: str = "") -> ConfigDict:
+    """The config after flags such as --config.sde.beta_max=15; changed in place, and locked."""
+    for key in (match[1] for match in map(_OVERRIDE.match, overrides) if match):
+        try:
+            config_path.get_value(key, config)
+        except (KeyError, AttributeError, IndexError, TypeError, ValueError) as error:
+            raise ConfigError(nearest_key_message(config, key)) from error
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(overrides))
+    try:
+        left = values([program, *overrides])[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = nearest(error.flagname, flags.FLAGS)
+        raise ConfigError(f"unknown flag --{error.flagname}; {known}") from error
+    if left:
+        raise ConfigError(f"unexpected argument {left[0]!r}")
+    return values["config"].value
+
+
+def load_config(path: str) -> ConfigDict:
+    """get_config() of a Python file or of a shipped experiment by name, get_config(ARGUMENT) of FILE:ARGUMENT.
+
+    ConfigError naming file and line.
+    """
+    file, *argument = path.split(":", 1)
+    if not Path(file).is_file() and not _is_shipped(file):
+        raise ConfigError(f"--config={path}: there is no file {file}{_instead(file)}")
+    try:
+        config = _load_module(file).get_config(*argument)
+    except Exception as error:
+        raise ConfigError(f"--config={path}: {_place(error, file)}{type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"--config={path}: get_config() should return a ConfigDict, got {type(config).__name__}")
+    return config
+
+
+def shipped(name: str):
+    """A module of the package of experiments, which stands above this one and is imported when it is asked for."""
+    return importlib.import_module(f"{EXPERIMENTS}.{name}")
+
+
+def shipped_names() -> list[str]:
+    """The experiments that come with the library."""
+    return sorted(file.stem for file in _folder().glob("*.py") if "def get_config(" in file.read_text())
+
+
+def _folder() -> Path:
+    return Path(importlib.util.find_spec(EXPERIMENTS).origin).parent
+
+
+def _is_shipped(name: str) -> bool:
+    return name.isidentifier() and name in shipped_names()
+
+
+def _instead(file: str) -> str:
+    """What to write in place of a config that is not there."""
+    stem = Path(file).stem
+    if stem in shipped("score_sde").NAMES:
+        return f"; it is --config=configs/score_sde.py:{stem}"
+    if Path(file).name != file and Path(file).parent.name != EXPERIMENTS:
+        return ""
+    return f"; shipped are {', '.join(shipped_names())}"
+
+
+def _load_module(file: str):
+    """A file of the package of experiments is imported by its name: a checkpoint then finds its classes again."""
+    if _is_shipped(file) and not Path(file).is_file():
+        return shipped(file)
+    path = Path(file)
+    if path.resolve().parent == _folder().resolve():
+        return shipped(path.stem)
+    name = f"{path.stem} (config file)"  # shadows no package; dataclasses look their module up in sys.modules
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    module_spec.loader.exec_module(module)
+    return module
+
+
+def _place(error: Exception, file: str) -> str:
+    """`file:line: ` of the last line of the config file that the error passed."""
+    frames, path = traceback.extract_tb(error.__traceback__), Path(file).resolve()
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path]
+    return f"{file}:{lines[-1]}: " if lines else ""
+
+
+def _parse(argv: Sequence[str], default: Callable[[], ConfigDict | None]) -> ConfigDict | None:
+    try:
+        return parse(argv, default)
+    except (flags.Error, ConfigError, FileNotFoundError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,114 @@
+"""Names of classes and functions in a config: `module:qualname`, and back.
+
+A config may come with somebody else's checkpoint, so a name must not reach whatever Python can import. It stands for
+
+1. an object that `spec` or `bind` was given in this process (a class which the user's own config file defines), or
+2. a public class or function that one of the packages in TRUSTED itself defines. Modules are never walked through,
+   and what a package merely imports from elsewhere does not count as its own.
+"""
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from config_lib.old_names import current_name
+
+# Neither run_lib, io_lib nor the rest of flax: they write and remove files, which no config has to name.
+TRUSTED = ("sde_lib", "models", "data_lib", "eval_lib", "configs", "optax", "flax.linen", "diffrax")
+MACHINERY = (  # runs files, starts processes or writes
+    *("configs.own_data", "configs.spec", "data_lib.prepare"),
+    *("eval_lib.__main__", "eval_lib.inception_file", "eval_lib.statistics"),
+)
+
+_seen: dict[str, Callable] = {}
+
+
+class ConfigError(TypeError, ValueError):
+    """A config that cannot be used: what was expected, what was got, and where in the config."""
+
+
+def name_of(target: Callable) -> str:
+    """`package:qualname` of a class or function, remembered so that `resolve` finds it in this process.
+
+    The package is the shortest that exports the object: `sde_lib:VP`, in whatever file VP stands.
+    """
+    _require_nameable(target)
+    module, path = target.__module__, target.__qualname__
+    if inspect.ismethod(target):  # a class method, perhaps inherited: name the class it is bound to
+        module, path = target.__self__.__module__, f"{target.__self__.__qualname__}.{target.__name__}"
+    if trusted(module):
+        name = f"{_shortest_package(module, path)}:{path}"
+    else:  # a config file's module has the loader's name, which says nothing: take the file's
+        file = getattr(sys.modules.get(module), "__file__", None)
+        name = f"{Path(file).stem if file else module}:{path}"
+    _seen[name] = target
+    return name
+
+
+def resolve(name: Any, where: str) -> Callable:
+    """The class or function of that name; ConfigError, saying where it stands, if there is none or it is barred."""
+    if not isinstance(name, str) or name.count(":") != 1:
+        raise ConfigError(f"{where}: expected 'module:name', got {name!r}")
+    if name in _seen:
+        return _seen[name]
+    name = current_name(name)
+    module, path = name.split(":")
+    if not trusted(module):
+        outside = "defined outside the installed packages: pass --config=the file that defines it"
+        raise ConfigError(f"{where} is `{name}`, {outside}")
+    if any(part.startswith("_") or not part.isidentifier() for part in (*module.split("."), *path.split("."))):
+        raise ConfigError(f"{where} is `{name}`: private names cannot stand in a config")
+    return _walk(module, path, f"{where} is `{name}`")
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """`nearest: x`, or all there are where none is near."""
+    candidates = sorted(candidates)
+    found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
+    return f"nearest: {found[0]}" if found else f"valid: {', '.join(candidates) or 'none'}"
+
+
+def _walk(module: str, path: str, where: str) -> Callable:
+    """From the module down, through classes only."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{where}: cannot import it ({error})") from error
+    *classes, last = path.split(".")
+    for part in classes:
+        found = getattr(found, part, None)
+        if not isinstance(found, type) or not trusted(found.__module__):
+            raise ConfigError(f"{where}: {part} is not a class of {module}")
+    found = getattr(found, last, None)
+    if not callable(found) or not trusted(getattr(found, "__module__", None) or ""):
+        raise ConfigError(f"{where}: {module} defines no class or function of that name")
+    return found
+
+
+def trusted(module: str) -> bool:
+    return module not in MACHINERY and any(module == root or module.startswith(root + ".") for root in TRUSTED)
+
+
+def _require_nameable(target: Any) -> None:
+    """A name must find the same object again: no instance, lambda, partial, nor function made in a function."""
+    bound_to_instance = inspect.ismethod(target) and not isinstance(target.__self__, type)
+    if not callable(target) or not hasattr(target, "__qualname__") or bound_to_instance:
+        raise ConfigError(f"expected a class or a function, got {type(target).__name__} {target!r}")
+    if "<" in target.__qualname__:
+        raise ConfigError(f"{target.__qualname__}: define it at the top level of its file, under a name of its own")
+
+
+def _shortest_package(module: str, path: str) -> str:
+    """The shortest trusted package that exports what `module` defines: optax._src.alias → optax."""
+    parts, name = module.split("."), path.split(".")[0]
+    target = getattr(sys.modules[module], name, None)
+    for count in range(1, len(parts) + 1):
+        package = ".".join(parts[:count])
+        private = any(part.startswith("_") for part in parts[:count])
+        if not private and trusted(package) and getattr(sys.modules.get(package), name, None) is target:
+            return package
+    raise ConfigError(f"{module}:{path} is private: no public package exports it")

@@ -1,0 +1,84 @@
+"""A config as text, and two configs compared.
+
+JSON has one kind of sequence: here every sequence comes back as a tuple. 1 and 1.0 stay apart; a placeholder without
+a value is null; NaN and infinities are refused.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from config_lib.names import ConfigError
+from config_lib.old_names import current_config
+from config_lib.types import as_config_value
+
+
+def to_json(config: ConfigDict) -> str:
+    """Sorted and indented, so that equal configs are equal texts."""
+    return json.dumps(_plain(config, "config"), sort_keys=True, indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` wrote, also of an earlier version (`old_names`); ConfigError if it is no config."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"expected a config as JSON, got {text[:40]!r} ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected a config as a JSON object, got {type(values).__name__}")
+    return _from_plain(current_config(_plain(values, "config")))
+
+
+def diff(a: ConfigDict, b: ConfigDict) -> list[str]:
+    """What would change from a to b, a line for each key: `config.sde.beta_max: 20.0 -> 15.0`."""
+    old, new = dict(_leaves(_plain(a, "config"))), dict(_leaves(_plain(b, "config")))
+    changed = [key for key in sorted({*old, *new}) if old.get(key, "(absent)") != new.get(key, "(absent)")]
+    return [f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}" for key in changed]
+
+
+def nearest_key_message(config: ConfigDict, dotted_key: str) -> str:
+    """`unknown config key config.sde.beta_mx; nearest: config.sde.beta_max`."""
+    key = dotted_key.removeprefix("config.")
+    keys = sorted(_keys(_plain(config, "config")))
+    elsewhere = [known for known in keys if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    found = elsewhere or difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    return f"unknown config key config.{key}" + (f"; nearest: config.{found[0]}" if found else "")
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Plain dicts, tuples and scalars, all checked; FieldReferences resolved."""
+    if isinstance(value, Mapping | ConfigDict):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise ConfigError(f"{where}: the keys of a config are str, got {wrong[0]!r}")
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+    return as_config_value(value, where)
+
+
+def _from_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ConfigDict({key: _from_plain(item) for key, item in value.items()})
+    if isinstance(value, tuple):
+        return tuple(_from_plain(item) for item in value)
+    return config_dict.placeholder(object) if value is None else value  # so that a flag can still set it
+
+
+def _keys(plain: dict, prefix: str = "") -> Iterator[str]:
+    """The dotted keys, of sections too."""
+    for key, value in plain.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _leaves(plain: Any, prefix: str = "config") -> Iterator[tuple[str, str]]:
+    """Dotted keys and how their values print: repr tells 1 from 1.0 and from True."""
+    if isinstance(plain, dict) and plain:
+        for key, value in plain.items():
+            yield from _leaves(value, f"{prefix}.{key}")
+    else:
+        yield prefix, repr(plain)

@@ -1,0 +1,179 @@
+"""Config by construction: a section holds what to call and with which values, and `build` calls it.
+
+    config.sde = spec(VP, beta_max=20.0)   # {"call": "sde_lib.sde:VP", "beta_min": 0.1, "beta_max": 20.0, ...}
+    sde = build(config.sde)                # VP(beta_min=0.1, beta_max=20.0, ...)
+
+The section is a plain `ml_collections.ConfigDict` with every default in it, so that a flag such as
+`--config.sde.beta_max=15` reaches it at any depth. Nothing here imports JAX.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from config_lib.names import ConfigError as ConfigError
+from config_lib.names import name_of, nearest, resolve, trusted
+from config_lib.saved import diff as diff
+from config_lib.saved import from_json as from_json
+from config_lib.saved import nearest_key_message as nearest_key_message
+from config_lib.saved import to_json as to_json
+from config_lib.types import accepted, as_config_value, coerce
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_KINDS = ("call", "bind")
+
+
+def spec(target: Callable, **kwargs) -> ConfigDict:
+    """A section which `build` turns into target(**kwargs); it also holds each default that JSON can hold.
+
+    A default of None becomes a placeholder of the annotated type. Dataclass instances, among the defaults or the
+    kwargs, become sections of their own. Defaults that JSON cannot hold (functions, dtypes) are left out, and so apply
+    as they are. ConfigError (a TypeError and a ValueError) for an impossible type, and for an unknown name, with the
+    nearest one.
+    """
+    return _section("call", target, kwargs)
+
+
+def bind(target: Callable, **kwargs) -> ConfigDict:
+    """As `spec`, but `build` gives functools.partial(target, **kwargs): further arguments come later.
+
+    A function among the kwargs of a spec stands there by its name alone, and is built as it is.
+    """
+    return _section("bind", target, kwargs)
+
+
+def build(section: Any, path: str = "config") -> Any:
+    """The object that a section describes, and whatever it holds, recursively; sequences become tuples.
+
+    An error is a ConfigError that names the place in the config (`config.sde.beta_max expects float, ...`).
+    """
+    if isinstance(section, list | tuple):
+        return tuple(build(value, f"{path}[{i}]") for i, value in enumerate(section))
+    if not isinstance(section, Mapping | ConfigDict):
+        return section
+    values = dict(section.items())
+    kinds = [kind for kind in _KINDS if kind in values]
+    if not kinds:
+        return {key: build(value, f"{path}.{key}") for key, value in values.items()}
+    if len(kinds) > 1:
+        raise ConfigError(f"{path} holds both 'call' and 'bind': expected one of them")
+    return _construct(kinds[0], values, path)
+
+
+def _construct(kind: str, values: dict, path: str) -> Any:
+    target = resolve(values.pop(kind), path)
+    values = _checked(target, values, path)
+    missing = [name for name, p in _parameters(target).items() if p.default is p.empty and name not in values]
+    missing = [name for name in missing if _parameters(target)[name].kind not in _VARIADIC]
+    if kind == "call" and missing:
+        raise ConfigError(f"{path}: {target.__qualname__} needs a value for {', '.join(missing)}")
+    kwargs = {name: build(value, f"{path}.{name}") for name, value in values.items()}
+    if kind == "bind":
+        return functools.partial(target, **kwargs) if kwargs else target
+    try:
+        return target(**kwargs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {target.__qualname__}: {' '.join(str(error).split())}") from error
+
+
+def _section(kind: str, target: Callable, kwargs: dict) -> ConfigDict:
+    name = name_of(target)
+    where = target.__qualname__
+    if clash := [key for key in _KINDS if key in _parameters(target)]:
+        raise ConfigError(f"{where}: a parameter called {clash[0]!r} cannot stand in a config")
+    kwargs = {key: _as_section(value, f"{where}.{key}") for key, value in kwargs.items()}
+    kwargs = _checked(target, kwargs, where)
+    defaults = {key: p for key, p in _parameters(target).items() if p.default is not p.empty and key not in kwargs}
+    section = {key: _default(p) for key, p in defaults.items()}
+    return ConfigDict({kind: name, **{k: v for k, v in section.items() if v is not _LEFT_OUT}, **kwargs})
+
+
+_LEFT_OUT = object()
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    """The default as a config holds it, or _LEFT_OUT where JSON cannot."""
+    if inspect.isfunction(parameter.default) and not trusted(parameter.default.__module__):
+        return _LEFT_OUT  # a saved config could not name it
+    if parameter.default is None:
+        types = accepted(parameter.annotation, None) or ()
+        types = [t for t in types if t is not type(None)]
+        return config_dict.placeholder(types[0] if len(types) == 1 else object)
+    try:
+        value = _as_section(parameter.default, parameter.name)
+        return coerce(value, parameter, parameter.name)
+    except ConfigError:
+        return _LEFT_OUT
+
+
+def _as_section(value: Any, where: str) -> Any:
+    """A dataclass instance or a function as the section that rebuilds it; arrays as nested tuples of numbers;
+    containers item by item; others checked."""
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_as_section(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, ConfigDict):
+        return value
+    if isinstance(value, dict):
+        return ConfigDict({key: _as_section(item, f"{where}.{key}") for key, item in value.items()})
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return spec(type(value), **_fields_to_write(value))
+    if inspect.isfunction(value):
+        return ConfigDict({"bind": name_of(value)})
+    return as_config_value(value, where)
+
+
+def _fields_to_write(instance: Any) -> dict:
+    """Fields other than the class's own defaults: a default that JSON cannot hold then stays left out."""
+    parameters = _parameters(type(instance))
+    values = {name: getattr(instance, name) for name in parameters}
+    return {name: value for name, value in values.items() if value is not parameters[name].default}
+
+
+def _checked(target: Callable, values: dict, where: str) -> dict:
+    """The values with ints made floats and lists tuples where the parameter is one."""
+    parameters = _parameters(target)
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    known = {name: p for name, p in parameters.items() if p.kind not in _VARIADIC}
+    for name in values:
+        if name not in known and not takes_any:
+            place = "" if where == target.__qualname__ else f"{where}: "
+            hint = nearest(name, known)
+            raise ConfigError(f"{place}{target.__qualname__} has no parameter {name!r}; {hint}")
+    return {k: coerce(v, known[k], f"{where}.{k}") if k in known else v for k, v in values.items()}
+
+
+@functools.cache
+def _parameters(target: Callable) -> dict[str, inspect.Parameter]:
+    """Name → parameter, as a caller may give them by keyword; annotations evaluated where they can be."""
+    try:
+        signature = inspect.signature(target, eval_str=True)
+    except Exception:  # an annotation may name what exists for type checkers only: then it tells nothing
+        signature = inspect.signature(target)
+    hidden = ("parent", "name") if _is_linen_module(target) else ()
+    by_keyword = {
+        name: _with_made_default(target, p)
+        for name, p in signature.parameters.items()
+        if p.kind is not inspect.Parameter.POSITIONAL_ONLY and name not in hidden
+    }
+    return by_keyword
+
+
+def _with_made_default(target: Callable, parameter: inspect.Parameter) -> inspect.Parameter:
+    """A dataclass's default_factory shows in the signature as a marker: put what it makes in its place."""
+    fields = {f.name: f for f in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
+    field = fields.get(parameter.name)
+    if field is None or field.default_factory is dataclasses.MISSING:
+        return parameter
+    return parameter.replace(default=field.default_factory())
+
+
+def _is_linen_module(target: Callable) -> bool:
+    """By name, since importing flax takes seconds; linen itself fills `parent` and `name`."""
+    bases = getattr(target, "__mro__", ())
+    return any((base.__module__, base.__name__) == ("flax.linen.module", "Module") for base in bases)

@@ -1,0 +1,262 @@
+"""Checkpoints written by `torch.save`, read without PyTorch and without running anything in them.
+
+    file.pth = zip, nothing compressed (since PyTorch 1.6)
+      ├─ root/data.pkl     a pickle (protocol 2) of dicts, lists, numbers, and tensors without their numbers
+      ├─ root/data/KEY     the numbers of one storage, little-endian
+      └─ root/version, root/byteorder, …
+
+    file.pth = pickles one after another (before): a magic number, 1001, {"little_endian": …}, the value, its KEYs;
+               then for each KEY the count of its numbers, int64, and they themselves
+
+The pickle runs on the machine of `plain_pickle`, with the names of `_TABLE` alone: each stands for a function here that
+only puts its arguments into a tuple. Tensors become arrays when all is read:
+
+    storage  = persistent id ("storage", type, KEY, location, count)          the location (cpu, cuda:0) is ignored
+    tensor   = (storage, offset, shape, strides),   Π shape ≤ count,   offset + Σ (shapeᵢ − 1) stridesᵢ < count      (1)
+"""
+
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from published_lib.plain_pickle import Name, run_pickle, shown
+
+_STORAGES = {
+    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
+    "ShortStorage": "<i2", "CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "?",
+    "BFloat16Storage": ml_dtypes.bfloat16,
+}  # fmt: skip
+_SCALARS = ("f8", "f4", "i8", "i4", "b1")
+_MAX_AXES = 8
+_ZIP, _PICKLE = b"PK", b"\x80\x02"
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+
+
+def is_torch_file(path: str | Path) -> bool:
+    """Whether the file starts as a zip or, as before PyTorch 1.6, as a pickle."""
+    with open(path, "rb") as file:
+        return file.read(2) in (_ZIP, _PICKLE)
+
+
+def read_torch(path: str | Path) -> Any:
+    """What was saved: dicts, lists and tuples of arrays (read-only) and numbers.
+
+    ValueError in one line, naming the file, for anything that is not such a file, whole and harmless.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _read(file, Path(path).stat().st_size)
+        except Exception as error:  # a damaged file fails wherever its first wrong byte leads
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{path}: not a PyTorch checkpoint that can be read: {reason}") from error
+
+
+def _read(file: BinaryIO, size: int) -> Any:
+    start = file.read(4)
+    if start.startswith(_PICKLE):
+        file.seek(0)
+        return _read_pickles(file, size)
+    if start != _ZIP + b"\x03\x04":
+        raise ValueError(f"expected a zip file, which starts with PK, got {start!r}")
+    with zipfile.ZipFile(file) as archive:
+        _require_plain(archive, size)
+        names = set(archive.namelist())
+        pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError(f"expected one entry data.pkl, got {len(pickles)}")
+        root, program = pickles[0].removesuffix("data.pkl"), archive.read(pickles[0])
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("expected little-endian numbers")
+        entry = lambda key: archive.read(f"{root}data/{key}") if f"{root}data/{key}" in names else None  # noqa: E731
+        return _Arrays(entry, len(program)).of(run_pickle(program, _TABLE, _storage))
+
+
+def _read_pickles(file: BinaryIO, size: int) -> Any:
+    """A file from before PyTorch 1.6."""
+    magic, version, system = (run_pickle(file, {}, _storage) for _ in range(3))
+    if (magic, version) != (_MAGIC, _VERSION) or type(system) is not dict or system.get("little_endian") is not True:
+        raise ValueError("expected a zip file, or the magic number of PyTorch before 1.6 and little-endian numbers")
+    start, storages = file.tell(), {}
+
+    def storage(pid: Any) -> _Storage:
+        found = _storage(pid)
+        if pid[5:] not in ((), (None,)) or storages.setdefault(found.key, found) != found:
+            raise ValueError(f"storage {shown(found.key)}: views of a storage, and two of one key, are not read")
+        return found
+
+    value = run_pickle(file, _TABLE, storage)
+    length, content = file.tell() - start, {}
+    for key in run_pickle(file, {}, _storage):
+        if key not in storages:
+            raise ValueError(f"there is no tensor of storage {shown(key)}")
+        count = int.from_bytes(file.read(8), "little")
+        length_of_it = count * np.dtype(_STORAGES[storages[key].kind]).itemsize
+        if length_of_it > size - file.tell():
+            raise ValueError(f"storage {shown(key)}: the file ends before its {count} numbers do")
+        content[key] = file.read(length_of_it)
+    return _Arrays(content.get, length).of(value)
+
+
+def _require_plain(archive: zipfile.ZipFile, size: int) -> None:
+    """Nothing compressed, and no more in all than the file is long: so that reading takes no more memory than that."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("expected entries that are not compressed")
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise ValueError("two entries have one name")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError(f"its entries say that they hold more than the {size} bytes of the file")
+
+
+# What the pickle may name
+
+
+class _Storage(NamedTuple):
+    kind: str
+    key: str
+    count: int
+
+
+class _Tensor(NamedTuple):
+    """A tensor as the pickle tells it, not looked at yet."""
+
+    storage: Any
+    offset: Any
+    shape: Any
+    strides: Any
+
+
+class _Scalar(NamedTuple):
+    dtype: Any
+    raw: Any
+
+
+class _Dtype:
+    """NumPy's dtype, by its name; the state that follows it repeats what the name says, but for the order of bytes."""
+
+    def __init__(self, name: Any, align: Any = False, copy: Any = False):
+        self.name = name
+
+    def build(self, state: Any) -> None:
+        if type(state) is not tuple or state[1:2] not in (("<",), ("|",)):
+            raise ValueError(f"expected a little-endian dtype, got {shown(state)}")
+
+
+class _Mapping(dict):
+    """OrderedDict. The attribute that PyTorch gives its own, _metadata, is left out."""
+
+    def build(self, state: Any) -> None:
+        pass
+
+
+def _ordered_dict(pairs: Any = ()) -> _Mapping:
+    if pairs != ():
+        raise ValueError("expected an OrderedDict that is filled later")
+    return _Mapping()
+
+
+def _rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None) -> _Tensor:
+    return _Tensor(storage, offset, shape, strides)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """_codecs.encode, with which protocol 2 writes bytes."""
+    if type(text) is not str or encoding != "latin1":
+        raise ValueError(f"expected bytes written in latin1, got {shown(encoding)}")
+    return text.encode("latin1")
+
+
+def _storage(pid: Any) -> _Storage:
+    """The storage of a persistent id; the location, its fourth entry, is where it was and not where it goes."""
+    tag, kind, key, _, count = pid[:5] if type(pid) is tuple and len(pid) >= 5 else (None,) * 5
+    if tag != "storage" or type(kind) is not Name or kind.module != "torch" or type(key) is not str:
+        raise ValueError(f"expected the persistent id of a storage, got {shown(pid)}")
+    if not _counts((count,)):
+        raise ValueError(f"storage {shown(key)}: expected a number of elements, got {shown(count)}")
+    return _Storage(kind.name, key, count)
+
+
+_TABLE = {
+    ("collections", "OrderedDict"): _ordered_dict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "scalar"): _Scalar,
+    ("numpy._core.multiarray", "scalar"): _Scalar,
+    ("_codecs", "encode"): _encode,
+} | {("torch", name): None for name in _STORAGES}
+
+
+# Arrays
+
+
+class _Arrays:
+    """The tensors of one file as arrays; those of one storage share its memory."""
+
+    def __init__(self, entry: Callable[[str], bytes | None], budget: int):
+        self._entry = entry
+        self._storages: dict[str, bytes | None] = {}
+        self._budget = budget  # of values: a pickle names each in a byte or more, unless it repeats them by the memo
+
+    def of(self, value: Any) -> Any:
+        self._budget -= 1
+        if self._budget < 0:
+            raise ValueError("its pickle repeats its values too often")
+        if isinstance(value, _Tensor):
+            return self._tensor(value)
+        if isinstance(value, _Scalar):
+            return _scalar(value)
+        if isinstance(value, dict):
+            return {key: self.of(item) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self.of(item) for item in value)
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        raise ValueError(f"expected tensors, numbers and containers of them, got {shown(value)}")
+
+    def _tensor(self, tensor: _Tensor) -> np.ndarray:
+        """(1), checked."""
+        if type(tensor.storage) is not _Storage:
+            raise ValueError(f"expected a tensor with a storage, got {shown(tensor.storage)}")
+        numbers = self._numbers(tensor.storage)
+        _, offset, shape, strides = tensor
+        where = f"a tensor in storage {shown(tensor.storage.key)}"
+        if not (_counts(shape) and _counts(strides) and _counts((offset,)) and len(shape) == len(strides)):
+            raise ValueError(f"{where}: expected a shape, strides and an offset without negative numbers")
+        if len(shape) > _MAX_AXES:
+            raise ValueError(f"{where}: expected at most {_MAX_AXES} axes, got {len(shape)}")
+        size, last = math.prod(shape), offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        if size > numbers.size or (size and last >= numbers.size):
+            raise ValueError(f"{where}: shape {shape}, strides {strides} and offset {offset} lie outside of its "
+                             f"{numbers.size} numbers")  # fmt: skip
+        if not size:
+            return np.zeros(shape, numbers.dtype)
+        steps = [stride * numbers.itemsize for stride in strides]
+        return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
+
+    def _numbers(self, storage: _Storage) -> np.ndarray:
+        if storage.key not in self._storages:
+            self._storages[storage.key] = self._entry(storage.key)
+        if self._storages[storage.key] is None:
+            raise ValueError(f"there is no entry for storage {shown(storage.key)}")
+        raw, dtype = self._storages[storage.key], np.dtype(_STORAGES[storage.kind])
+        if len(raw) != storage.count * dtype.itemsize:
+            raise ValueError(f"storage {shown(storage.key)}: expected {storage.count} numbers of {dtype.itemsize} "
+                             f"bytes, got {len(raw)} bytes")  # fmt: skip
+        return np.frombuffer(raw, dtype)
+
+
+def _scalar(scalar: _Scalar) -> np.generic:
+    name, raw = scalar.dtype.name if type(scalar.dtype) is _Dtype else None, scalar.raw
+    if type(name) is not str or name not in _SCALARS or type(raw) is not bytes or len(raw) != np.dtype(name).itemsize:
+        raise ValueError(f"expected a NumPy number of type {', '.join(_SCALARS)}, got {shown(name)} in {shown(raw)}")
+    return np.frombuffer(raw, f"<{name}")[0]
+
+
+def _counts(values: Any) -> bool:
+    """Whether it is a tuple of integers that could count something."""
+    return type(values) is tuple and all(type(value) is int and 0 <= value < 2**62 for value in values)

@@ -1,0 +1,57 @@
+"""The card of a checkpoint: what its weights were trained on, with what, and how to recognize them."""
+
+import json
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from config_lib.spec import to_json
+from data_lib import Dataset
+from run_modes.state import digest
+from sde_lib import TrainState
+
+FORMAT = 1
+PROTOCOL = (
+    *("shape", "transform", "sde", "parameterization", "network"),
+    *("objective", "loss", "time_distribution", "optimizer"),
+)
+
+
+def data_of(config: ConfigDict, dataset: Dataset, given: bool) -> dict[str, Any]:
+    """What the card says of the data; `given` means arrays passed in place of config.data."""
+    source = "given to run_lib.train" if given else json.loads(to_json(config))["data"]
+    return {"source": source, "train": len(dataset.train), "test": len(dataset.test)}
+
+
+def card_of(config: ConfigDict, data: dict[str, Any]) -> dict[str, Any]:
+    """What holds for all checkpoints of a run; `signed` adds what is particular to each."""
+    described = json.loads(to_json(config))
+    return {
+        "format": FORMAT,
+        "data": data,
+        "license": described.get("license") or "not stated",
+        "ema": f"rate {config.training.ema}; used in sampling and evaluation",
+        "training": {"seed": config.seed, "batch_size": config.training.batch_size},
+        "protocol": {name: described[name] for name in PROTOCOL if name in described},
+        "code": code_version(),
+        "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax")},
+    }
+
+
+def signed(card: dict[str, Any], state: TrainState) -> dict[str, Any]:
+    """The card of one state: with its step, and the SHA-256 of its parameters and of their average."""
+    hashes = {name: digest(getattr(state, name)) for name in ("params", "ema_params")}
+    return {"step": int(state.step), "hash": hashes, **card}
+
+
+def code_version() -> str:
+    """The commit of this code, with -dirty if files differ from it; "unknown" outside a repository."""
+    root = Path(__file__).parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,206 @@
+"""The command line: every mode as a function of the flags.
+
+    score-sde --config=digits --workdir=runs/digits --mode=train          installed
+    python main.py --config=configs/digits.py --workdir=runs/digits       in a checkout
+
+A new mode is a file in `run_modes` and a function here. Training, import and reproduction make a work directory from a
+config; sampling, evaluation and inspection read the config from it; the other modes need only a config. Each function
+imports its mode when it is called, since JAX takes seconds to import and --help should not.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from config_lib.command_line import ConfigError, define_config_flag, run
+from io_lib.workdir import load_config
+
+F = flags.FLAGS
+flags.disclaim_key_flags()  # so that --help lists the flags as the program's
+
+
+class Mode(NamedTuple):
+    """What a mode does, its function, the flags it reads besides --config and --workdir, and what it needs."""
+
+    summary: str
+    call: Callable[[ConfigDict], int | None]
+    flags: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    makes_workdir: bool = False
+    needs_workdir: bool = True
+
+
+MODES: dict[str, Mode] = {}
+
+
+def mode(name: str, summary: str, **options) -> Callable:
+    """Registers a function of the config as a mode; what it returns is the exit status."""
+
+    def register(call: Callable) -> Callable:
+        MODES[name] = Mode(summary, call, **options)
+        return call
+
+    return register
+
+
+@mode("train", "resumes by itself", flags=("processes",), makes_workdir=True)
+def train(config: ConfigDict) -> None:
+    from run_modes.train import train
+
+    train(config=config, directory=F.workdir)
+
+
+@mode("sample", "draws samples from a run", flags=("num_samples", "seed", "animate"))
+def sample(config: ConfigDict) -> None:
+    from run_modes.sample import sample
+
+    sample(directory=F.workdir, num_samples=F.num_samples, seed=F.seed, config=config, animate=F.animate)
+
+
+@mode("eval", "evaluates a run", flags=("num_samples", "seed", "eval_folder"))
+def evaluate(config: ConfigDict) -> None:
+    from run_modes.evaluate import evaluate
+
+    evaluate(directory=F.workdir, num_samples=F.num_samples, seed=F.seed, config=config, folder=F.eval_folder)
+
+
+@mode(
+    "reproduce",
+    "compares a run with the config's stated figures; status 1 if one is missed",
+    flags=("checkpoint", "eval_folder"),
+    makes_workdir=True,
+)
+def reproduce(config: ConfigDict) -> int:
+    from run_modes.reproduce import reproduce
+
+    reached = reproduce(config=config, directory=F.workdir, checkpoint=F.checkpoint or "", folder=F.eval_folder)
+    return 0 if reached else 1
+
+
+@mode("stats", "statistics of the data, for evaluations", flags=("out",), required=("out",), needs_workdir=False)
+def stats(config: ConfigDict) -> None:
+    from run_modes.evaluate import stats
+
+    stats(config=config, out=F.out)
+
+
+@mode("data", "describes the data", flags=("out",), needs_workdir=False)
+def data(config: ConfigDict) -> None:
+    from run_modes.describe_data import describe_data
+
+    describe_data(config=config, out=F.out or "data.png", picture=F.out is not None)
+
+
+@mode("check", "checks that the config's SDE agrees with itself", needs_workdir=False)
+def check(config: ConfigDict) -> None:
+    from run_modes.check import check
+    from sde_lib import SDECheckError
+
+    try:
+        check(config=config)
+    except SDECheckError as error:
+        fail(error)
+
+
+@mode("suggest", "suggests parameters of the SDE from the data", needs_workdir=False)
+def suggest(config: ConfigDict) -> None:
+    from run_modes.check import suggest
+
+    print(suggest(config=config))
+
+
+@mode(
+    "import",
+    "converts a published checkpoint into a work directory",
+    flags=("checkpoint",),
+    required=("checkpoint",),
+    makes_workdir=True,
+)
+def import_published(config: ConfigDict) -> None:
+    from run_modes.import_published import import_checkpoint
+
+    import_checkpoint(config=config, checkpoint=F.checkpoint, directory=F.workdir)
+
+
+@mode("inspect", "describes a run's newest checkpoint")
+def inspect(config: ConfigDict) -> None:
+    from run_modes.inspect_run import inspect
+
+    inspect(directory=F.workdir)
+
+
+@mode("plan", "the memory that training needs", flags=("memory",), needs_workdir=False)
+def plan(config: ConfigDict) -> None:
+    from run_modes.plan import plan
+
+    plan(config=config, memory=F.memory)
+
+
+def define_flags() -> None:
+    """Adds the flags below, and --config and --data, to absl's."""
+    define_config_flag()
+    modes = "; ".join(f"{name}: {mode.summary}" for name, mode in MODES.items())
+    flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
+    flags.DEFINE_enum("mode", "train", list(MODES), modes)
+    flags.DEFINE_string("checkpoint", None, "Of score_sde (flax) or score_sde_pytorch (.pth), to import or reproduce.")
+    flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
+    flags.DEFINE_string("eval_folder", "eval", "Folder in the work directory that evaluation writes to.")
+    flags.DEFINE_string("memory", None, "For --mode=plan: memory of each device, such as 16GiB, if not its own limit.")
+    flags.DEFINE_string(
+        "processes", None, "Training in several processes: auto in a cluster, else HOST:PORT,INDEX/COUNT."
+    )
+    flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of the samples; training uses --config.seed.", lower_bound=0)
+    flags.DEFINE_boolean("animate", False, "Sampling also draws the path from noise to data: samples/animation.gif.")
+
+
+def saved_config() -> ConfigDict:
+    """The work directory's own config, for the modes that need no --config."""
+    if F.workdir is None:
+        raise ConfigError("--workdir=DIR is required")
+    if MODES[F.mode].makes_workdir:
+        raise ConfigError(f"--config=FILE is required for --mode={F.mode}, configs/digits.py for instance")
+    return load_config(F.workdir)
+
+
+def check_flags() -> None:
+    """ConfigError for a missing flag, or one that the mode does not read."""
+    chosen = MODES[F.mode]
+    if F.workdir is None and chosen.needs_workdir:
+        raise ConfigError("--workdir=DIR is required")
+    for flag in chosen.required:
+        if F[flag].value is None:
+            raise ConfigError(f"--{flag}=FILE is required for --mode={F.mode}")
+    for flag in sorted({flag for mode in MODES.values() for flag in mode.flags}):
+        if F[flag].present and flag not in chosen.flags:
+            readers = " and ".join(name for name, mode in MODES.items() if flag in mode.flags)
+            raise ConfigError(f"--{flag} is for --mode={readers}; --mode={F.mode} does not read it")
+
+
+def dispatch(config: ConfigDict) -> None:
+    """Runs the mode of the flags."""
+    check_flags()
+    logging.set_verbosity(logging.WARNING)  # absl starts at INFO, where JAX reports each missing backend
+    if F.processes is not None:
+        from io_lib.processes import join
+
+        join(F.processes)
+    try:
+        sys.exit(MODES[F.mode].call(config))
+    except (FloatingPointError, OSError) as error:
+        fail(error)
+
+
+def fail(error: Exception) -> None:
+    """One line on stderr, and exit status 1."""
+    sys.exit(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}")
+
+
+def main() -> None:
+    """The console script `score-sde`."""
+    define_flags()
+    run(dispatch, default=saved_config)

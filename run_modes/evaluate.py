@@ -1,0 +1,102 @@
+"""--mode=eval: the loss on test data, bits per dimension, and how good samples are; --mode=stats: data statistics."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError
+from data_lib import Dataset
+from eval_lib import Statistics
+from io_lib import pictures, workdir
+from io_lib.checkpoint import Checkpoints
+from io_lib.metrics import read_metrics
+from run_modes import bits, sample_metrics
+from run_modes.card import code_version
+from run_modes.data import load_data
+from run_modes.eval_loss import EvalLoss, loss_curve
+from run_modes.experiment import make_experiment
+from run_modes.features import write_statistics
+from run_modes.trained import Trained, open_trained
+
+
+def stats(config: ConfigDict, out: str | Path, dataset: Dataset | None = None) -> Statistics:
+    """Features of every example of config.eval.reference_split, once: moments and protocol, in the npz file `out`."""
+    experiment = make_experiment(config)
+    return write_statistics(experiment, load_data(config, experiment.devices, dataset), out)
+
+
+def evaluate(
+    directory: str | Path,
+    num_samples: int = 1000,
+    seed: int = 0,
+    config: ConfigDict | None = None,
+    dataset: Dataset | None = None,
+    devices: list | None = None,
+    folder: str = "eval",
+) -> dict | None:
+    """The loss on test data, config.eval.bpd, config.eval.metrics, and what config.eval.report says of samples.
+
+    Of the newest checkpoint, or of each from config.eval.first_step to last_step. Writes report_STEP.json and .md into
+    `folder`, the last of them as report.json and report.md too, and the pictures samples.png, neighbors.png, loss.png
+    and loss_of_t.png; returns the last report. The samples are drawn, cached and resumed as by `sample`; None if a
+    signal stopped that.
+    """
+    report = None
+    for step in steps_to_evaluate(directory, config):
+        trained = open_trained(directory, config, devices, step)
+        dataset = load_data(trained.config, trained.experiment.devices, dataset) if report is None else dataset
+        report = evaluate_one(trained, num_samples, seed, dataset, folder)
+        if report is None:
+            return None
+    return report
+
+
+def steps_to_evaluate(directory: str | Path, config: ConfigDict | None) -> list[int | None]:
+    """The checkpoints that config.eval asks for; None is the newest."""
+    first, last = (config.eval.get(name, 0) if config else 0 for name in ("first_step", "last_step"))
+    if not (first or last):
+        return [None]
+    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+        there = checkpoints.steps()
+    steps = [step for step in there if first <= step and (not last or step <= last)]
+    if not steps:
+        raise ConfigError(f"no checkpoint from step {first} to {last or 'the newest'}: {directory} holds {there}")
+    return steps
+
+
+def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset, into: str) -> dict | None:
+    """The report of one checkpoint."""
+    experiment, folder, text = trained.experiment, trained.directory / into, ""
+    judges = sample_metrics.judges_of(experiment, dataset, folder)
+    with_bits = bits.wanted(trained.config)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {"step": trained.step, "seed": seed, "nfe": experiment.sampler.nfe, "code": code_version()}
+    report["eval_loss"] = EvalLoss(experiment, dataset)(trained.params, trained.step)
+    if (curve := loss_curve(experiment, trained.params, trained.step, dataset)) is not None:
+        report["loss_of_t"] = curve
+        pictures.plot_loss_over_time(folder / "loss_of_t.png", **curve)
+    if with_bits:
+        report["bits"] = bits.bits_of(trained, dataset, seed, folder)
+        if report["bits"] is None:
+            return None
+        text += "\n" + bits.text_of(report["bits"])
+    if any(judges):
+        found = sample_metrics.evaluate_samples(trained, dataset, judges, num_samples, seed, folder)
+        if found is None:
+            return None
+        text += f"\n{sample_metrics.text_of(found)}\n{found.pop('text', '')}"
+        report |= found
+    write_report(folder, report, text)
+    pictures.plot_loss(folder / "loss.png", read_metrics(trained.directory))
+    return report
+
+
+def write_report(folder: Path, report: dict, text: str) -> None:
+    """report_STEP and report, .json and .md; printed too."""
+    cost = f", NFE {report['nfe']:.4g}" if report["nfe"] else ""
+    head = f"Step {report['step']} (EMA), test loss {report['eval_loss']:.4f}{cost}, code {report['code']}"
+    for name in (f"report_{report['step']}", "report"):
+        workdir.write_atomic(folder / f"{name}.json", json.dumps(report, indent=1))
+        workdir.write_atomic(folder / f"{name}.md", f"{head}\n{text}")
+    print(f"{head}\n{text}")

@@ -1,0 +1,156 @@
+"""An experiment: a config, the objects it describes, and the devices they run on, in one value.
+
+experiment = make_experiment(config)
+state = init_state_on_devices(experiment)        # in `run_modes.state`
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError, build
+from models.network import as_network
+from run_modes.devices import Devices, make_devices
+from run_modes.labels import check_label, guidance, num_classes
+from sde_lib import Augmentation, Likelihood, ScoreModel
+from sde_lib.training.augmentation import DIM
+
+NO_SAMPLERS = ("use", "batch_size", "label", "guidance")
+"""What config.sampling holds in addition to samplers by name."""
+OF_OBJECTIVES = ("sde", "parameterization", "loss", "time_distribution")
+"""Sections of a config that an objective gets if it has a field of that name."""
+
+
+class Experiment(NamedTuple):
+    """A config, what it describes, built, and the devices."""
+
+    config: ConfigDict
+    devices: Devices
+    sde: Any
+    parameterization: Any
+    network: Any
+    objective: Any
+    tx: Any
+    transform: Any
+    sampler: Any
+    likelihood: Likelihood
+    augment: Augmentation | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one event."""
+        return tuple(self.config.shape)
+
+    def score_model(self, params) -> ScoreModel:
+        """The model with these parameters of the network."""
+        return ScoreModel(
+            sde=self.sde,
+            parameterization=self.parameterization,
+            network=self.network,
+            params=params,
+            sampler=self.sampler,
+            likelihood=self.likelihood,
+            guidance=guidance(self.config),
+            shape=self.shape,
+            transform=self.transform,
+        )
+
+    def is_image(self) -> bool:
+        """Whether events are [H, W, C], with a transform that makes pictures of them."""
+        return len(self.shape) == 3 and hasattr(self.transform, "to_uint8")
+
+    def picture_scale(self) -> int:
+        """The factor that enlarges small images to about 32 pixels."""
+        return max(1, 32 // self.shape[0])
+
+
+def make_experiment(config: ConfigDict, devices: list | None = None, processes: bool = False) -> Experiment:
+    """The objects of a config on these devices, or all. ConfigError naming what is wrong; nothing is compiled."""
+    sde = build(config.sde, "config.sde")
+    network = as_network(build(config.network, "config.network"))
+    likelihood = build(config.eval.get("likelihood", Likelihood()), "config.eval.likelihood")
+    if not hasattr(sde, "alpha"):  # without a kernel only p at t_min is known
+        likelihood = likelihood.replace(to_data=False)
+    experiment = Experiment(
+        config=config,
+        devices=make_devices(devices, processes),
+        sde=sde,
+        parameterization=build(config.parameterization, "config.parameterization"),
+        network=network,
+        objective=None,
+        tx=build(config.optimizer, "config.optimizer"),
+        transform=build(config.transform, "config.transform"),
+        sampler=build_sampler(config, sde),
+        likelihood=likelihood,
+        augment=build_augmentation(config, network),
+    )
+    check_label(config)
+    return experiment._replace(objective=build_objective(experiment))
+
+
+def build_sampler(config: ConfigDict, sde):
+    """The sampler config.sampling.use names. ConfigError if there is none, or if it does not fit the SDE."""
+    choice = config.sampling.use
+    if choice not in config.sampling or choice in NO_SAMPLERS:
+        choices = sorted(key for key in config.sampling if key not in NO_SAMPLERS)
+        raise ConfigError(f"config.sampling.use is {choice!r}: expected one of {', '.join(choices)}")
+    sampler = build(config.sampling[choice], f"config.sampling.{choice}")
+    try:
+        sampler.check(sde)
+    except TypeError as error:
+        raise ConfigError(f"config.sampling.{choice}: {error}") from error
+    return sampler
+
+
+def build_objective(experiment: Experiment):
+    """config.objective with those of OF_OBJECTIVES that it has fields for; ConfigError if the SDE does not fit."""
+    target = build(experiment.config.objective, "config.objective")
+    fields = {field.name for field in dataclasses.fields(getattr(target, "func", target))}
+    given = {name: getattr(experiment, name, None) for name in OF_OBJECTIVES if name in fields}
+    for name in given.keys() & {"loss", "time_distribution"}:
+        given[name] = build(experiment.config[name], f"config.{name}")
+    objective = target(**given)
+    missing = [name for name in requires(objective) if not hasattr(experiment.sde, name)]
+    if missing:
+        raise ConfigError(
+            f"config.loss requires {' and '.join(missing)} of the SDE, which {type(experiment.sde).__name__} lacks: "
+            f"without a kernel use transition_loss or sliced_loss, with PredictPathScore for config.parameterization"
+        )
+    return objective
+
+
+def build_augmentation(config: ConfigDict, network) -> Augmentation | None:
+    """config.augmentation unless its probability is 0. ConfigError unless the network is always conditioned on it."""
+    augment = build(config.augmentation, "config.augmentation") if "augmentation" in config else None
+    if augment is None or not augment.probability:
+        return None
+    if len(config.shape) != 3:
+        raise ConfigError(f"config.augmentation is for images [H, W, C], config.shape is {tuple(config.shape)}")
+    if config.network.get("cond_dropout", 0):
+        raise ConfigError("config.augmentation would leak: config.network.cond_dropout drops its vector at times")
+    try:
+        jax.eval_shape(network.init, jax.random.key(0), *first_inputs(config), no_augmentation(config, 1))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"config.augmentation conditions the network on a vector: set config.network.cond_dim={DIM} ({error})"
+        ) from error
+    return augment
+
+
+def no_augmentation(config: ConfigDict, n: int):
+    """The condition of untransformed images; without a class, if the network has classes."""
+    vector = jnp.zeros((n, DIM), jnp.float32)
+    return (None, vector) if num_classes(config) else vector
+
+
+def first_inputs(config: ConfigDict) -> tuple[jax.Array, jax.Array]:
+    """x and c_noise of one example, to initialize parameters with."""
+    return jnp.zeros((1, *config.shape), jnp.float32), jnp.zeros(1, jnp.float32)
+
+
+def requires(function) -> tuple[str, ...]:
+    """`function.requires`, looking through functools.partial: what a loss needs of an SDE, a report of the data."""
+    return getattr(getattr(function, "func", function), "requires", ())

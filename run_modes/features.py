@@ -1,0 +1,181 @@
+"""Data and samples seen through a feature function: with which protocol, and kept on disk block by block.
+
+    FOLDER/features/PROTOCOL/BLOCK.npz      features and logits of up to 500 images, found by what the images are
+
+A file is whole or not there. So an evaluation that was killed sees no block twice, and neither does another of the same
+data: the name of a block is a digest of its pixels, that of its folder one of the protocol.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError, build, to_json
+from data_lib import Dataset, Source, gather
+from eval_lib import Features, Statistics, require_comparable, statistics_of
+from eval_lib import statistics as statistics_file
+from io_lib.shards import BROKEN
+from io_lib.workdir import atomic, write_atomic
+from run_modes.experiment import Experiment, requires
+
+SPLITS = ("train", "test")
+PIXELS = "uint8, round(127.5 (x + 1)) of x in [-1, 1], clipped"
+BLOCK = 500  # images that go through the feature function, and into a file, at a time
+
+
+class FeatureMetrics(NamedTuple):
+    """A feature function, its protocol, the metrics; and what the file config.eval.reference says of the data."""
+
+    features: Callable[[np.ndarray], Features]
+    protocol: dict[str, str]
+    metrics: dict[str, Callable]
+    reference: Statistics | None
+
+
+def wanted(config: ConfigDict) -> bool:
+    """Whether the config names features and metrics."""
+    return "features" in config.eval and bool(config.eval.get("metrics"))
+
+
+def judge_of(experiment: Experiment, dataset: Dataset, folder: Path) -> FeatureMetrics:
+    """Whatever config.eval names, built, read, and fitted to the training data where it asks for them: not yet used.
+
+    ConfigError where files or labels are not there, a name is unknown, or the reference is of another protocol.
+    """
+    config = experiment.config
+    metrics = {name: build(m, f"config.eval.metrics.{name}") for name, m in config.eval.get("metrics", {}).items()}
+    try:
+        features = ready(experiment, dataset)
+        protocol = {
+            **getattr(features, "protocol", {"features": json.loads(to_json(config))["eval"]["features"]}),
+            "quantisation": PIXELS if experiment.is_image() else "none",
+            "shape": "x".join(map(str, config.shape)),
+        }
+        file, split = config.eval.get("reference", ""), config.eval.get("reference_split", "train")
+        reference = statistics_file.load(file) if file else None
+        if reference is not None:
+            require_comparable(Statistics(0, np.zeros(0), np.zeros((0, 0)), protocol, {"what": "samples"}), reference)
+        elif split not in SPLITS:
+            raise ValueError(f"reference_split is {split!r}: expected one of {', '.join(SPLITS)}")
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"config.eval: {error}") from error
+    require_features(config, metrics, reference)
+    if hasattr(features, "protocol") and not getattr(features, "cheap", False):
+        features = CachedFeatures(features, protocol, folder / "features")
+    return FeatureMetrics(features, protocol, metrics, reference)
+
+
+def require_features(config: ConfigDict, metrics: dict[str, Callable], reference: Statistics | None) -> None:
+    """ConfigError for a metric that needs features where none will be."""
+    for name, metric in metrics.items():
+        try:
+            if requires(metric) and not config.eval.get("keep_features", True):
+                raise ValueError("this metric needs features, and config.eval.keep_features is False")
+            if "data" in requires(metric) and reference is not None:
+                reference.kept()
+        except ValueError as error:
+            raise ConfigError(f"config.eval.metrics.{name}: {error}") from error
+
+
+def ready(experiment: Experiment, dataset: Dataset) -> Callable:
+    """The feature function of config.eval.features, with training data and devices where it wants them."""
+    features = build(experiment.config.eval.features, "config.eval.features")
+    if hasattr(features, "fitted"):
+        train = gather(dataset.train, np.arange(len(dataset.train)))
+        features = features.fitted(as_saved(experiment, train["x"]), train.get("label"))
+    return features.loaded(experiment.devices.all) if hasattr(features, "loaded") else features
+
+
+class CachedFeatures:
+    """A feature function whose results are kept in files: a block of images goes through it once."""
+
+    def __init__(self, features: Callable, protocol: Mapping[str, str], parent: Path):
+        self.features, self.protocol = features, json.dumps(dict(protocol), sort_keys=True, indent=1)
+        self.folder = parent / hashlib.sha256(self.protocol.encode()).hexdigest()[:8]
+
+    def __call__(self, images: np.ndarray) -> Features:
+        file = self.folder / f"{_digest(images)}.npz"
+        try:
+            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+                return Features(arrays["features"], arrays["logits"] if "logits" in arrays.files else None)
+        except BROKEN:
+            pass  # damaged, or not there
+        seen = self.features(images)
+        seen = seen if isinstance(seen, Features) else Features(seen)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "protocol.json").is_file():
+            write_atomic(self.folder / "protocol.json", self.protocol)
+        with atomic(file) as opened:
+            np.savez(opened, **{name: array for name, array in seen._asdict().items() if array is not None})
+        return seen
+
+
+def _digest(images: np.ndarray) -> str:
+    images = np.ascontiguousarray(images)
+    found = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
+    found.update(memoryview(images).cast("B"))
+    return found.hexdigest()[:32]
+
+
+# Statistics
+
+
+def data_statistics(experiment: Experiment, dataset: Dataset, judge: FeatureMetrics) -> Statistics:
+    """The reference's, or else those of every example of config.eval.reference_split, once."""
+    if judge.reference is not None:
+        return judge.reference
+    config = experiment.config
+    split = config.eval.get("reference_split", "train")
+    source = getattr(dataset, split)
+    about = {"data": json.dumps(json.loads(to_json(config)).get("data")), "split": split, "N": str(len(source))}
+    return extract_features(judge, (as_saved(experiment, x) for x in blocks(source)), about, config)
+
+
+def extract_features(
+    judge: FeatureMetrics, images: Iterator[np.ndarray], about: dict[str, str], config: ConfigDict
+) -> Statistics:
+    """Statistics of blocks of images, with their features where config.eval.keep_features."""
+    try:
+        return statistics_of(images, judge.features, judge.protocol, about, config.eval.get("keep_features", True))
+    except ValueError as error:
+        raise ConfigError(f"config.eval.features: {error}") from error
+
+
+def write_statistics(experiment: Experiment, dataset: Dataset, out: str | Path) -> Statistics:
+    """The file that config.eval.reference names later; ConfigError as `judge_of`. What was killed goes on."""
+    config = experiment.config.copy_and_resolve_references()
+    config.eval.reference, config.eval.metrics = "", ConfigDict()
+    if "features" not in config.eval:
+        raise ConfigError("config.eval.features is missing: spec(InceptionFeatures), or any function of images")
+    underway = Path(out).with_name(f".{Path(out).name}.underway")
+    if not underway.parent.is_dir():
+        raise ConfigError(f"--out={out}: there is no folder {underway.parent}")
+    experiment = experiment._replace(config=config)
+    stats = data_statistics(experiment, dataset, judge_of(experiment, dataset, underway))
+    with atomic(out) as file:
+        statistics_file.save(file, stats)
+    shutil.rmtree(underway, ignore_errors=True)
+    print(f"{out}: {stats.count} examples, {len(stats.mean)} features\n{protocol_text(stats)}")
+    return stats
+
+
+def protocol_text(stats: Statistics) -> str:
+    """One line each."""
+    return "".join(f"    {name}: {value}\n" for name, value in {**stats.protocol, **stats.about}.items())
+
+
+def as_saved(experiment: Experiment, x: np.ndarray) -> np.ndarray:
+    """Data as the samples are kept: images uint8 by way of model space, other data as they are."""
+    transform = experiment.transform
+    return transform.to_uint8(transform.forward(x)) if experiment.is_image() else np.asarray(x)
+
+
+def blocks(source: Source) -> Iterator[np.ndarray]:
+    for first in range(0, len(source), BLOCK):
+        yield gather(source, np.arange(first, min(first + BLOCK, len(source))))["x"]

@@ -1,0 +1,79 @@
+"""What a work directory holds: its checkpoint's step, card, leaves and their sizes, and its config.
+
+Nothing is built, compiled or written, and no class of the config needs to be at hand; but the numbers are read, and
+their checksums compared.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError, diff
+from io_lib import workdir
+from io_lib.checkpoint import Checkpoints, DamagedError
+
+Leaves = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def inspect(directory: str | Path, step: int | None = None) -> str:
+    """Prints and returns the description of the checkpoint of `step`, or the newest.
+
+    ConfigError for what is no work directory or has no such checkpoint; a damaged one is described as far as it goes.
+    """
+    try:
+        config = workdir.load_config(directory)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+        steps = checkpoints.steps()
+        if not steps or (step is not None and step not in steps):
+            raise ConfigError(f"{directory} has no checkpoint{'' if step is None else f' of step {step}'}: {steps}")
+        step = steps[-1] if step is None else step
+        parts = [f"{directory}: step {step} of {config.get('training', {}).get('num_steps', 'unknown')}; "
+                 f"checkpoints of steps {', '.join(map(str, steps))}"]  # fmt: skip
+        parts += described(checkpoints, step)
+    values = [line.replace("(absent) -> ", "") for line in diff(ConfigDict(), config) if not line.endswith("(absent)")]
+    text = "\n".join([*parts, "config", *(f"  {value}" for value in values)])
+    print(text)
+    return text
+
+
+def described(checkpoints: Checkpoints, step: int) -> list[str]:
+    """Card, leaves and whether all is as it was written, a line each."""
+    try:
+        lines = ["card", *indented(checkpoints.card(step)), *leaf_lines(checkpoints.leaves(step))]
+        checkpoints.verify(step)
+    except (DamagedError, ValueError) as error:
+        return [f"damaged: {error}"]
+    return [*lines, "whole: every leaf is what was written (CRC-32)"]
+
+
+def indented(card: dict[str, Any]) -> list[str]:
+    """The card's entries, one a line; nested ones as JSON."""
+    shown = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
+    return [f"  {key}: {value}" for key, value in shown.items()] or ["  none: of an earlier version"]
+
+
+def leaf_lines(leaves: Leaves) -> list[str]:
+    """Each leaf with dtype, shape and bytes, under its field of the state and the field's total."""
+    fields: dict[str, Leaves] = {}
+    for name, leaf in leaves.items():
+        fields.setdefault(name.split(".")[0], {})[name] = leaf
+    lines = [f"leaves: {total(leaves)}"]
+    for field, members in fields.items():
+        lines.append(f"  {field}: {total(members)}")
+        lines += [f"    {name} {dtype}{shape} {size(dtype, shape):,} bytes" for name, (dtype, shape) in members.items()]
+    return lines
+
+
+def total(leaves: Leaves) -> str:
+    count = sum(math.prod(shape) for _, shape in leaves.values())
+    return f"{count:,} numbers in {len(leaves)} leaves, {sum(size(*leaf) for leaf in leaves.values()):,} bytes"
+
+
+def size(dtype: str, shape: tuple[int, ...]) -> int:
+    return jnp.dtype(dtype).itemsize * math.prod(shape)

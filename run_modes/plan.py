@@ -1,0 +1,174 @@
+"""What training will take of a device's memory, told before it starts: from the compiled step's own memory analysis.
+
+    peak = arguments + outputs − aliased + temporary        bytes a device                               (1)
+
+of one call of the training step, as XLA has laid it out: the arguments are the state (parameters, EMA, optimizer) and
+a batch, the outputs the new state, which is aliased with the old since that is donated. Not in it are what the process
+holds besides (Python, XLA's own code, data in memory: some hundreds of MB of the host's), a sampler's or an
+evaluation's programs, which run while no step does, and the scratch space of library kernels.
+
+All but the state is about proportional to the number of examples that are seen at a time; so what fits is guessed from
+one compilation.
+"""
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError
+from run_modes.devices import Devices
+from run_modes.experiment import Experiment, make_experiment
+from run_modes.labels import abstract_labels
+from run_modes.state import abstract_state
+from run_modes.training_loop import steps_per_call, train_steps
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+class Plan(NamedTuple):
+    """Bytes on each of `devices` devices; `limit` is None where the device does not tell."""
+
+    parameters: int
+    ema: int
+    optimizer: int
+    batch: int
+    temporary: int
+    peak: int
+    devices: int
+    device: str
+    limit: int | None
+
+    @property
+    def state(self) -> int:
+        return self.parameters + self.ema + self.optimizer
+
+    def fits(self) -> bool:
+        return self.limit is None or self.peak <= self.limit
+
+    def __str__(self) -> str:
+        rows = {
+            "parameters": self.parameters,
+            "their average (EMA)": self.ema,
+            "optimizer": self.optimizer,
+            "batch": self.batch,
+            "temporary, of the compiled step": self.temporary,
+            "peak": self.peak,
+        }
+        lines = [f"{name:<32} {shown(size):>12}  {size:,} bytes" for name, size in rows.items()]
+        limit = "not known" if self.limit is None else shown(self.limit)
+        return "\n".join([f"on each of {self.devices} devices ({self.device}), of which memory: {limit}", *lines])
+
+
+def plan(config: ConfigDict, memory: str | None = None, devices: list | None = None) -> Plan:
+    """Compiles the training step and prints what it takes; nothing is computed or written, and no data are needed.
+
+    `memory` as "16GiB" or "500MB" stands in for the device's own limit. ConfigError, in one line with what to try, for
+    a config that does not fit, and for what `train` refuses.
+    """
+    limit = None if memory is None else parse_size(memory)
+    found = measured_plan(make_experiment(config, devices))
+    found = found if limit is None else found._replace(limit=limit)
+    print(found)
+    if not found.fits():
+        tries = "; ".join(to_try(config, found))
+        raise ConfigError(f"{shown(found.peak)} do not fit into {shown(found.limit)}. To try: {tries}")
+    return found
+
+
+def measured_plan(experiment: Experiment) -> Plan:
+    """(1) for the call that training makes: of one step, or of several."""
+    config, devices = experiment.config, experiment.devices
+    state = abstract_state(experiment)
+    batch, calls = abstract_batch(config, devices), steps_per_call(config)
+    one_step, many_steps = train_steps(experiment)
+    if calls > 1:
+        several = NamedSharding(devices.batch.mesh, PartitionSpec(None, *devices.batch.spec))
+        batch = {k: jax.ShapeDtypeStruct((calls, *v.shape), v.dtype, sharding=several) for k, v in batch.items()}
+    found = (one_step if calls == 1 else many_steps).lower(state, batch).compile().memory_analysis()
+    if found is None:
+        raise ConfigError(f"the compiler for {jax.default_backend()} tells nothing of memory")
+    return Plan(
+        parameters=size_of(state.params),
+        ema=size_of(state.ema_params),
+        optimizer=size_of(state.opt_state),
+        batch=size_of(batch) // devices.count,
+        temporary=found.temp_size_in_bytes,
+        peak=peak_of(found),
+        devices=devices.count,
+        device=jax.devices()[0].device_kind,
+        limit=device_memory(),
+    )
+
+
+def peak_of(found: Any) -> int:
+    """(1)."""
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + results + found.temp_size_in_bytes
+
+
+def abstract_batch(config: ConfigDict, devices: Devices) -> dict[str, jax.ShapeDtypeStruct]:
+    shape = (config.training.batch_size, *config.shape)
+    if shape[0] < 1 or shape[0] % devices.count:
+        raise ConfigError(f"config.training.batch_size={shape[0]} cannot be split over {devices.count} devices")
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=devices.batch)
+    return {"x": x, **abstract_labels(config, shape[:1], devices.batch)}
+
+
+def size_of(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_memory() -> int | None:
+    """What the first device says that it may use; of a CPU, what the system has free."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats or jax.default_backend() != "cpu":
+        return stats.get("bytes_limit")
+    try:
+        with open("/proc/meminfo") as file:
+            return int(re.search(r"MemAvailable:\s+(\d+) kB", file.read())[1]) * 1024
+    except (OSError, TypeError):
+        return None
+
+
+def to_try(config: ConfigDict, found: Plan) -> list[str]:
+    """What would make it fit, by the proportion at the head of this module."""
+    rest, room = found.peak - found.state, found.limit - found.state
+    if room <= 0:
+        return [f"parameters, EMA and optimizer alone take {shown(found.state)}: a smaller network or a larger device"]
+    size, parts = config.training.batch_size, config.training.get("accumulate", 1)
+    tries = []
+    for k in range(parts + 1, size // found.devices + 1):
+        if size % (k * found.devices) == 0 and rest * parts / k <= room:
+            tries.append(f"config.training.accumulate={k}, the same batch in {k} parts")
+            break
+    if config.network.get("remat") is False:
+        tries.append("config.network.remat=True, which keeps less and computes it again")
+    smaller = int(size * room / rest) // (found.devices * parts) * found.devices * parts
+    if smaller:
+        tries.append(f"config.training.batch_size={smaller}, another training")
+    return tries or ["a smaller network or a larger device"]
+
+
+def parse_size(text: str) -> int:
+    """16GiB, 500 MB, 8e9: bytes."""
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+    try:
+        size = int(float(match[1]) * UNITS[match[2]])
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise ConfigError(f"--memory={text}: expected a size such as 16GiB, 500MB or 8e9") from error
+    if size <= 0:
+        raise ConfigError(f"--memory={text}: expected more than nothing")
+    return size
+
+
+def shown(size: int) -> str:
+    """1.5 GiB."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {name}"
+    return f"{size} bytes"

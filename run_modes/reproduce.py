@@ -1,0 +1,95 @@
+"""A config's recipe run to its stated result, and that compared with what came out.
+
+    train to config.training.num_steps, or import a published checkpoint
+    evaluate over config.eval.reproduce.seeds draws of config.eval.reproduce.num_samples
+    each figure of config.eval.expected beside the measured one: eval/reproduced.md and .json
+
+Each of these resumes, so the same command goes on after a kill; and once all is there, it only compares.
+"""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError, build
+from data_lib import Dataset
+from eval_lib import expected
+from io_lib import workdir
+from io_lib.checkpoint import Checkpoints
+from run_modes.data import load_data
+from run_modes.evaluate import evaluate
+from run_modes.experiment import make_experiment
+from run_modes.import_published import import_checkpoint, imported_from
+from run_modes.sample_metrics import judges_of
+from run_modes.train import train
+
+
+def reproduce(
+    config: ConfigDict,
+    directory: str | Path,
+    checkpoint: str = "",
+    dataset: Dataset | None = None,
+    devices: list | None = None,
+    folder: str = "eval",
+) -> bool | None:
+    """Whether every figure of config.eval.expected is as expected; prints the table. None where a signal stopped it.
+
+    `checkpoint`, a published one, takes the place of training. Seeds of samples count from 0. ConfigError, before
+    anything is trained, where the config expects nothing, or what its evaluation needs is missing.
+    """
+    wanted = build(config.eval.get("expected", {}), "config.eval.expected")
+    if not wanted:
+        raise ConfigError("config.eval.expected is empty: spec(Expected, figure=…, value=…, tolerance=…) by name")
+    experiment = make_experiment(config, devices)
+    data = load_data(config, experiment.devices, dataset)
+    judges_of(experiment, data, Path(directory) / folder)
+    if not make(config, directory, checkpoint, data, devices):
+        return None
+    options = config.eval.reproduce
+    asked = config.copy_and_resolve_references()
+    asked.eval.update(seeds=options.seeds, first_step=0, last_step=0)
+    report = evaluate(directory, options.num_samples, 0, asked, data, devices, folder)
+    if report is None:
+        return None
+    try:
+        rows = expected.compare(wanted, report)
+    except ValueError as error:
+        raise ConfigError(f"config.eval.expected: {error}") from error
+    return write(Path(directory) / folder, rows, report, options.seeds)
+
+
+def make(config: ConfigDict, directory: str | Path, checkpoint: str, dataset: Dataset, devices: list | None) -> bool:
+    """The trained or imported work directory, unless it is there already: then what is not of training may differ from
+    its config. False where a signal stopped the training.
+    """
+    steps = [int(path.name) for path in (Path(directory) / "checkpoints").glob("[0-9]*") if path.name.isdigit()]
+    if max(steps, default=-1) >= (0 if checkpoint else config.training.num_steps):
+        if checkpoint:
+            require_imported(directory, max(steps), checkpoint)
+        return True
+    if not checkpoint:
+        return train(config, directory, dataset, devices)
+    import_checkpoint(config, checkpoint, directory)
+    return True
+
+
+def require_imported(directory: str | Path, step: int, checkpoint: str) -> None:
+    """ConfigError unless the checkpoint of that step is an import of this file."""
+    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+        source = checkpoints.card(step).get("data", {}).get("source")
+    if source != imported_from(checkpoint):
+        raise ConfigError(f"{directory} holds a checkpoint of {source}, not of {checkpoint}: take another --workdir")
+
+
+def write(folder: Path, rows: list[expected.Comparison], report: dict, seeds: int) -> bool:
+    """The table, printed and as reproduced.md and .json in `folder`; whether all passed."""
+    passed = all(row.passed for row in rows)
+    head = f"Step {report['step']}, {seeds} × {report['samples']} samples, code {report['code']}"
+    text = f"{head}: {'reproduced' if passed else 'NOT reproduced'}\n\n{expected.markdown(rows, seeds)}"
+    found = {r.name: {"expected": str(r.expected), "mean": r.mean, "sd": r.sd, "passed": r.passed} for r in rows}
+    workdir.write_atomic(folder / "reproduced.md", text)
+    about = {"step": report["step"], "code": report["code"], "passed": passed}
+    workdir.write_atomic(folder / "reproduced.json", json.dumps({**about, "figures": found}, indent=1))
+    print(text)
+    return passed

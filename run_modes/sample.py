@@ -1,0 +1,171 @@
+"""--mode=sample: samples of a trained model, drawn and cached batch by batch, then united in one file."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError
+from io_lib import pictures, workdir
+from io_lib.shards import Shards, fill, mapped
+from run_modes.labels import classes_of, num_classes
+from run_modes.trained import Trained, made_with, open_trained, require_finite
+from sde_lib import ScoreModel, expand, sample_keys
+from sde_lib.sde import per_time
+
+
+def sample(
+    directory: str | Path,
+    num_samples: int = 1000,
+    seed: int = 0,
+    config: ConfigDict | None = None,
+    animate: bool = False,
+    devices: list | None = None,
+) -> np.ndarray | None:
+    """Draws samples into samples/samples.npz (key `samples`) and, for images, a grid into samples/samples.png.
+
+    Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data; what is returned is a
+    read-only memory map of the file. Sample i is a function of (seed, i): neither config.sampling.batch_size nor the
+    devices change it (except under Langevin's batch norm). Batches are cached under samples/shards/ as they are drawn,
+    so the same call, killed or asked for more, resumes; samples from another step, seed, sampler, label or guidance
+    scale are cached separately. `animate` adds samples/animation.gif, the path from noise to data.
+
+    SIGTERM or Ctrl-C: ends after the current batch and returns None. FloatingPointError for a sample that is not
+    finite. ConfigError as `load`, and for an animation that cannot be drawn.
+    """
+    trained = open_trained(directory, config, devices)
+    if animate:
+        require_animation(trained)
+    drawn = samples_of(trained, num_samples, seed)
+    if drawn is None:
+        return None
+    if animate:
+        draw_animation(trained, drawn[0], seed)
+    return drawn[0]
+
+
+def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Samples 0 to count − 1 [count, *shape] and the evaluations of each [count], as samples/samples.npz holds them.
+
+    What is there already is kept, the rest drawn; None where a signal stopped it.
+    """
+    folder = trained.directory / "samples"
+    file, shards = folder / "samples.npz", shards_of(trained, seed)
+    if not shards.is_union(file, count):
+        with workdir.lock(trained.directory, "sampling"):
+            if not draw(trained, shards, count, seed):
+                return None
+            shards.union(file, count)
+    x, evaluations = mapped(file), mapped(file, "evaluations")
+    if not shards.is_union(file, count):
+        raise ConfigError(f"{file} was replaced by another process: sample again when that is done")
+    if trained.experiment.is_image():
+        grid = pictures.image_grid(x[:256], scale=trained.experiment.picture_scale())
+        pictures.save_png(folder / "samples.png", grid)
+    nfe = f"NFE {np.mean(evaluations):.4g}"
+    print(f"{count} samples of step {trained.step} (EMA), seed {seed}, {nfe}: {file}")
+    return x, evaluations
+
+
+def shards_of(trained: Trained, seed: int) -> Shards:
+    """The files of this model's, sampler's and seed's samples: neither batch size nor devices change those.
+
+    (Except with Langevin's batch norm, whose batches are then part of it.)
+    """
+    config, choice = trained.config, trained.config.sampling.use
+    used = {"label": config.sampling.get("label", -1)} if num_classes(config) else {}
+    if trained.model.guidance is not None:
+        used["guidance"] = trained.model.guidance
+    made = made_with(trained, seed, {"sampler": config.sampling[choice], **used})
+    if coupled(trained):
+        made["batch_size"] = whole_batch(trained, config.sampling.batch_size)
+    return Shards(trained.directory / "samples" / "shards", f"step{trained.step}_seed{seed}_{choice}", made)
+
+
+def coupled(trained: Trained) -> bool:
+    """Whether a sample depends on its neighbors."""
+    return getattr(trained.experiment.sampler, "coupled", False)
+
+
+def whole_batch(trained: Trained, size: int) -> int:
+    """The size, rounded up to what the devices can share."""
+    if size < 1:
+        raise ConfigError(f"config.sampling.batch_size={size}: expected at least 1")
+    return -(-size // trained.experiment.devices.count) * trained.experiment.devices.count
+
+
+def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
+    """Draws what is missing of samples 0 to count − 1, one file per batch; False if SIGTERM or Ctrl-C stopped it.
+
+    FloatingPointError for a sample that is not finite: the files before it stay.
+    """
+    devices, config = trained.experiment.devices, trained.config
+    size, done = config.sampling.batch_size, shards.count()
+    size = whole_batch(trained, size if coupled(trained) else min(size, max(1, count - done)))
+    if done:
+        print(f"{min(done, count)} of {count} samples are there already: {shards.folder}")
+    elif any(shards.folder.parent.glob("*/")):
+        print(f"{shards.folder.parent} holds samples of another step, seed, sampler or class: these are new")
+    key, model = jax.random.key(seed), jax.device_put(trained.model, devices.replicated)
+
+    def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
+        indices = jax.device_put(jnp.arange(first, first + size), devices.batch)
+        x, evaluations = jax.device_get(model.with_evaluations(key, indices, classes_of(config, indices)))
+        require_finite(x, first, "sample", "the score is not finite there, or the sampler's max_steps were not enough")
+        return in_units_of_the_data(trained, x), evaluations
+
+    note = lambda x, evaluations: f"NFE {np.mean(evaluations):.4g}"  # noqa: E731
+    return fill(shards, count, batch, "sample", note)
+
+
+def in_units_of_the_data(trained: Trained, x: np.ndarray) -> np.ndarray:
+    """uint8 images [N, H, W, C], or other data as they were."""
+    transform = trained.experiment.transform
+    return transform.to_uint8(x) if trained.experiment.is_image() else transform.inverse(x)
+
+
+# The way there
+
+
+def require_animation(trained: Trained) -> None:
+    """ConfigError where there is no common time to show, or no picture of the events."""
+    if not hasattr(trained.experiment.sampler, "path"):
+        raise ConfigError(
+            f"config.sampling.{trained.config.sampling.use}: {type(trained.experiment.sampler).__name__} gives each "
+            f"sample times of its own, so there are no frames to animate; choose one with a grid by config.sampling.use"
+        )
+    if not trained.experiment.is_image() and np.prod(trained.config.shape) > 2:
+        shape = tuple(trained.config.shape)
+        raise ConfigError(f"config.shape is {shape}: there are animations of images and of 1 or 2 coordinates")
+
+
+def draw_animation(trained: Trained, x: np.ndarray, seed: int, frames: int = 60) -> None:
+    """samples/animation.gif: the way of the first samples x from noise to data, which x itself ends.
+
+    A state is shown as x_t/√(α² + σ²), so that noise of any level has the contrast of the data.
+    """
+    image = trained.experiment.is_image()
+    x = np.asarray(x[: 64 if image else 2000])
+    keep = np.unique(np.linspace(0, trained.experiment.sampler.num_steps, frames).round().astype(int))
+
+    @jax.jit
+    def way(model: ScoreModel):
+        numbers, sde = jnp.arange(len(x)), model.sde
+        score_fn = model.score_given(classes_of(trained.config, numbers))
+        times, states = model.sampler.path(sample_keys(jax.random.key(seed), numbers), sde, score_fn, model.shape, keep)
+        if hasattr(sde, "alpha"):
+            states /= expand(jnp.sqrt(per_time(sde.alpha(times) ** 2 + sde.sigma(times) ** 2, times)), states)
+        return times, states
+
+    times, states = jax.device_get(way(trained.model))
+    if image:
+        scale, to_uint8 = trained.experiment.picture_scale(), trained.experiment.transform.to_uint8
+        drawn = [pictures.image_grid(images, scale=scale) for images in (*map(to_uint8, states[:-1]), x)]
+    else:
+        end = trained.experiment.transform.forward(x)[None]
+        drawn = pictures.point_frames(times, np.concatenate([states[:-1], end]).reshape(len(times), len(x), -1))
+    file = trained.directory / "samples" / "animation.gif"
+    pictures.save_gif(file, drawn)
+    print(f"{len(drawn)} frames of the way of {len(x)} samples: {file}")

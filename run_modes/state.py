@@ -1,0 +1,70 @@
+"""Training states: initialized, restored, and the keys that one seed gives to each use."""
+
+import hashlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError
+from io_lib.checkpoint import Checkpoints
+from run_modes.experiment import Experiment, first_inputs, no_augmentation
+from sde_lib import TrainState, init_state
+
+INIT, TRAIN, EVAL, SNAPSHOT = range(4)
+"""Uses of the one seed: each number is folded into jax.random.key(seed)."""
+
+
+def key_for(config: ConfigDict, use: int) -> jax.Array:
+    """The key of one use of the config's seed."""
+    return jax.random.fold_in(jax.random.key(config.seed), use)
+
+
+def new_state(experiment: Experiment) -> TrainState:
+    """The training state at step 0, a function of the config."""
+    config, objective = experiment.config, experiment.objective
+    cond = () if experiment.augment is None else (no_augmentation(config, 1),)
+    params = experiment.network.init(key_for(config, INIT), *first_inputs(config), *cond)
+    params = objective.init(jax.random.fold_in(key_for(config, INIT), 1), params)
+    return init_state(key_for(config, TRAIN), params, experiment.tx)
+
+
+def abstract_state(experiment: Experiment) -> TrainState:
+    """Shapes, dtypes and shardings of the training state, without computing it."""
+    return experiment.devices.abstract(jax.eval_shape(partial(new_state, experiment)))
+
+
+def init_state_on_devices(experiment: Experiment) -> TrainState:
+    """A new state on all devices."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(experiment))
+    return jax.jit(partial(new_state, experiment), out_shardings=shardings)()
+
+
+def restore_state(
+    experiment: Experiment, checkpoints: Checkpoints, step: int | None = None, only: tuple[str, ...] = ()
+) -> TrainState:
+    """The checkpoint of that step, or the newest, on all devices; the fields `only` of the state, or all of it.
+
+    ConfigError if there is none, or if it is damaged or belongs to another config or version.
+    """
+    try:
+        return checkpoints.restore(abstract_state(experiment), step, only)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error}: train first") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def digest(params) -> str:
+    """SHA-256 of the bytes of all leaves, in order."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
+
+
+@jax.jit
+def all_finite(tree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

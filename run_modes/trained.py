@@ -1,0 +1,85 @@
+"""A work directory opened for use: its experiment and model, with the EMA parameters of a checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError, diff, to_json
+from io_lib import workdir
+from io_lib.checkpoint import Checkpoints
+from run_modes.experiment import Experiment, make_experiment
+from run_modes.state import digest, restore_state
+from sde_lib import ScoreModel
+
+# What may differ from the work directory's config when a trained model is used.
+CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.")
+# What of the rest decides, with step, parameters, seed and sampler, what a sample is.
+DECIDES = ("shape", "sde", "parameterization", "network", "transform")
+
+
+class Trained(NamedTuple):
+    """A work directory, opened: `params` are all EMA parameters of step `step`, `model` has the network's."""
+
+    directory: Path
+    experiment: Experiment
+    model: ScoreModel
+    params: Any
+    step: int
+
+    @property
+    def config(self) -> ConfigDict:
+        return self.experiment.config
+
+
+def open_trained(
+    directory: str | Path, config: ConfigDict | None = None, devices: list | None = None, step: int | None = None
+) -> Trained:
+    """With the checkpoint of `step`, or the newest.
+
+    ConfigError if it is no work directory, belongs to another config, or has no such checkpoint.
+    """
+    try:
+        directory, saved = Path(directory), workdir.load_config(directory)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    config = saved if config is None else config
+    changed = [line for line in diff(saved, config) if not line.startswith(CHANGEABLE)]
+    if changed:
+        raise ConfigError(f"{directory} was trained with another config: {'; '.join(changed[:3])}")
+    experiment = make_experiment(config, devices)
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        state = restore_state(experiment, checkpoints, step, only=("step", "ema_params"))
+    model = experiment.score_model(experiment.objective.network_params(state.ema_params))
+    return Trained(directory, experiment, model, state.ema_params, int(state.step))
+
+
+def load(directory: str | Path, config: ConfigDict | None = None) -> ScoreModel:
+    """The model of a work directory, with the EMA parameters of its newest checkpoint.
+
+    `config`, if given, is used in place of the directory's own; it may differ in sampling, eval and data alone.
+    ConfigError if it differs otherwise, if there is no checkpoint, or if it is no work directory.
+    """
+    return open_trained(directory, config).model
+
+
+def made_with(trained: Trained, seed: int, used: dict) -> dict:
+    """What decides a number that the model gave: itself, the seed, and what of the config was used."""
+    described = {**{name: trained.config[name] for name in DECIDES}, **used}
+    return json.loads(to_json(ConfigDict(described))) | {
+        "step": trained.step,
+        "seed": seed,
+        "parameters": digest(trained.model.params),
+    }
+
+
+def require_finite(rows: np.ndarray, first: int, what: str, why: str) -> None:
+    """FloatingPointError if a row is not finite, naming the first such row."""
+    bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
+    if len(bad):
+        raise FloatingPointError(
+            f"{len(bad)} of {what}s {first} to {first + len(rows) - 1} are not finite, {what} {first + bad[0]} the "
+            f"first: {why}; what was computed before is kept"
+        )

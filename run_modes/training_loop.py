@@ -1,0 +1,197 @@
+"""The training loop: steps, and what is due after each of them."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError
+from data_lib import Dataset, StallTimer
+from io_lib import pictures
+from io_lib.metrics import Progress
+from io_lib.processes import any_process, is_main_process
+from io_lib.signals import StopRequest
+from run_modes.card import signed
+from run_modes.eval_loss import EvalLoss
+from run_modes.experiment import Experiment
+from run_modes.labels import abstract_labels, classes_of
+from run_modes.state import SNAPSHOT, abstract_state, all_finite, key_for
+from sde_lib import make_train_step
+from sde_lib.training import scan_steps
+
+
+def train_steps(experiment: Experiment) -> tuple:
+    """The step of a config, and several of them in one call, to be compiled when first used."""
+    training, on_cpu = experiment.config.training, jax.default_backend() == "cpu"
+    step = make_train_step(
+        experiment.network,
+        experiment.objective,
+        experiment.tx,
+        training.ema,
+        experiment.augment,
+        accumulate=training.get("accumulate", 1),
+        unroll=on_cpu,
+        skip=training.get("skip_nonfinite", False),
+    )
+    compiled = partial(
+        jax.jit,
+        donate_argnums=0,
+        out_shardings=experiment.devices.replicated,
+        compiler_options=compiler_options(),
+    )
+    return compiled(step), compiled(scan_steps(step))
+
+
+def compiler_options() -> dict[str, int]:
+    """For a training step. On a CPU, LLVM's first optimization level: steps as fast as at its third, compiled in four
+    fifths of the time."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+
+
+def steps_per_call(config: ConfigDict) -> int:
+    return config.training.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
+
+
+def check_shapes(experiment: Experiment) -> None:
+    """Follows the shapes through a step of training; ConfigError if they do not fit.
+
+    What a config may still have wrong by then are values that no type rules out, of the network above all: a width
+    of −1.
+    """
+    config = experiment.config
+    try:
+        state = abstract_state(experiment)
+        for path, leaf in jax.tree.leaves_with_path(state.params):
+            if not leaf.size:  # a width of 0, which some versions of JAX initialize
+                raise ValueError(f"parameter {jax.tree_util.keystr(path)} is of shape {leaf.shape}")
+        x = jax.ShapeDtypeStruct((config.training.batch_size, *config.shape), jnp.float32)
+        jax.eval_shape(train_steps(experiment)[0], state, {"x": x, **abstract_labels(config, x.shape[:1])})
+    except Exception as error:  # of any class: the networks', the processes' and JAX's own
+        what = f"{type(error).__name__}: {error}".split("\n\n")[0]
+        raise ConfigError(f"config: no step of training can be made of it: {' '.join(what.split())[:300]}") from error
+
+
+class TrainingRun:
+    """A training run under way: the compiled steps, and what is due at which step."""
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, directory: Path, log, checkpoints, card: dict):
+        self.experiment, self.config, self.training = experiment, experiment.config, experiment.config.training
+        self.directory, self.log, self.checkpoints, self.card = directory, log, checkpoints, card
+        self.one_step, self.many_steps = train_steps(experiment)
+        self.eval_loss = EvalLoss(experiment, dataset)
+        self.steps_per_call = steps_per_call(self.config)
+        self.window: list[dict] = []
+
+    def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
+        """Steps from `start` to the end, or to a request to stop; after each call, whatever is due. The last step."""
+        with Progress(self.training.num_steps, start, silent=not is_main_process()) as progress:
+            step, feed = start, StallTimer(feed, self.busy)
+            while step < self.training.num_steps and not self.asked_to_stop(stop, step):
+                count = self.steps_to_take(step)
+                state, metrics = self.call(state, [next(feed) for _ in range(count)])
+                step += count
+                self.window.append(metrics)
+                progress.update(step, partial(note, metrics, feed))
+                self.do_what_is_due(step, state)
+            if step > (self.checkpoints.latest_step() or 0):
+                self.save(step, state)
+        return step
+
+    def steps_to_take(self, step: int) -> int:
+        """steps_per_call, or 1 where something is due before so many: then nothing need divide anything."""
+        due = (self.training[name] for name in ("log_every", "eval_every", "sample_every", "checkpoint_every"))
+        left = min([self.training.num_steps - step, *(every - step % every for every in due if every)])
+        return self.steps_per_call if left >= self.steps_per_call else 1
+
+    def asked_to_stop(self, stop: StopRequest, step: int) -> bool:
+        """Whether to end at this step. Several processes have to agree on it, and do where a line is logged."""
+        if jax.process_count() == 1:
+            return stop.requested
+        every = self.training.log_every
+        due = step % every == 0 if every else step % 100 < self.steps_per_call
+        return due and any_process(stop.requested)
+
+    def busy(self) -> bool:
+        """Whether the devices still work on the last step."""
+        return bool(self.window) and not self.window[-1]["loss"].is_ready()
+
+    def call(self, state, batches: list):
+        if len(batches) == 1:
+            return self.one_step(state, batches[0])
+        return self.many_steps(state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
+
+    def do_what_is_due(self, step: int, state) -> None:
+        """A checkpoint comes last: what is logged by then is never missing after a kill."""
+        last = step == self.training.num_steps
+        due = lambda every: bool(every) and (step % every == 0 or last)  # noqa: E731
+        save = due(self.training.checkpoint_every) or last
+        if due(self.training.log_every) or save:
+            self.log_window(step)
+        if due(self.training.eval_every):
+            self.log.write(step, eval_loss=self.eval_loss(state.ema_params, step))
+        if due(self.training.sample_every):
+            self.snapshot(step, state.ema_params)
+        if save:
+            self.save(step, state)
+
+    def log_window(self, step: int) -> None:
+        """A line with the means over the steps since the last one, if there were any.
+
+        FloatingPointError, with step, window and range of t, where one of them is not finite; with
+        config.training.skip_nonfinite only where none is: the others are counted, as `skipped`, and left out.
+        """
+        if not self.window:
+            return
+        values = jax.device_get(self.window)
+        self.window = []
+        columns = {key: np.concatenate([np.ravel(metrics[key]) for metrics in values]) for key in values[0]}
+        bad = {key: columns.pop(f"bad_{key}") for key in ("examples", "t_low", "t_high")}
+        good = np.all([np.isfinite(column) for column in columns.values()], axis=0)
+        skip = self.training.get("skip_nonfinite", False)
+        if not (np.any(good) if skip else np.all(good)):
+            self.refuse(step, columns, bad, int(np.argmin(good)))
+        means = {key: np.mean(column[good], dtype=np.float64) for key, column in columns.items()}
+        self.log.write(step, **means, **({"skipped": int(np.sum(~good))} if skip else {}))
+
+    def refuse(self, step: int, columns: dict, bad: dict, at: int) -> None:
+        """FloatingPointError for the entry `at` of a window that ends with `step`."""
+        name = next(key for key in ("loss", *columns) if not np.isfinite(columns[key][at]))
+        first, count = step - len(columns[name]) + 1, int(bad["examples"][at])
+        where = f"{count} examples" if count else "a batch"
+        raise FloatingPointError(
+            f"{name} is not finite at step {first + at}, of {where} at t from {bad['t_low'][at]:.4g} to "
+            f"{bad['t_high'][at]:.4g}, in the window of steps {first} to {step}; "
+            f"the last good checkpoint is of step {self.checkpoints.latest_step() or 0}"
+        )
+
+    def save(self, step: int, state) -> None:
+        """A checkpoint, once the losses that led to it, and the parameters themselves, are known to be finite."""
+        self.log_window(step)
+        if not all_finite((state.params, state.ema_params)):
+            good = self.checkpoints.latest_step() or 0
+            raise FloatingPointError(f"parameters are not finite at step {step}; the last good checkpoint is of {good}")
+        self.checkpoints.save(step, state, signed(self.card, state))
+
+    def snapshot(self, step: int, params) -> None:
+        """A grid of samples under way, of the same noise at every step. The first process draws it by itself."""
+        if is_main_process() and self.experiment.is_image():
+            folder = self.directory / "samples"
+            folder.mkdir(exist_ok=True)
+            if jax.process_count() > 1:
+                params = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+            model = self.experiment.score_model(self.experiment.objective.network_params(params))
+            numbers = jnp.arange(self.training.snapshot_size)
+            x = model.sample_indices(key_for(self.config, SNAPSHOT), numbers, classes_of(self.config, numbers))
+            grid = pictures.image_grid(
+                self.experiment.transform.to_uint8(np.asarray(x)), scale=self.experiment.picture_scale()
+            )
+            pictures.save_png(folder / f"step_{step:07d}.png", grid)
+
+
+def note(metrics: dict, feed: StallTimer) -> str:
+    """data_wait: the share of the time since the last note that the devices waited for batches."""
+    return f"loss {np.ravel(metrics['loss'])[-1]:.4f}  data_wait {feed.share():.1%}"

@@ -1,0 +1,140 @@
+"""Processes whose schedule is a table, or is learned.
+
+Variance-preserving ones are given by the log signal-to-noise ratio λ alone (Kingma et al. 2021, arXiv:2107.00630,
+eq. 2):
+
+    α²(t) = sigmoid(λ(t)),   σ²(t) = sigmoid(−λ(t)).                                                    (1)
+
+A discrete-time model has its table at times t_k; between them the table is continued by a monotone cubic
+(`sde_lib.interpolation`), so that at the table's times the process is the discrete model exactly, and in between it is
+an SDE like any other. `GridTime` draws training times on the table; `UniformGrid` with as many steps samples on it.
+
+    DDPM, t_k = k/N, k = 1 … N:        ᾱ_k = Π_{i≤k} (1 − β_i),  α(t_k) = √ᾱ_k,  σ²(t_k) = 1 − ᾱ_k       (2)
+    NCSN, t_k = k/(N − 1), k = 0 … N−1:  α = 1,  σ(t_k) = σ_k                                            (3)
+
+(2) Ho et al. 2020, arXiv:2006.11239, eq. 4. (3) Song & Ermon 2019, arXiv:1907.05600, section 4.1.
+"""
+
+import abc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sde_lib.node import Leaf, Scalar
+from sde_lib.processes.interpolation import evenly, monotone_cubic
+from sde_lib.sde import Coefficient, GaussianSDE, Time
+
+
+class LogSNRSDE(GaussianSDE):
+    """A variance-preserving process given by λ(t) (1), which must fall. A subclass writes `log_snr`."""
+
+    @abc.abstractmethod
+    def log_snr(self, t: Time) -> Coefficient:
+        """λ(t)."""
+
+    def alpha(self, t: Time) -> Coefficient:
+        return jnp.exp(0.5 * jax.nn.log_sigmoid(self.log_snr(t)))
+
+    def sigma(self, t: Time) -> Coefficient:
+        return jnp.exp(0.5 * jax.nn.log_sigmoid(-self.log_snr(t)))
+
+    def prior_std(self) -> Coefficient:
+        return 1.0
+
+
+class TabulatedLogSNR(LogSNRSDE):
+    """λ through a table: `values` [N], falling, at the times `knots` [N], rising from 0 to t_max. The values are
+    leaves, so they can be learned, as long as they keep falling."""
+
+    knots: Leaf
+    values: Leaf
+
+    def log_snr(self, t: Time) -> Coefficient:
+        values = jnp.asarray(self.values)
+        return monotone_cubic(jnp.asarray(t), jnp.asarray(self.knots), values[0], jnp.diff(values))
+
+
+class LearnedLogSNR(LogSNRSDE):
+    """λ falling from `log_snr_max` to `log_snr_min` over [0, 1] by parts of its range, softmax(logits) [K]:
+
+        λ(k/K) = λ_max − (λ_max − λ_min) Σ_{j≤k} softmax(logits)_j
+
+    so that any logits give a schedule. Zeros give the one that is linear in λ. The ends do not move: the likelihood
+    bound depends on them alone, and the shape between them only on the variance of its estimate (Kingma et al. 2021,
+    section 5.1): learn it by the gradient of the square of the loss with the likelihood weight.
+    """
+
+    logits: Leaf
+    log_snr_max: Scalar = 13.3
+    log_snr_min: Scalar = -5.0
+
+    def log_snr(self, t: Time) -> Coefficient:
+        t = jnp.asarray(t)
+        parts = jax.nn.softmax(jnp.asarray(self.logits).astype(t.dtype))
+        return self.log_snr_max - (self.log_snr_max - self.log_snr_min) * evenly(t, jnp.zeros_like(parts[0]), parts)
+
+
+class DiscreteVP(GaussianSDE):
+    """DDPM's process (2), as an SDE on (0, 1]: `rises` [N] are −log(1 − β_k), whose sum to k is −log ᾱ_k.
+    Built by `discrete_vp`."""
+
+    rises: Leaf
+
+    def alpha(self, t: Time) -> Coefficient:
+        return jnp.exp(-0.5 * self._integral(t))
+
+    def sigma(self, t: Time) -> Coefficient:
+        return jnp.sqrt(-jnp.expm1(-self._integral(t)))
+
+    def prior_std(self) -> Coefficient:
+        return 1.0
+
+    def _integral(self, t: Time) -> Coefficient:
+        """−log ᾱ."""
+        rises = jnp.asarray(self.rises)
+        return evenly(jnp.asarray(t), jnp.zeros_like(rises[0]), rises)
+
+
+def discrete_vp(
+    num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, betas: tuple[float, ...] | None = None
+) -> DiscreteVP:
+    """DDPM's process (2): β_1 … β_N linear from beta_min to beta_max, or the table given. t_min is t_1 = 1/N.
+
+    The published linear table is the default (Ho et al. 2020, section 4). ValueError for a β outside (0, 1).
+    """
+    table = np.linspace(beta_min, beta_max, num_steps) if betas is None else np.asarray(betas, np.float64)
+    if table.ndim != 1 or len(table) < 2 or not np.all((table > 0) & (table < 1)):
+        raise ValueError(f"betas are at least two numbers between 0 and 1; got {table}")
+    return DiscreteVP(rises=-np.log1p(-table), t_min=1 / len(table))
+
+
+class DiscreteVE(GaussianSDE):
+    """NCSN's process (3), as an SDE on [0, 1]: `log_sigmas` [N], rising, at t_k = k/(N − 1). Built by `discrete_ve`.
+
+    The smallest noise level is at t = 0, so nothing is singular there and t_min is 0.
+    """
+
+    log_sigmas: Leaf
+    t_min: Scalar = 0.0
+
+    def alpha(self, t: Time) -> Coefficient:
+        return jnp.ones_like(t)
+
+    def sigma(self, t: Time) -> Coefficient:
+        values = jnp.asarray(self.log_sigmas)
+        return jnp.exp(evenly(jnp.asarray(t), values[0], jnp.diff(values)))
+
+
+def discrete_ve(
+    num_scales: int = 10, sigma_min: float = 0.01, sigma_max: float = 1.0, sigmas: tuple[float, ...] | None = None
+) -> DiscreteVE:
+    """NCSN's process (3): σ geometric from sigma_min to sigma_max, or the table given, rising.
+
+    The defaults are those of Song & Ermon 2019, section 5.
+    ValueError for a table that is not positive or does not rise.
+    """
+    table = np.geomspace(sigma_min, sigma_max, num_scales) if sigmas is None else np.asarray(sigmas, np.float64)
+    if table.ndim != 1 or len(table) < 2 or not np.all(table > 0) or not np.all(np.diff(table) > 0):
+        raise ValueError(f"sigmas are at least two positive, rising numbers; got {table}")
+    return DiscreteVE(log_sigmas=np.log(table))

@@ -1,0 +1,87 @@
+"""A grid made for a process and a score: steps are short where a solver errs, and long where it does not.
+
+A one-step solver of order p, going from t to t − h, errs by e = c(t) h^{p+1} of the size of x. With N steps whose
+density in time is n(t) (∫ n dt = 1, h = 1/(N n)) the errors are alike everywhere, and their largest least, for
+
+    n(t) ∝ c(t)^{1/(p+1)}                                                                          (1)
+
+(de Boor 1973, "Good approximation by splines with variable knots"). A fine reference solve along the flow tells c: at
+each of its knots the solver goes once over the whole interval h_k and once over both halves, and the difference of the
+two is e_k, in proportion to it. The share of the steps that falls into the interval is then
+
+    n_k h_k ∝ e_k^{1/(p+1)},     e_k = √(mean |x_two halves − x_one|² / mean |x|²),                (2)
+
+the means over trajectories and coordinates. What the flow makes of an error later on is left out, except that it is
+measured against the size of x, which shrinks from the noise to the data with the errors made before.
+
+For normal data N(0, s²), σ(t) = t and DDIM, e ∝ h² s²/(s² + t²)², so that (1) is even in arctan(t/s).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from sde_lib.node import Leaf
+from sde_lib.noise import fold
+from sde_lib.parameterization import ScoreFn
+from sde_lib.sampling import Grid, LogSNRGrid, Times, with_ends
+from sde_lib.sde import SDE
+from sde_lib.solvers.base import Solver
+from sde_lib.solvers.predictors import DDIM
+
+
+class TabulatedGrid(Grid):
+    """Steps in proportion to a table: shares[j] of all lie between times[0] and times[j], linear in between.
+
+    times and shares increase, from the end of the table to t_max and from 0 to 1; arrays, or tuples as a config holds.
+    """
+
+    times: Leaf
+    shares: Leaf
+
+    def __call__(self, sde: SDE, num_steps: int) -> Times:
+        times, shares = jnp.asarray(self.times, float), jnp.asarray(self.shares, float)
+        last = jnp.interp(jnp.asarray(self.end(sde), float), times, shares)
+        found = jnp.interp(jnp.linspace(1.0, last, num_steps + 1), shares, times)
+        return with_ends(found, sde.t_max, self.end(sde))
+
+
+def optimized_grid(
+    keys: Key[Array, " B"],
+    sde: SDE,
+    score_fn: ScoreFn,
+    shape: tuple[int, ...],
+    *,
+    solver: Solver = DDIM(),
+    order: int = 1,
+    start: Grid = LogSNRGrid(),
+    num_knots: int = 64,
+) -> TabulatedGrid:
+    """The grid (1) for events of this shape, from trajectories that start at the prior's draws of these keys.
+
+    `solver` is a deterministic one-step solver and `order` its p, such as DDIM and 1, or DPMSolver(order=2) and 2. The
+    reference solve goes over 2 num_knots steps of the grid `start`, whose end is the new grid's too, at three times the
+    solver's cost a knot.
+
+    Multistep solvers err like the one-step solver of their order once steps are short; with few, order 3 extrapolates
+    over steps too unlike. On two mixtures in the plane, beside `LogSNRGrid` and with the grid of its order, (2M) erred
+    less at 6 to 40 steps, by up to 2.2 times; (3M) and UniPC of order 3 erred 2 to 4 times more at 10 steps, and 1.4 to
+    2.6 times less at 40; UniPC of order 2 from 1.5 times less to 2 times more. DEIS was as good on `PowerGrid`.
+    """
+    times = start(sde, 2 * num_knots)
+
+    def step(x, t, s):
+        return solver.step(keys, solver.init(x), t, s, sde, score_fn).x
+
+    def body(x, knot):
+        t, middle, s = knot
+        finer = step(step(x, t, middle), middle, s)
+        error = jnp.mean((finer - step(x, t, s)) ** 2) / jnp.mean(finer**2)
+        return finer, jnp.sqrt(error)
+
+    x_T = sde.prior_sample(fold(keys, 0), shape)
+    _, errors = jax.lax.scan(body, x_T, (times[:-2:2], times[1:-1:2], times[2::2]))
+    # Rounding alone must not decide where a step goes, and no interval may be left without a share.
+    errors = jnp.maximum(errors, 1e-6 * jnp.max(errors))
+    shares = jnp.concatenate([jnp.zeros(1), jnp.cumsum(errors[::-1] ** (1 / (order + 1)))])
+    return TabulatedGrid(times=times[::-2], shares=shares / shares[-1], t_end=start.t_end)

@@ -1,0 +1,36 @@
+"""One controller for all adaptive solvers: a step is accepted where its error E is at most 1, and the next one is
+
+    h ← h · clip(θ E^{−r}, low, high),                                                                     (1)
+
+rounded to the nearest power of 2^¼. Unrounded, h would follow E to the last digit, and so the order in which a sum is
+rounded, which differs between batches and devices.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from sde_lib.node import PyTreeNode, Scalar
+
+
+class StepSize(PyTreeNode):
+    """θ and r of (1), and the bounds of the factor."""
+
+    safety: Scalar
+    exponent: Scalar
+    low: Scalar = 0.0
+    high: Scalar = jnp.inf
+
+    def next(self, h: Float[Array, " B"], error: Float[Array, " B"], accepted: Bool[Array, " B"]) -> Float[Array, " B"]:
+        """(1) for each row; after a rejected step the factor is at most θ."""
+        high = jnp.where(accepted, self.high, self.safety)
+        return rounded(h * jnp.clip(self.safety * error**-self.exponent, self.low, high))
+
+
+def rounded(h: Float[Array, "..."]) -> Float[Array, "..."]:
+    """h to the nearest power of 2^¼; 0, infinity and NaN stay."""
+    return jnp.exp2(jnp.round(4 * jnp.log2(h)) / 4)
+
+
+def where_row(mask: Bool[Array, " B"], x: Float[Array, "B ..."], otherwise) -> Float[Array, "B ..."]:
+    """x where its row's mask is true."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, otherwise)

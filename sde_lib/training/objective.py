@@ -1,0 +1,114 @@
+"""Objectives: what is minimized. The training step draws the times and the keys; an objective judges with them.
+
+    loss(θ) = mean_i ℓ_i(θ),   ℓ = objective(keys, t, network, batch, state) [B]                          (1)
+
+An objective is one value that holds what it needs: the process, the parameterization, a distribution of t, a weight, a
+teacher. The step gives it
+
+    keys [B]   one key per sample: all other noise of sample i comes from keys[i];
+    t          the times `objective.times` drew, one draw for the whole batch, since stratified times need that;
+    network    the network with parameters, (x, c_noise, cond) → output, the same dropout masks at every call;
+               `network.replace(params=...)` is the network with other parameters: the EMA's, or a teacher's;
+    batch      a dict of arrays [B, ...]: "x", and where there is one the condition;
+    state      the TrainState: `state.params` are the parameters that the gradient is taken with respect to,
+               `state.ema_params` their average, `state.step` the number of steps taken.
+
+Keys, times and batch are rows: a batch in parts is the same loss, part by part. An objective with parameters of its own
+makes them in `init`, and says in `network_params` which of all are the network's.
+"""
+
+import abc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sde_lib.losses import Loss, TimeDistribution, dequantize
+from sde_lib.node import Leaf, PyTreeNode, Scalar, static
+from sde_lib.noise import fold, sample_keys
+from sde_lib.parameterization import Parameterization, make_score_fn
+from sde_lib.sde import SDE
+from sde_lib.training.state import Params, TrainState
+
+Batch = dict[str, Array]
+
+
+class AppliedNetwork(PyTreeNode):
+    """A network with its parameters: (x [B, ...], c_noise [B], cond) → output.
+
+    `key` draws the dropout masks, in training alone; it is the same at every call, and so are the masks.
+    """
+
+    params: Params
+    key: Leaf = None
+    network: Callable = static(None)
+    train: bool = static(False)
+
+    def __call__(self, x: Array, c_noise: Array, cond: Any = None) -> Array:
+        return self.network(self.params, x, c_noise, cond=cond, key=self.key if self.train else None, train=self.train)
+
+
+class Objective(PyTreeNode, abc.ABC):
+    """What a training step minimizes (1). A subclass writes `times` and `__call__`."""
+
+    @abc.abstractmethod
+    def times(self, key: Key[Array, ""], n: int) -> Float[Array, "n ..."]:
+        """The times of n samples [n], or several for each [n, k]: one draw for the batch."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, keys: Key[Array, " B"], t: Array, network: AppliedNetwork, batch: Batch, state: TrainState
+    ) -> Float[Array, " B"]:
+        """ℓ_i of (1), one value per sample; row i is a function of row i of keys, t and batch alone."""
+
+    def init(self, key: Key[Array, ""], params: Params) -> Params:
+        """All trained parameters, given the network's: those alone, unless the objective has its own."""
+        return params
+
+    def network_params(self, params: Params) -> Params:
+        """The network's part of all trained parameters."""
+        return params
+
+
+class ScoreMatching(Objective):
+    """A loss of the score: denoising score matching, or any other `loss(keys, score_fn, sde, x0, t)`.
+
+    Discrete data have no density. Where the likelihood of one is wanted, `bin_width`, the distance between their
+    neighboring values in model space, spreads them evenly over their bins (`dequantize`).
+    """
+
+    sde: SDE
+    parameterization: Parameterization
+    loss: Loss = static()
+    time_distribution: TimeDistribution
+    bin_width: Scalar = 0.0
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The methods that the loss requires of the SDE; of a loss whose options are bound, too."""
+        return getattr(getattr(self.loss, "func", self.loss), "requires", ())
+
+    def times(self, key: Key[Array, ""], n: int) -> Float[Array, " n"]:
+        return self.time_distribution(key, self.sde, n)
+
+    def __call__(
+        self, keys: Key[Array, " B"], t: Float[Array, " B"], network: AppliedNetwork, batch: Batch, state: TrainState
+    ) -> Float[Array, " B"]:
+        score_fn = make_score_fn(partial(network, cond=condition(batch)), self.sde, self.parameterization)
+        x0 = dequantize(fold(keys, 2), batch["x"], self.bin_width) if self.bin_width else batch["x"]
+        return self.loss(keys, score_fn, self.sde, x0, t)
+
+
+def condition(batch: Batch) -> Any:
+    """What the network is conditioned on: batch["cond"], else batch["label"], else None."""
+    return batch.get("cond", batch.get("label"))
+
+
+def draws(objective: Objective, key: Key[Array, ""], n: int) -> tuple[Key[Array, " n"], Array, Key[Array, ""]]:
+    """(keys [n], t, dropout key) of a batch: its randomness, as a function of one key."""
+    loss_key, dropout_key = jax.random.split(key)
+    time_key, noise_key = jax.random.split(loss_key)
+    return sample_keys(noise_key, jnp.arange(n)), objective.times(time_key, n), dropout_key

@@ -1,0 +1,51 @@
+"""Workarounds for XLA in training: what each gains, where that was measured, and how to drop it.
+
+| function | gain | measured on | to drop it |
+|---|---|---|---|
+| `after` | temporary memory of a step in 8 parts: 58 MiB instead of 386 (DDPM++ of 0.7 M parameters, batch 128 at 16²) | jax 0.10.2, CPU | return `rows` |
+| `global_norm`, `clip_by_global_norm` | 28 s instead of 38 to compile the step of the CIFAR-10 NCSN++ | jax 0.10.2, CPU | use optax's functions of these names |
+"""  # noqa: E501
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+
+def after(total: PyTree, rows: PyTree) -> PyTree:
+    """`rows`, to be used only once `total` is computed.
+
+    XLA's scheduler for CPUs would otherwise compute all parts of a batch at the same time, with the memory of the
+    whole batch; it removes optimization barriers first. So a number that is never true, which the compiler cannot
+    know, decides whether the rows are zeroed.
+    """
+    known = sum(jnp.ravel(leaf)[0].astype(jnp.float32) for leaf in jax.tree.leaves(total))
+    never = jnp.isnan(known) & jnp.isinf(known)
+
+    def wait(a: Array) -> Array:
+        is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+        return a if is_key else jnp.where(never, jnp.zeros((), a.dtype), a)
+
+    return jax.tree.map(wait, rows)
+
+
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """√Σ g² over all entries of all leaves.
+
+    On a CPU it is one sum, over the concatenated leaves: XLA compiles three loops for the sum of each leaf."""
+    leaves = jax.tree.leaves(tree)
+    if jax.default_backend() != "cpu" or len({leaf.dtype for leaf in leaves}) != 1 or jnp.iscomplexobj(leaves[0]):
+        return optax.tree.norm(tree)
+    return jnp.sqrt(jnp.sum(jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) ** 2))
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """g min(1, max_norm / √Σ g²), as optax's of this name, by a factor that is the same for all entries.
+
+    optax divides each entry by the norm, for which XLA writes all of them a second time."""
+
+    def clip(updates, state, params=None):
+        factor = jnp.minimum(1.0, max_norm / global_norm(updates))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(optax.init_empty_state, clip)

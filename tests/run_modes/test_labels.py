@@ -1,0 +1,127 @@
+"""Classes through a run: told in training, evaluation and sampling, refused where they are not there."""
+
+import jax
+import numpy as np
+import pytest
+
+import run_lib
+from config_lib.spec import ConfigError, bind, spec
+from data_lib import ArraySource, Dataset, Identity
+from models import MLP
+from sde_lib import Sampler, adam, as_is, dsm_loss
+from sde_lib.solvers import DDIM
+from tests.test_run_lib import usual_promotion as usual_promotion
+from tests.tiny_config import get_config
+
+ONE = jax.devices()[:1]
+CENTRES = np.asarray([-1.0, 0.0, 1.0], np.float32)
+
+
+def classes(**network):
+    """Points of three classes, each at its center ± 0.05."""
+    config = get_config()
+    config.shape, config.transform = (1,), spec(Identity)
+    config.network = spec(MLP, features=64, num_layers=2, **{"num_classes": 3, **network})
+    config.loss = bind(dsm_loss)
+    config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=5)
+    config.training.update(
+        batch_size=128, num_steps=300, log_every=50, eval_every=0, sample_every=0, checkpoint_every=0, keep_every=0
+    )
+    config.sampling.use = "ddim"
+    config.sampling.ddim = spec(Sampler, solver=DDIM(), num_steps=20, denoise=as_is)
+    del config.eval["report"]
+    del config.eval["features"]
+    return config
+
+
+def data(count=600, labels=3):
+    label = np.arange(count) % labels
+    x = CENTRES[label % 3] + 0.05 * np.random.default_rng(0).normal(size=count).astype(np.float32)
+    return Dataset(ArraySource(x=x[:, None], label=label), ArraySource(x=x[:90, None], label=label[:90]))
+
+
+def test_a_class_is_learnt_and_drawn(tmp_path):
+    """Each in turn, or the one that is asked for; samples of the one are not those of the other, nor their files."""
+    config = classes()
+    run_lib.train(config, tmp_path, data(), devices=ONE)
+    x = np.asarray(run_lib.sample(tmp_path, 30, devices=ONE, config=config))[:, 0]
+    np.testing.assert_allclose(x, CENTRES[np.arange(30) % 3], atol=0.4)
+    config.sampling.label = 2
+    x = np.asarray(run_lib.sample(tmp_path, 30, devices=ONE, config=config))[:, 0]
+    np.testing.assert_allclose(x, 1.0, atol=0.4)
+    drawn = run_lib.load(tmp_path).sample(jax.random.key(0), 30, cond=np.zeros(30, np.int32))[:, 0]
+    np.testing.assert_allclose(drawn, -1.0, atol=0.4)
+    right = run_lib.evaluate(tmp_path, 30, 0, config, data(), ONE)
+    train, test = data()
+    wrong = Dataset(train, ArraySource(x=test.x, label=(test.label + 1) % 3))
+    false = run_lib.evaluate(tmp_path, 30, 0, config, wrong, ONE)
+    assert right["eval_loss"] < 0.8 * false["eval_loss"]
+    assert np.mean(right["loss_of_t"]["loss"]) < 0.8 * np.mean(false["loss_of_t"]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("change", "dataset", "message"),
+    [
+        (
+            {},
+            Dataset(*[ArraySource(x=np.zeros((90, 1), np.float32))] * 2),
+            r"config\.network\.num_classes=3 tells the network a class, but the train data have no labels",
+        ),
+        ({}, data(labels=5), r"labels from 0 to 4: config\.network\.num_classes=3 takes 0 to 2"),
+        (
+            {},
+            Dataset(*[ArraySource(x=np.zeros((90, 1), np.float32), label=np.zeros((90, 3), np.int32))] * 2),
+            r"expected a whole number as label of the train data, got int32 of shape \(3,\)",
+        ),
+        ({"label": 3}, data(), r"config\.sampling\.label=3: expected 0 to 2, or −1 for each class in turn"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(tmp_path, change, dataset, message):
+    config = classes()
+    config.sampling.update(change)
+    with pytest.raises(ConfigError, match=message):
+        run_lib.train(config, tmp_path, dataset, devices=ONE)
+
+
+def test_guidance_towards_a_class(tmp_path):
+    """Classes that overlap, at ±1 with standard deviation 1: what is guided lies beyond; 1 is what was learned."""
+    label = np.arange(600) % 2
+    x = (2.0 * label - 1 + np.random.default_rng(0).normal(size=600)).astype(np.float32)[:, None]
+    source = ArraySource(x=x, label=label)
+    config = classes(num_classes=2, cond_dropout=0.2)
+    config.sampling.label = 1
+    run_lib.train(config, tmp_path, Dataset(source, source), devices=ONE)
+
+    def drawn(weight):
+        config.sampling.guidance = weight
+        return np.asarray(run_lib.sample(tmp_path, 200, devices=ONE, config=config))
+
+    none, learned, guided = drawn(0.0), drawn(1.0), drawn(3.0)
+    assert np.mean(none) < np.mean(learned) - 0.5 < np.mean(guided) - 1
+    model = run_lib.load(tmp_path)
+    assert model.guidance is None
+    plain = model.sample(jax.random.key(0), 200, cond=np.ones(200, np.int32))
+    np.testing.assert_allclose(plain, learned, atol=1e-5)
+    np.testing.assert_allclose(model.sample(jax.random.key(0), 200), none, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [{}, {"num_classes": 0, "cond_dropout": 0.1}])
+def test_guidance_without_an_unconditional_score_is_refused(tmp_path, network):
+    config = classes(**network)
+    config.sampling.guidance = 2.0
+    with pytest.raises(ConfigError, match=r"config\.sampling\.guidance=2 needs a network that was told classes"):
+        run_lib.train(config, tmp_path, data(), devices=ONE)
+
+
+def test_a_class_that_there_is_not_is_never_drawn(tmp_path):
+    config = classes()
+    config.training.num_steps = 2
+    run_lib.train(config, tmp_path, data(), devices=ONE)
+    config.sampling.label = 3
+    with pytest.raises(ConfigError, match=r"config\.sampling\.label=3: expected 0 to 2"):
+        run_lib.sample(tmp_path, 3, config=config, devices=ONE)
+
+
+def test_a_vector_that_nothing_tells_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.network\.cond_dim=3: a run tells the network no vector but"):
+        run_lib.train(classes(num_classes=0, cond_dim=3), tmp_path, data(), devices=ONE)
