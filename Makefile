@@ -51,6 +51,7 @@ test-oldest test-newest:
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/basedpyright
 
 clean:  # other runs stay
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(DIGITS) $(REPRODUCED) build *.egg-info .pytest_cache .ruff_cache
