@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from eval_lib.metrics import figure_name
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -91,11 +93,16 @@ def flat_numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float
     return found
 
 
-def markdown(rows: list[Comparison], seeds: int) -> str:
-    """A table: figure, expected, measured, pass or fail."""
+def markdown(rows: list[Comparison], seeds: int, protocol: Mapping[str, str] | None = None) -> str:
+    """A table: figure, expected, measured, pass or fail.
+
+    With the `protocol` of the features, figures are named as in the report (`figure_name`), else by their keys.
+    """
     lines = [f"| figure | expected | measured, mean ± sd of {seeds} seeds | |", "|---|---|--:|---|"]
     for row in rows:
+        figure = row.expected.figure
+        name = figure if protocol is None else figure_name(figure, protocol)
         spread = "" if row.sd is None else f" ± {row.sd:.2g}"
         verdict = "pass" if row.passed else "FAIL"
-        lines.append(f"| {row.name} | {row.expected} | {row.mean:.4g}{spread} | {verdict} |")
+        lines.append(f"| {name} | {row.expected} | {row.mean:.4g}{spread} | {verdict} |")
     return "\n".join(lines) + "\n"
