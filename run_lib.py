@@ -1,4 +1,4 @@
-"""The public face: every mode as a function, in the order of an experiment's life, and `load`.
+"""The public functions: every mode, in the order in which an experiment uses them, and `load`.
 
     train(config, "runs/digits")          checkpoints, resumed by the same call
     sample("runs/digits", 1000)           samples, cached and resumed
@@ -9,8 +9,8 @@ A work directory holds one run:
 
     config.json   checkpoints/   metrics.jsonl   tensorboard/   samples/   eval/
 
-It is all that sampling from it needs. Training resumes from the newest checkpoint exactly: a batch and its noise are
-functions of (seed, step). So does sampling: a sample is a function of (seed, its index).
+Sampling requires nothing else. Training resumes from the newest checkpoint exactly, since a batch and its noise are
+functions of (seed, step). Sampling resumes too, since sample i is a function of (seed, i).
 """
 
 # ruff: isort: skip_file
@@ -27,7 +27,7 @@ from run_modes.plan import plan as plan
 from run_modes.train import train as train
 from run_modes.import_published import import_checkpoint as import_checkpoint
 
-# What a run holds, and its use
+# A trained run
 from run_modes.inspect_run import inspect as inspect
 from run_modes.trained import load as load
 from run_modes.sample import sample as sample
@@ -69,7 +69,7 @@ _RENAMED = {
 
 
 def __getattr__(name: str) -> Any:
-    """Names that were importable from here before the modes had files of their own."""
+    """Names of version 0.1 that have moved to other modules."""
     places = {moved: f"{module}:{moved}" for module, names in _MOVED.items() for moved in names} | _RENAMED
     if name not in places:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

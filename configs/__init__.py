@@ -1,4 +1,4 @@
-"""Experiments, one file each, and what turns a config into objects (spec) and flags into a config (command_line)."""
+"""Experiments, one file each; `config_lib` converts configs into objects, and flags into configs."""
 
 from config_lib.spec import ConfigError as ConfigError
 from config_lib.spec import bind as bind

@@ -1,18 +1,19 @@
-"""--data=PATH|NAME: other data for a config, with no edit of its file.
+"""--data=PATH|NAME: other data for a config, without editing its file.
 
-    folder of images              from_folder, made to config.shape                 Scale(0, 255)
+    PATH or NAME                  source                                            transform
+    folder of images              from_folder, cropped/resized to config.shape      Scale(0, 255)
     .npz, .npy                    from_npz: x, image or images, or the only array   by the values, see `infer_transform`
-    .tar.gz, idx or SVHN folder   CIFAR-10/100; MNIST and its like; SVHN            Scale(0, 255)
+    .tar.gz, idx or SVHN folder   CIFAR-10/100; MNIST and similar sets; SVHN        Scale(0, 255)
     .tfrecords, a folder of them  from_tfrecord: FFHQ, CelebA-HQ                    Scale(0, 255)
     folder of .wav, .flac         from_audio, windows of config.shape[0]            Identity
     .txt                          from_text, windows of config.shape[0]             Scale(0, 1)
     moons, swirl, checkerboard, gaussians, digits                                   Identity; digits Scale(0, 16)
-    any other name                tfds_dataset, images made to config.shape         Scale(0, 255)
+    any other name                tfds_dataset, cropped/resized to config.shape     Scale(0, 255)
 
-The transform is recorded in config.json with the rest, statistics and all. `--config.data.…` and `--config.shape=…`
-still apply afterwards.
+config.json records the transform with its parameters. `--config.data.…` and `--config.shape=…` apply afterwards.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,10 @@ PIXELS = Scale(0.0, 255.0)
 
 
 def with_data(config: ConfigDict, data: str) -> ConfigDict:
-    """The config, changed in place: data, transform, and shape where the data say it. ConfigError if they cannot."""
+    """Sets data and transform of the config in place, and the shape if the data determine it; returns the config.
+
+    ConfigError for data that are missing, of an unknown format, or of events unlike the config's.
+    """
     if not data:
         raise ConfigError("--data= is empty: expected a path or a name")
     try:
@@ -86,7 +90,7 @@ def _set_file(config: ConfigDict, path: Path) -> None:
 def _set_images(config: ConfigDict, path: str) -> None:
     shape = tuple(config.shape)
     if not _is_image(config):
-        raise ValueError(f"these are images, but config.shape is {shape}: expected (H, W, 3) or (H, W, 1)")
+        raise ValueError(f"the data are images, but config.shape is {shape}: expected (H, W, 3) or (H, W, 1)")
     _put(config, spec(data_lib.from_folder, path=path, shape=shape), PIXELS, None)
     config.data.shape = config.get_ref("shape")
 
@@ -122,6 +126,7 @@ def _set_npz(config: ConfigDict, path: str) -> None:
         raise ValueError(f"expected one array x, image or images, got {sorted(keys)}")
     section = spec(data_lib.from_npz, path=path, x=events[0], **({"label": labels[0]} if labels else {}))
     train = data_lib.from_npz(path, events[0], labels[0] if labels else None).train
+    assert isinstance(train, data_lib.ArraySource)
     _put(config, section, infer_transform(train.x), train.x.shape[1:])
 
 
@@ -134,7 +139,8 @@ def _put(config: ConfigDict, section: ConfigDict, transform, shape: tuple[int, .
         config.shape = tuple(int(n) for n in shape)
 
 
-def _suffixes() -> dict:
+def _suffixes() -> dict[Callable[[ConfigDict, str], None], tuple[str, ...]]:
+    """Function that configures a folder's files → their suffixes."""
     return {
         _set_images: images.SUFFIXES,
         _set_audio: sequences.SOUNDS,

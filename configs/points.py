@@ -2,7 +2,7 @@
 
     run_lib.train(get_config(), "runs/moons", from_arrays(x))        # x float [N, 2]
 
-About half a minute on two CPU cores. From the command line it trains on `--config.data.path=FILE.npz`.
+This takes about half a minute on two CPU cores. On the command line, set `--config.data.path=FILE.npz`.
 """
 
 from config_lib.spec import bind, spec

@@ -1,18 +1,18 @@
-"""What the published experiments are made of: data, a network, a process with its loss and sampler.
+"""The building blocks of the published experiments: data, networks, and processes with their losses and samplers.
 
-An experiment is one of each, and what differs:
+An experiment has one of each, and a few changes:
 
     config = cifar10()                        shape, data, batch, steps
-    config.network = ncsnpp(...)              or ddpmpp, ddpm: published option sets
+    config.network = ncsnpp(...)              or ddpmpp, ddpm: published sets of options
     config.network = ncsn(...), ncsnv2(...)   with annealed(config, ...)
     ve(config), vp(config), subvp(config)     process, parameterization, loss, EMA, the published sampler
     discrete_ve(config), discrete_vp(config)  the same for the objective on a table of noise levels
 
-The values are those of the configurations published with Song et al. 2021 (arXiv:2011.13456, score_sde), in a model
-space of [−1, 1] throughout. Theirs is [0, 1] for VE, so all noise levels here are twice theirs; `unit` tells the
-networks so, and they see the same numbers. Their VP losses are means over pixels, their VE losses half sums: it
-matters, since gradients are clipped. `config.sampling.use` is "published", the sampler of their experiment;
-docs/samplers.md has faster ones.
+The values are those of the configurations published with Song et al. 2021 (arXiv:2011.13456, score_sde). The model
+space is [−1, 1] throughout. Theirs is [0, 1] for VE, so all noise levels here are twice theirs; with `unit` the noise
+labels are the same numbers. Their VP losses are means over pixels, their VE losses half sums. This matters, since
+gradients are clipped. `config.sampling.use` is "published", the sampler of their experiment; docs/samplers.md has
+faster ones.
 """
 
 from ml_collections import ConfigDict
@@ -53,14 +53,14 @@ from sde_lib.solvers import (
 
 FIR = (1.0, 3.0, 3.0, 1.0)
 NO_CLIP = 1e12  # of the gradient's norm
-UNIT = 2.0  # noise levels of data in [−1, 1] for one of data in [0, 1]
+UNIT = 2.0  # noise level for data in [−1, 1], as a multiple of that for data in [0, 1]
 
 
 # Data
 
 
 def cifar10() -> ConfigDict:
-    """CIFAR-10 as tensorflow-datasets has prepared it, with the FID and its like."""
+    """CIFAR-10 as prepared by tensorflow-datasets, with FID, KID, Inception score, precision and recall."""
     config = base()
     config.shape = (32, 32, 3)
     config.data = spec(tfds_dataset, name="cifar10")
@@ -73,14 +73,14 @@ def cifar10() -> ConfigDict:
 
 
 def published_fid(config: ConfigDict, value: float) -> ConfigDict:
-    """What --mode=reproduce expects: the FID of their table 3, which is of their best checkpoint, within 0.2."""
+    """Makes --mode=reproduce expect the FID of their table 3, that of their best checkpoint, within 0.2."""
     source = "Song et al. 2021, table 3"
     config.eval.expected.fid = spec(Expected, figure="FID", value=value, tolerance=0.2, source=source)
     return config
 
 
 def images(path: str, size: int) -> ConfigDict:
-    """A folder of images, cut to squares and reduced to `size`."""
+    """A folder of images, cropped to squares and resized to `size`."""
     config = cifar10()
     config.shape = (size, size, 3)
     config.data = spec(from_folder, path=path, shape=config.shape)
@@ -89,12 +89,12 @@ def images(path: str, size: int) -> ConfigDict:
 
 
 def celeba() -> ConfigDict:
-    """CelebA at 64², of a folder of the aligned faces; the published ones were cut to their central 140² before."""
+    """CelebA at 64², from a folder of aligned faces. The published experiment first crops them to the central 140²."""
     return images("data/celeba", 64)
 
 
 def large(path: str, size: int, batch_size: int = 64) -> ConfigDict:
-    """LSUN (a folder), CelebA-HQ or FFHQ (records) at 256² or 1024²: more steps of smaller batches."""
+    """LSUN (a folder), CelebA-HQ or FFHQ (TFRecords) at high resolution: more steps with smaller batches."""
     config = images(path, size)
     if path.endswith(".tfrecords"):
         config.data = spec(from_tfrecord, path=path)
@@ -106,41 +106,43 @@ def large(path: str, size: int, batch_size: int = 64) -> ConfigDict:
 
 
 def ncsnpp(**options) -> ConfigDict:
-    """NCSN++ (Song et al. 2021, appendix H): as on CIFAR-10, but for the options."""
+    """NCSN++ (Song et al. 2021, appendix H) with the options for CIFAR-10, changed by `options`."""
     return spec(NCSNpp, **{"fir_taps": FIR, "progressive_input": "residual", **options})
 
 
 def ncsnpp_256(**options) -> ConfigDict:
-    """NCSN++ with pyramids in and out, as for images of 256² and more."""
+    """NCSN++ for images of 256² and more, with input and output pyramids."""
     skips = dict(progressive_input="input_skip", progressive="output_skip", embedding="fourier", dropout=0.0)
     return ncsnpp(**{**skips, "ch_mult": (1, 1, 2, 2, 2, 2, 2), "num_res_blocks": 2, **options})
 
 
 def ncsnpp_1024() -> ConfigDict:
+    """NCSN++ for images of 1024²."""
     return ncsnpp_256(nf=16, ch_mult=(1, 2, 4, 8, 16, 32, 32, 32), num_res_blocks=1)
 
 
 def ddpmpp(**options) -> ConfigDict:
-    """DDPM++: NCSN++ without filters and pyramids."""
+    """DDPM++: NCSN++ without FIR filters and pyramids."""
     return spec(NCSNpp, **options)
 
 
 def ddpm(**options) -> ConfigDict:
-    """DDPM as the published code has it (Ho et al. 2020, with two attention blocks fewer)."""
+    """DDPM as in score_sde: that of Ho et al. 2020 with two attention blocks fewer."""
     return spec(NCSNpp, block="ddpm", fir_taps=(), skip_rescale=False, min_group=1, **{"num_res_blocks": 2, **options})
 
 
 def ddpm_256() -> ConfigDict:
+    """DDPM for images of 256²."""
     return ddpm(ch_mult=(1, 1, 2, 2, 4, 4), dropout=0.0)
 
 
 def ncsn(num_levels: int) -> ConfigDict:
-    """NCSN with as many levels (Song & Ermon 2019, appendix A)."""
+    """NCSN with `num_levels` noise levels (Song & Ermon 2019, appendix A)."""
     return spec(NCSN, num_levels=num_levels)
 
 
 def ncsnv2(size: int) -> ConfigDict:
-    """NCSNv2 for images of this size (Song & Ermon 2020, appendix B)."""
+    """NCSNv2 for images of size² pixels (Song & Ermon 2020, appendix B)."""
     return spec(NCSNv2, **ncsnv2_levels(size))
 
 
@@ -148,7 +150,7 @@ def ncsnv2(size: int) -> ConfigDict:
 
 
 def ve(config: ConfigDict, sigma_max: float = 50.0, num_steps: int = 1000, snr: float = 0.16) -> ConfigDict:
-    """VE with noise levels from 0.01 to sigma_max for data in [0, 1]; reverse diffusion and Langevin steps."""
+    """VE with noise levels from 0.01 to `sigma_max` for data in [0, 1]; sampled by reverse diffusion and Langevin."""
     config.sde = spec(VE, sigma_min=0.01 * UNIT, sigma_max=sigma_max * UNIT)
     config.parameterization = spec(PredictScore, c_noise=LogSigma(unit=UNIT))
     config.loss, config.time_distribution = bind(dsm_loss), spec(UniformTime)
@@ -157,7 +159,7 @@ def ve(config: ConfigDict, sigma_max: float = 50.0, num_steps: int = 1000, snr: 
 
 
 def discrete_ve(config: ConfigDict, sigma_max: float = 50.0, num_scales: int = 1000, snr: float = 0.16) -> ConfigDict:
-    """VE on a table of num_scales levels; the network is told the number of the level, 0 the largest."""
+    """VE on a table of `num_scales` noise levels; the noise label is the index of the level, 0 for the largest."""
     last = num_scales - 1
     config.sde = spec(sde_lib.discrete_ve, num_scales=num_scales, sigma_min=0.01 * UNIT, sigma_max=sigma_max * UNIT)
     config.parameterization = spec(PredictScore, c_noise=ScaledTime(scale=-float(last), offset=float(last)))
@@ -167,7 +169,7 @@ def discrete_ve(config: ConfigDict, sigma_max: float = 50.0, num_scales: int = 1
 
 
 def vp(config: ConfigDict) -> ConfigDict:
-    """VP, its noise predicted by a network that is told 999 t; a thousand steps of Euler–Maruyama down to t = 10⁻³."""
+    """VP with noise prediction and the noise label 999 t; sampled by 1,000 steps of Euler–Maruyama down to t = 10⁻³."""
     config.sde = spec(VP)
     config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=999.0))
     config.loss, config.time_distribution = bind(dsm_loss, reduce=mean), spec(UniformTime)
@@ -175,13 +177,13 @@ def vp(config: ConfigDict) -> ConfigDict:
 
 
 def subvp(config: ConfigDict) -> ConfigDict:
-    """Sub-VP, otherwise as VP."""
+    """Sub-VP; otherwise as `vp`."""
     vp(config).sde = spec(SubVP)
     return config
 
 
 def discrete_vp(config: ConfigDict, predictor: Solver = Ancestral(large_variance=True)) -> ConfigDict:
-    """DDPM's table of 1,000 levels; the network is told the number of the level, 0 the smallest."""
+    """VP on DDPM's table of 1,000 noise levels; the noise label is the index of the level, 0 for the smallest."""
     config.sde = spec(sde_lib.discrete_vp, num_steps=1000)
     config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=1000.0, offset=-1.0))
     config.loss, config.time_distribution = bind(dsm_loss, reduce=mean), spec(GridTime, num_steps=1000)
@@ -191,8 +193,11 @@ def discrete_vp(config: ConfigDict, predictor: Solver = Ancestral(large_variance
 def annealed(
     config: ConfigDict, sigma_max: float, num_scales: int, steps: int, snr: float, plain: bool = False
 ) -> ConfigDict:
-    """NCSN's and NCSNv2's: discrete VE, sampled by `steps` moves of annealed Langevin dynamics at each level; Adam
-    without warm-up or clip. `plain`: the network is the score (NCSN), else σ times the score (NCSNv2)."""
+    """NCSN and NCSNv2: discrete VE, sampled by `steps` steps of annealed Langevin dynamics at each noise level.
+
+    Adam has neither warm-up nor gradient clipping. With `plain` the network's output is the score (NCSN), else σ times
+    the score (NCSNv2).
+    """
     discrete_ve(config, sigma_max, num_scales)
     if plain:
         label = ScaledTime(scale=1.0 - num_scales, offset=num_scales - 1.0)

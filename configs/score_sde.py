@@ -1,11 +1,11 @@
-"""Every experiment of score_sde (Song et al. 2021, arXiv:2011.13456) by name: data, process, network, and what differs.
+"""All experiments of score_sde (Song et al. 2021, arXiv:2011.13456) by name: data, process, network and changes.
 
     python main.py --config=configs/score_sde.py:cifar10_ddpmpp_vp --workdir=runs/ddpmpp
     score-sde --config=score_sde:cifar10_ddpmpp_vp --workdir=runs/ddpmpp
 
-A name is data, network, process. `_discrete` means the objective on a table of noise levels, as those of NCSN and DDPM
-are; `deep`, twice the blocks. `configs/published.py` has what they share, with the conventions. FIDs are those of the
-paper's table 3; none has been measured with this code. docs/experiments.md has the table with sizes and differences.
+A name is DATA_NETWORK_PROCESS. `_discrete` means the objective on a table of noise levels, as in NCSN and DDPM; `deep`
+means twice the number of blocks. `configs/published.py` has the shared parts and the conventions. FIDs are those of the
+paper's table 3; none has been measured with this code. docs/experiments.md lists sizes and differences.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +40,11 @@ from sde_lib.solvers import ReverseDiffusion
 
 
 class Published(NamedTuple):
-    """One experiment: what it is, its file under score_sde's configs/, and how it is made here."""
+    """One experiment: a description, its file under score_sde's configs/, and functions that build it here.
+
+    `process` returns a config with data and process, `network` the network's section. `fid` is that of table 3;
+    `changes` maps keys of the config to their values.
+    """
 
     what: str
     source: str
@@ -168,7 +172,7 @@ EXPERIMENTS = {
         ddpm,
     ),
     "cifar10_ddpm_unconditional_vp_discrete": Published(
-        "CIFAR-10, DDPM whose network is not told the noise level (technique 3 of Song & Ermon 2020)",
+        "CIFAR-10, DDPM whose network is not conditioned on the noise level (technique 3 of Song & Ermon 2020)",
         "vp/ddpm/cifar10_unconditional",
         lambda: discrete_vp(cifar10()),
         lambda: ddpm(noise_conditional=False),
@@ -318,7 +322,7 @@ NAMES = tuple(EXPERIMENTS)
 
 
 def get_config(name: str = "") -> ConfigDict:
-    """The experiment of that name. ConfigError, with the names, for any other."""
+    """The config of an experiment by name. ConfigError, with all names, for an unknown one."""
     if name not in EXPERIMENTS:
         raise ConfigError(f"no experiment {name!r}: expected configs/score_sde.py:NAME with one of {', '.join(NAMES)}")
     experiment = EXPERIMENTS[name]

@@ -1,4 +1,4 @@
-"""CachedFeatures importable under its old name: the mechanism of configs is `config_lib`."""
+"""The names of `config_lib.spec`, still importable from their module of version 0.1."""
 
 from config_lib.spec import ConfigError as ConfigError
 from config_lib.spec import bind as bind

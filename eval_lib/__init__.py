@@ -1,4 +1,4 @@
-"""How good are samples: distances between sets of images."""
+"""How good samples are: features of images, distances between sets of them, and reports."""
 
 from eval_lib.expected import Expected as Expected
 from eval_lib.extrapolate import frechet_infinity as frechet_infinity
@@ -28,5 +28,5 @@ from eval_lib.statistics import Statistics as Statistics
 from eval_lib.statistics import require_comparable as require_comparable
 from eval_lib.statistics import statistics_of as statistics_of
 
-# A name of version 0.1, kept importable.
+# The name of `Features` in version 0.1, still importable.
 Seen = Features

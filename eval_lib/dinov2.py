@@ -6,16 +6,16 @@ Dosovitskiy et al. 2021, arXiv:2010.11929, eq. 1 to 4, with LayerScale (Touvron 
     z′ = z + γ₁ ⊙ MSA(LN(z)),     z ← z′ + γ₂ ⊙ MLP(LN(z′))                                                         (2)
     y  = LN(z_cls)                                                                                                  (3)
 
-with heads of 64, ε = 10⁻⁶ and the exact GELU. The largest network has, in place of the MLP, SwiGLU (Shazeer 2020,
+with heads of width 64, ε = 10⁻⁶ and the exact GELU. The largest network has SwiGLU in place of the MLP (Shazeer 2020,
 arXiv:2002.05202, eq. 6): W₃(silu(W₁z) ⊙ W₂z). Networks with registers (Darcet et al. 2023, arXiv:2309.16588) have four
-more tokens, without position, behind the first.
+more tokens after the class token, without position embeddings.
 
-Positions are published for images of 518 pixels, 37 × 37 patches, and go to the 16 × 16 of 224 pixels by cubic
-convolution (Keys 1981) along each axis: P ↦ R P Rᵀ, with one row of R for each place i,
+Position embeddings are published for images of 518 pixels, that is 37 × 37 patches. Images of 224 pixels have 16 × 16.
+The embeddings P are resampled by cubic convolution (Keys 1981) along each axis, P ↦ R P Rᵀ. Row i of R has the weights
 
     u = (i + ½) · 37/(16 + δ),   w_j ∝ k_a((u − j − ½)/s),   Σ_j w_j = 1                                             (4)
     networks without registers: δ = 0.1, a = −¾, s = 1 (not antialiased; the edge repeats)
-    networks with registers:    δ = 0,   a = −½, s = 37/16 (antialiased; what lies outside is left out)
+    networks with registers:    δ = 0,   a = −½, s = 37/16 (antialiased; positions outside the grid are left out)
 """
 
 import hashlib
@@ -38,7 +38,10 @@ PUBLISHED = {(384, 12): "ViT-S/14", (768, 12): "ViT-B/14", (1024, 24): "ViT-L/14
 
 
 class ViT(NamedTuple):
-    """A network: what it is, and its parameters, those of the blocks stacked along a first axis."""
+    """A network: its name, width, number of registers and parameters.
+
+    The parameters of all blocks are stacked along a first axis, in `params["blocks"]`.
+    """
 
     name: str
     width: int
@@ -49,12 +52,12 @@ class ViT(NamedTuple):
 def read(path: str | Path) -> tuple[ViT, str]:
     """The network of a published file, and the file's SHA-256.
 
-    FileNotFoundError or ValueError, in one line, for a file that is not there or holds no such network.
+    FileNotFoundError if there is no such file, ValueError if it holds no DINOv2 network; both in one line.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"the DINOv2 weights are not at {path or '(no path)'}: download a backbone, dinov2_vitl14_pretrain.pth for "
-            f"instance, as https://github.com/facebookresearch/dinov2 says, and give its path"
+            f"the DINOv2 weights are not at {path or '(no path)'}: download a backbone (dinov2_vitl14_pretrain.pth, "
+            f"for example) from https://github.com/facebookresearch/dinov2 and set `path` to it"
         )
     weights = read_torch(path)
     if not isinstance(weights, Mapping):
@@ -68,11 +71,14 @@ def read(path: str | Path) -> tuple[ViT, str]:
 
 
 def from_state_dict(weights: Mapping[str, np.ndarray]) -> ViT:
-    """The network that the shapes tell. ValueError naming the first array that is missing, superfluous or misshapen."""
-    tell = {"cls_token": 3, "pos_embed": 3, "blocks.0.norm1.weight": 1}
-    for name, axes in tell.items():
-        if np.ndim(weights.get(name)) != axes:
-            raise ValueError(f"DINOv2 weights: expected {name} with {axes} axes, got {np.shape(weights.get(name))}")
+    """The network, whose sizes follow from the arrays' shapes.
+
+    ValueError naming the first array that is missing, superfluous or of another shape.
+    """
+    for name, axes in {"cls_token": 3, "pos_embed": 3, "blocks.0.norm1.weight": 1}.items():
+        shape = np.shape(weights[name]) if name in weights else ()
+        if len(shape) != axes:
+            raise ValueError(f"DINOv2 weights: expected {name} with {axes} axes, got {shape}")
     width, places = np.shape(weights["cls_token"])[-1], np.shape(weights["pos_embed"])[1] - 1
     depth = sum(name.startswith("blocks.") and name.endswith(".norm1.weight") for name in weights)
     registers = np.shape(weights["register_tokens"])[1] if "register_tokens" in weights else 0
@@ -83,7 +89,7 @@ def from_state_dict(weights: Mapping[str, np.ndarray]) -> ViT:
             raise ValueError(f"DINOv2 weights: expected {name} {wanted}, got {found}")
     array = {name: np.asarray(value, np.float32) for name, value in weights.items() if name != "mask_token"}
     blocks = {name.removeprefix("blocks.0."): None for name in array if name.startswith("blocks.0.")}
-    params = {name: value for name, value in array.items() if not name.startswith("blocks.")}
+    params: dict[str, Any] = {name: value for name, value in array.items() if not name.startswith("blocks.")}
     params["blocks"] = {name: np.stack([array[f"blocks.{i}.{name}"] for i in range(depth)]) for name in blocks}
     params["pos_embed"] = positions(array["pos_embed"], antialias=registers > 0)
     name = PUBLISHED.get((width, depth), f"ViT of {depth} blocks") + (
@@ -113,7 +119,7 @@ def shapes(width: int, depth: int, registers: int, swiglu: bool, grid: int = 37)
 
 
 def prepare(images: np.ndarray) -> np.ndarray:
-    """uint8 images [N, H, W, 1 or 3] → uint8 [N, 224, 224, 3], by Pillow's antialiased bicubic filter."""
+    """uint8 images [N, H, W, 1 or 3] → uint8 [N, 224, 224, 3], resized by Pillow's antialiased bicubic filter."""
     rgb = np.broadcast_to(images, (*images.shape[:3], 3))
     resized = (Image.fromarray(x).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for x in np.ascontiguousarray(rgb))
     return np.stack([np.asarray(x) for x in resized])
@@ -174,7 +180,7 @@ def _norm(p: dict[str, jax.Array], name: str, z: jax.Array) -> jax.Array:
 
 
 def positions(published: np.ndarray, antialias: bool, grid: int = GRID) -> np.ndarray:
-    """(4): [1, 1 + M², width] → [1, 1 + grid², width], the first of them as it is."""
+    """(4): [1, 1 + M², width] → [1, 1 + grid², width]; the class token's embedding is unchanged."""
     first, rest = published[:, :1], published[:, 1:]
     m, width = math.isqrt(rest.shape[1]), rest.shape[2]
     if m == grid:
@@ -199,7 +205,7 @@ def resampling(m: int, n: int, antialias: bool) -> np.ndarray:
 
 
 def cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys's kernel k_a, 1 at 0, 0 at the other integers and beyond ±2."""
+    """Keys's kernel k_a: 1 at 0, and 0 at all other integers and beyond ±2."""
     x = np.abs(x)
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)

@@ -1,4 +1,4 @@
-"""What an experiment is to reach, as data of its config, and whether a report reached it.
+"""The figures that an experiment must reach, as data of its config, and whether a report reached them.
 
 config.eval.expected.distance = spec(Expected, figure="frechet.ratio", at_most=1.2)
 """
@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from eval_lib.metrics import figure_name
+
 
 @dataclass(frozen=True)
 class Expected:
     """One figure: within `tolerance` of `value`, or between bounds.
 
-    `figure` names it as a report does: a metric's name (FID), or the way to a number (frechet.ratio, eval_loss,
-    bits.flow.mean). Over several seeds it is the mean that counts. `source` says whose figure it is.
+    `figure` is a figure's key in a report: that of a metric (FID), or the path to a number (frechet.ratio, eval_loss,
+    bits.flow.mean). Over several seeds the mean counts. `source` says who published the figure. ValueError for a value
+    without tolerance, and for a figure without value and bounds.
     """
 
     figure: str
@@ -26,13 +29,16 @@ class Expected:
 
     def __post_init__(self) -> None:
         if (self.value is None) != (self.tolerance is None):
-            raise ValueError(f"{self.figure}: value and tolerance go together")
+            raise ValueError(
+                f"{self.figure}: expected value and tolerance together, got value={self.value}, "
+                f"tolerance={self.tolerance}"
+            )
         if self.value is None and self.at_least is None and self.at_most is None:
             raise ValueError(f"{self.figure}: expected a value with its tolerance, or at_least or at_most")
 
     def passes(self, measured: float) -> bool:
-        """Whether it is as expected; what is not finite is not."""
-        near = self.value is None or abs(measured - self.value) <= self.tolerance
+        """Whether the measured figure is as expected; one that is not finite never is."""
+        near = self.value is None or self.tolerance is None or abs(measured - self.value) <= self.tolerance
         above = self.at_least is None or measured >= self.at_least
         below = self.at_most is None or measured <= self.at_most
         return math.isfinite(measured) and near and above and below
@@ -45,7 +51,7 @@ class Expected:
 
 
 class Comparison(NamedTuple):
-    """An expected figure beside the one of a report: mean, and standard deviation over seeds where there is one."""
+    """An expected figure with the measured one: mean, and standard deviation over seeds (None for one seed)."""
 
     name: str
     expected: Expected
@@ -58,12 +64,15 @@ class Comparison(NamedTuple):
 
 
 def compare(expected: Mapping[str, Expected], report: Mapping[str, Any]) -> list[Comparison]:
-    """Each beside what `report`, of run_lib.evaluate, holds. ValueError naming a figure that is not in it."""
+    """Each expected figure with that of a report of `run_lib.evaluate`.
+
+    ValueError naming a figure that the report does not have.
+    """
     return [Comparison(name, one, *figure_of(report, one.figure)) for name, one in expected.items()]
 
 
 def figure_of(report: Mapping[str, Any], figure: str) -> tuple[float, float | None]:
-    """Mean and standard deviation over the seeds of a figure, or of a number that does not depend on seeds (None)."""
+    """A figure's mean and standard deviation over seeds; None as the latter for a number that has no seeds."""
     over_seeds = {**report.get("over_seeds", {}), **report.get("metrics", {}).get("figures", {})}
     if figure in over_seeds:
         return over_seeds[figure]["mean"], over_seeds[figure]["sd"]
@@ -74,7 +83,7 @@ def figure_of(report: Mapping[str, Any], figure: str) -> tuple[float, float | No
 
 
 def flat_numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested dicts, by the way to them, joined by dots."""
+    """The numbers of nested dicts, by their keys joined by dots."""
     found: dict[str, float] = {}
     for name, value in report.items():
         if isinstance(value, Mapping):
@@ -84,11 +93,16 @@ def flat_numbers(report: Mapping[str, Any], prefix: str = "") -> dict[str, float
     return found
 
 
-def markdown(rows: list[Comparison], seeds: int) -> str:
-    """A table: what, expected, measured, pass or fail."""
+def markdown(rows: list[Comparison], seeds: int, protocol: Mapping[str, str] | None = None) -> str:
+    """A table: figure, expected, measured, pass or fail.
+
+    With the `protocol` of the features, figures are named as in the report (`figure_name`), else by their keys.
+    """
     lines = [f"| figure | expected | measured, mean ± sd of {seeds} seeds | |", "|---|---|--:|---|"]
     for row in rows:
+        figure = row.expected.figure
+        name = figure if protocol is None else figure_name(figure, protocol)
         spread = "" if row.sd is None else f" ± {row.sd:.2g}"
         verdict = "pass" if row.passed else "FAIL"
-        lines.append(f"| {row.name} | {row.expected} | {row.mean:.4g}{spread} | {verdict} |")
+        lines.append(f"| {name} | {row.expected} | {row.mean:.4g}{spread} | {verdict} |")
     return "\n".join(lines) + "\n"

@@ -4,8 +4,8 @@ The distance of N samples to fixed moments is biased, and to leading order
 
     E d²(N) = d²(∞) + b/N                                                                                           (1)
 
-with a b that depends on the model, so that models cannot be compared at any N. A straight line in 1/N, through the
-distances of random subsets of several sizes, meets 1/N = 0 at d²(∞).
+where b depends on the model. So a comparison of models at one N is biased, whatever N is. A straight line in 1/N, when
+fitted to the distances of random subsets of several sizes, gives d²(∞) at 1/N = 0.
 """
 
 from typing import NamedTuple
@@ -26,18 +26,19 @@ class Extrapolated(NamedTuple):
 def frechet_infinity(
     samples: np.ndarray, mean: np.ndarray, cov: np.ndarray, smallest: int = 0, points: int = 15, seed: int = 0
 ) -> Extrapolated:
-    """(1) fitted to subsets of features [N, D], against the moments of the data.
+    """(1) fitted to random subsets of features [N, D], against the mean [D] and covariance [D, D] of the data.
 
-    Sizes are evenly spaced from `smallest` (0: a tenth of N, but more than D, that covariances have full rank) to N.
-    The moments are taken as exact: those of fewer data have a bias of their own.
+    Sizes are evenly spaced from `smallest` to N. By default (0) that is a tenth of N, but more than D, so that
+    covariances have full rank. The data's moments are taken as exact: the bias from a finite number of data remains.
+    ValueError unless D < smallest < N and there are at least 3 points.
     """
     samples = np.asarray(samples, np.float64)
     n, d = samples.shape
     smallest = smallest or max(n // 10, d + 1)
     if not d < smallest < n or points < 3:
         raise ValueError(
-            f"FID∞ of {n} samples with {d} features: expected at least 3 points and sizes from {d + 1} to {n}, got "
-            f"points={points}, smallest={smallest}"
+            f"frechet_infinity of {n} samples with {d} features: expected at least 3 points and sizes from {d + 1} to "
+            f"{n}, got points={points}, smallest={smallest}"
         )
     draw = np.random.default_rng(seed)
     sizes = np.linspace(smallest, n, points).astype(int)

@@ -2,9 +2,9 @@
 
     d² = |m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½)        (1)
 
-Dowson and Landau 1982; with Inception features it is the FID of Heusel et al. 2017, eq. 6, which has (C₁C₂)^½ there.
-The trace is the same, since C₁C₂ and C₁^½ C₂ C₁^½ have the same eigenvalues; but the second is symmetric, so that
-`eigh` is enough and nothing turns complex.
+Dowson and Landau 1982. With Inception features it is the FID of Heusel et al. 2017, eq. 6, which writes (C₁C₂)^½. The
+trace is the same, since C₁C₂ and C₁^½ C₂ C₁^½ have the same eigenvalues. But the latter is symmetric, so that `eigh`
+suffices and no value is complex.
 """
 
 import warnings
@@ -15,7 +15,7 @@ import numpy as np
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and covariance [D, D] of features [N, D], in float64, with N − 1 in the denominator.
 
-    Warns when N ≤ D, for then the covariance has no full rank; ValueError unless [N ≥ 2, D] and finite.
+    Warns if N ≤ D, where the covariance cannot have full rank. ValueError unless N ≥ 2 and all values are finite.
     """
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 2:
@@ -31,7 +31,10 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """d² of (1), by eigenvalues in float64; negative ones are rounding and count as 0."""
+    """d² of (1) for means [D] and covariances [D, D], in float64.
+
+    Negative eigenvalues are due to rounding and count as 0. ValueError for shapes that do not fit.
+    """
     mean1, cov1, mean2, cov2 = (np.asarray(a, np.float64) for a in (mean1, cov1, mean2, cov2))
     d = mean1.size
     if not (mean1.shape == mean2.shape == (d,) and cov1.shape == cov2.shape == (d, d)):

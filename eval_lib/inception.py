@@ -1,17 +1,18 @@
 """The Inception-v3 network of the FID: TensorFlow's graph of December 2015, as a function of its weights and of images.
 
-Szegedy et al. 2016, arXiv:1512.00567, with what that graph does otherwise (Heusel et al. 2017, arXiv:1706.08500, and
-every published FID, rest on it):
+Szegedy et al. 2016, arXiv:1512.00567. All published FIDs use this graph (Heusel et al. 2017, arXiv:1706.08500). It
+differs from the paper:
 
-    the average pools of the blocks A, C and E₁ leave padding out of their mean
-    the second E block pools by maximum
+    the average pools of the blocks A, C and E₁ exclude padding from their mean
+    the second E block uses max pooling
     images are resized bilinearly from the source coordinate  i · in/out  (no half pixel, no antialiasing)
     pixels are (v − 128)/128, and there are 1008 classes
 
     image ─resize 299─► 1a 2a 2b ─max─► 3b 4a ─max─► A A A ─► B ─► C C C C ─► D ─► E₁ E₂ ─mean─► fc
                                    └ 64         └ 192                     └ 768              └ 2048 └ logits
 
-A convolution is followed by batch normalization with ε = 10⁻³, folded into its kernel when weights are read, and ReLU.
+Each convolution is followed by batch normalization with ε = 10⁻³ and ReLU. The normalization is folded into the kernel
+when weights are read.
 """
 
 from collections.abc import Mapping
@@ -29,9 +30,9 @@ Params = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Taps(NamedTuple):
-    """What the network says of N images, float32: spatial means [N, 64] … [N, 2048], and logits [N, 1008].
+    """Outputs of the network for N images, float32: spatial means [N, 64] … [N, 2048], and logits [N, 1008].
 
-    `logits_unbiased` are without the last layer's bias, as the Inception score of the original graph takes them.
+    `logits_unbiased` omit the last layer's bias, as the Inception score of the original graph does.
     """
 
     pool1: jax.Array
@@ -43,7 +44,10 @@ class Taps(NamedTuple):
 
 
 def inception(params: Params, images: jax.Array) -> Taps:
-    """All taps of images [N, H, W, 1 or 3] with values 0 … 255, of any size and real dtype."""
+    """All outputs for images [N, H, W, 1 or 3] with values 0 … 255, of any size and real dtype.
+
+    ValueError for another shape.
+    """
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(f"inception: expected images [N, H, W, 1 or 3] of 0 to 255, got shape {images.shape}")
     x = (resize(jnp.broadcast_to(images, (*images.shape[:3], 3)).astype(jnp.float32)) - 128) / 128
@@ -72,7 +76,7 @@ def inception(params: Params, images: jax.Array) -> Taps:
 def resize(images: jax.Array, size: int = SIZE) -> jax.Array:
     """Bilinear to [N, size, size, C] from source coordinates i · in/size: TensorFlow 1's `resize_bilinear`.
 
-    in/size and the coordinate are float32, the neighbor beyond the edge is the edge; along the width, then the height.
+    in/size and the coordinate are float32. Beyond the edge, the edge repeats. The width is resized before the height.
     """
     for axis in (2, 1):
         length = images.shape[axis]
@@ -86,13 +90,13 @@ def resize(images: jax.Array, size: int = SIZE) -> jax.Array:
 
 
 def from_state_dict(weights: Mapping[str, np.ndarray]) -> Params:
-    """The arrays of the published PyTorch file → parameters: kernels [h, w, in, out], normalization folded in.
+    """The arrays of the published PyTorch file → parameters: kernels [h, w, in, out], with normalization folded in.
 
     y = γ (k ∗ x − μ)/√(v + ε) + β  =  (γ/√(v + ε) k) ∗ x + (β − γ μ/√(v + ε)),  in float64, then rounded.
 
     ValueError naming the first array that is missing or of another shape.
     """
-    params = {}
+    params: Params = {}
     for name, shape in _expected():
         kernel = _array(weights, f"{name}.conv.weight", shape)
         gamma, beta, mean, variance = (
@@ -105,8 +109,8 @@ def from_state_dict(weights: Mapping[str, np.ndarray]) -> Params:
     return params | {"fc": _float32(weight.T, bias)}
 
 
-def _float32(*arrays: np.ndarray) -> tuple[jax.Array, ...]:
-    return tuple(jnp.asarray(a.astype(np.float32)) for a in arrays)
+def _float32(weight: np.ndarray, bias: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(weight.astype(np.float32)), jnp.asarray(bias.astype(np.float32))
 
 
 def _array(weights: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -117,7 +121,7 @@ def _array(weights: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...])
 
 
 def _conv(params: Params, name: str, x: jax.Array, stride: int = 1, padding: str = "SAME") -> jax.Array:
-    """ReLU of a convolution with its bias; one with a stride has no padding."""
+    """Convolution, bias and ReLU; a convolution with a stride has no padding."""
     kernel, bias = params[name]
     y = lax.conv_general_dilated(
         x,
@@ -131,7 +135,7 @@ def _conv(params: Params, name: str, x: jax.Array, stride: int = 1, padding: str
 
 
 def _chain(params: Params, block: str, x: jax.Array, *names: str, last_stride: int = 1) -> jax.Array:
-    """Convolutions of a block, one after the other."""
+    """Convolutions of a block in sequence."""
     for i, name in enumerate(names):
         x = _conv(params, f"{block}.branch{name}", x, last_stride if i == len(names) - 1 else 1)
     return x
@@ -142,7 +146,7 @@ def _max_pool(x: jax.Array) -> jax.Array:
 
 
 def _mean_pool(x: jax.Array) -> jax.Array:
-    """The mean over a neighborhood of 3 × 3, of as much of it as lies inside."""
+    """The mean over the part of a 3 × 3 neighborhood that is inside the image."""
     rows, columns = (np.convolve(np.ones(n), np.ones(3), "same").astype(np.float32) for n in x.shape[1:3])
     total = lax.reduce_window(x, np.float32(0), lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
     return total / np.outer(rows, columns)[None, :, :, None]
@@ -196,7 +200,7 @@ def _block_e(params: Params, block: str, x: jax.Array, pool) -> jax.Array:
     )
 
 
-# What the file holds: the shapes [out, in, h, w] of all kernels
+# The shapes [out, in, h, w] of all kernels in the file
 
 
 def _expected():

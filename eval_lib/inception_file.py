@@ -1,8 +1,8 @@
-"""The published weights of the FID's Inception-v3, 96 MB: where they lie, whether they are the right ones.
+"""The published weights of the FID's Inception-v3, 96 MB: their place in the cache, checksum and download.
 
     python -m eval_lib
 
-downloads them, and says from where. Nothing else here uses the network.
+downloads them and prints the URL. Nothing else in this package accesses the internet.
 """
 
 import hashlib
@@ -23,16 +23,15 @@ COMMAND = "python -m eval_lib"
 
 
 def cached() -> Path:
-    """$XDG_CACHE_HOME/score-sde-jax/NAME, under ~/.cache where that is not set."""
+    """$XDG_CACHE_HOME/score-sde-jax/NAME; ~/.cache replaces a variable that is not set."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "score-sde-jax" / NAME
 
 
 def read_weights(path: str | Path = "") -> Mapping[str, np.ndarray]:
-    """The arrays of that file, or of the one in the cache.
+    """The arrays of the file at `path`, by default the one in the cache.
 
-    FileNotFoundError where it is not there, with path, checksum and the command that downloads it; ValueError where it
-    is another file.
+    FileNotFoundError, with path, checksum and download command, if there is no such file. ValueError for another file.
     """
     path = Path(path) if path else cached()
     if not path.is_file():
@@ -51,9 +50,9 @@ def require_checksum(path: Path) -> None:
 
 
 def download(url: str = URL) -> Path:
-    """Into the cache, once checked; what is there already stays.
+    """Downloads the file into the cache, unless it is there, and checks it; returns its path.
 
-    OSError, in one line, where the network does not give it; ValueError where it gives something else.
+    OSError, in one line, if the download fails. ValueError if the checksum differs.
     """
     target = cached()
     if not target.is_file():
@@ -65,7 +64,7 @@ def download(url: str = URL) -> Path:
                 with urllib.request.urlopen(url, timeout=60) as source, open(part, "wb") as file:
                     shutil.copyfileobj(source, file)
             except OSError as error:
-                raise OSError(f"{url}: {error}; put the file, sha256 {SHA256}, at {target} by hand") from error
+                raise OSError(f"{url}: {error}; or copy the file, sha256 {SHA256}, to {target}") from error
             require_checksum(part)
             os.replace(part, target)
         finally:

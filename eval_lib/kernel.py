@@ -3,8 +3,8 @@
     k(x, y) = (x·y/D + 1)³                                                                                          (1)
     MMD² = mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) − 2 mean_{ij} k(xᵢ, yⱼ)                                      (2)
 
-(2) has no bias, at any number of features; it may be negative. Over subsets of m of each it is cheaper, and their
-spread tells its error.
+(2) is unbiased for any number of samples, and may be negative. Averaged over subsets it costs less, and the spread over
+subsets estimates its error.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class KernelDistance(NamedTuple):
-    """Mean over subsets, standard deviation of one subset, and standard error of the mean as if they were disjoint."""
+    """Mean over subsets, their standard deviation, and the standard error of the mean (see `kernel_distance`)."""
 
     mean: float
     std: float
@@ -32,11 +32,11 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kernel_distance(
     x: np.ndarray, y: np.ndarray, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> KernelDistance:
-    """(2) over `subsets` random subsets of both, each of `subset_size`, or of half of the smaller set if that is less:
-    the spread of subsets tells nothing where each is nearly the whole.
+    """(2) averaged over `subsets` random subsets of features [N, D] and [M, D], drawn without replacement.
 
-    Drawn without replacement within a subset. `error` is std/√(number of disjoint subsets that there are), at least:
-    subsets overlap, so more of them make the mean no surer than the features allow.
+    A subset has `subset_size` elements, or half of the smaller set if that is less: the spread over subsets that are
+    nearly the whole set would not measure the error. `error` is std/√k, where k is `subsets`, or the number of disjoint
+    subsets if that is less. Subsets overlap, so more of them do not reduce the error further.
     """
     x, y = checked(x, y)
     size = min(subset_size, max(2, min(len(x), len(y)) // 2))

@@ -1,21 +1,23 @@
-"""A published network as a feature function: on any number of devices, a fixed number of images on each at a time.
+"""A published network as a feature function, on any number of devices.
 
-Every device runs one program, for `batch_size` images whatever comes in, the last of them repeated where fewer do. So
-the features of an image depend neither on those beside it nor on the number of devices.
+Every device runs one program for exactly `batch_size` images; a batch of fewer is padded with copies of its last image.
+So the features of an image depend neither on the other images nor on the number of devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]  # jaxlib has no stubs
+
 
 class Features(NamedTuple):
-    """What a feature function says of N images: features [N, D] and, of a classifier, logits [N, classes]."""
+    """The result of a feature function for N images: features [N, D], and logits [N, classes] of a classifier."""
 
     features: np.ndarray
     logits: np.ndarray | None = None
@@ -23,19 +25,19 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkFeatures:
-    """Features of uint8 images [N, H, W, 1 or 3].
+    """Features of uint8 images [N, H, W, 1 or 3]. ValueError for images of another dtype or shape.
 
-    function    (params, prepared images [B, ...]) → (features [B, D],) or (features, logits): what is compiled
-    prepare     uint8 images [N, H, W, C] → what the function takes, on the host
-    protocol    what must agree for numbers to be compared
-    devices     those that share the work
+    function    (params, prepared images [B, ...]) → (features [B, D],) or (features, logits); compiled by `jit`
+    prepare     uint8 images [N, H, W, C] → the input of `function`, on the host
+    protocol    what must agree for statistics to be compared
+    devices     the devices that share the work
     """
 
     function: Callable[[Any, jax.Array], tuple[jax.Array, ...]]
     params: Any
     protocol: Mapping[str, str]
     batch_size: int
-    devices: Sequence[jax.Device]
+    devices: Sequence[Device]
     prepare: Callable[[np.ndarray], np.ndarray] = np.asarray
 
     def __call__(self, images: np.ndarray) -> Features:
@@ -57,7 +59,7 @@ class NetworkFeatures:
 
 
 def in_batches(function: Callable, x: np.ndarray, size: int) -> list[np.ndarray]:
-    """Of a function of exactly `size` examples: its results for all of x."""
+    """The results for all of x of a function that takes exactly `size` examples."""
     found = []
     for first in range(0, len(x), size):
         part = x[first : first + size]

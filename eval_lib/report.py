@@ -1,10 +1,10 @@
-"""Are samples of small images as good as real ones? Four measures, each beside that of test images.
+"""Are samples of small images as good as real images? Four measures, each with its value for test images.
 
-Pixels stand for features, so the numbers say something about small images of one kind, such as handwritten
-digits. What a measure gives for test images is its floor: a generator that were the truth itself would
-reach it, and no more.
+Pixels are the features, so the figures are meaningful for small images of one domain, such as handwritten digits. The
+value for test images is the floor, which samples from the true distribution would reach.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from eval_lib.classifier import Classifier
 from eval_lib.frechet import frechet_distance, moments
+from eval_lib.requires import requires
 
 Report = dict[str, Any]
 
 
+@requires("label")
 def small_image_report(
     samples: np.ndarray,
     train: np.ndarray,
@@ -25,20 +27,19 @@ def small_image_report(
     threshold: float = 0.9,
     seed: int = 0,
 ) -> Report:
-    """Samples, train and test images [N, ...] in model space, labels [N] → numbers that JSON can hold.
+    """Samples, training and test images [N, ...] in model space, labels [N] → figures that JSON can hold.
 
-    counts      how many of each, and the size of the groups below
-    frechet     Fréchet distance to the train split, in pixels. It falls with the number of images, so samples are
-                compared in groups of as many as there are test images: their mean, and its spread over groups.
-                "resplit" is what test images give over other splits of the real ones, mean and spread
-    confident   the share to which a classifier gives one class a probability above `threshold`
-    classes     samples in each predicted class, beside the share of test images there
-    nearest     median Euclidean distance to the nearest train image: near 0 for copies of the train split
-    accuracy    of the classifier, a small network trained on the train split, on test images
-    text        all that as a table, by `markdown`
+    counts      number of samples, training and test images, and the size of the groups below
+    frechet     Fréchet distance to the training images, in pixels: mean over groups of samples, with its spread.
+                The distance falls with the number of images, so a group has as many samples as there are test images.
+                "resplit" is the distance of test images over random splits of the real images: mean and spread.
+    confident   fraction of images that a classifier assigns to one class with probability above `threshold`
+    classes     number of samples in each predicted class, with the fraction of test images in it
+    nearest     median Euclidean distance to the nearest training image: near 0 for copies of training images
+    accuracy    of the classifier, a small network trained on the training images, on test images
+    text        the table of `markdown`
 
-    "ratio" is samples / test. ValueError for shapes or lengths that do not fit, and for values that are
-    not finite.
+    "ratio" is samples / test. ValueError for shapes or lengths that do not fit, and for values that are not finite.
     """
     images = {"samples": samples, "train": train, "test": test}
     samples, train, test = _flat(images)
@@ -52,36 +53,34 @@ def small_image_report(
         "frechet": _frechet(samples, train, test, size, seed),
         "confident": _confident(probability, threshold),
         "classes": _classes(probability, classify.classes),
-        "nearest": _beside(_nearest(samples, train), _nearest(test, train)),
+        "nearest": _compared(_nearest(samples, train), _nearest(test, train)),
         "accuracy": _accuracy(classify.classes[probability["test"].argmax(1)], test_label),
     }
     return {**report, "text": markdown(report)}
 
 
-small_image_report.requires = ("label",)
-
-
 def markdown(report: Report) -> str:
-    """The report as a table: what, samples, real test images, their ratio and its aim."""
+    """The report as a table: figure, samples, test images, their ratio and what it should be."""
     frechet, confident, nearest, counts = (report[k] for k in ("frechet", "confident", "nearest", "counts"))
     rows = [
-        "| what | samples | real test | ratio (aim) |",
+        "| figure | samples | test images | samples / test (ideal) |",
         "|---|--:|--:|---|",
-        f"| images | {counts['samples']} | {counts['test']} | |",
-        f"| Fréchet distance to train, pixels, {counts['group']} each | {frechet['samples']:.3f} "
-        f"± {frechet['spread']:.3f} | {frechet['test']:.3f} | {frechet['ratio']:.2f} (1; more is worse) |",
-        f"| the same, 40 other splits of the real images | | {frechet['resplit']['mean']:.3f} "
+        f"| number of images | {counts['samples']} | {counts['test']} | |",
+        f"| Fréchet distance to the training images, in pixels, {counts['group']} images each "
+        f"| {frechet['samples']:.3f} ± {frechet['spread']:.3f} | {frechet['test']:.3f} "
+        f"| {frechet['ratio']:.2f} (1; higher is worse) |",
+        f"| the same, for 40 random splits of the real images | | {frechet['resplit']['mean']:.3f} "
         f"± {frechet['resplit']['spread']:.3f} | {frechet['samples'] / frechet['resplit']['mean']:.2f} (1) |",
-        f"| classifier above {confident['threshold']:g} | {confident['samples']:.1%} "
-        f"| {confident['test']:.1%} | {confident['ratio']:.2f} (1; less is worse) |",
-        f"| distance to the nearest train image, median | {nearest['samples']:.3f} "
-        f"| {nearest['test']:.3f} | {nearest['ratio']:.2f} (1; near 0 is copied) |",
+        f"| fraction classified with confidence > {confident['threshold']:g} | {confident['samples']:.1%} "
+        f"| {confident['test']:.1%} | {confident['ratio']:.2f} (1; lower is worse) |",
+        f"| distance to the nearest training image, median | {nearest['samples']:.3f} "
+        f"| {nearest['test']:.3f} | {nearest['ratio']:.2f} (1; near 0 for copies) |",
     ]
     total = counts["samples"]
     for name, count, share in zip(*report["classes"].values(), strict=True):
         ratio = f"{count / total / share:.2f} (1)" if share else ""
         rows.append(f"| class {name} | {count / total:.1%} | {share:.1%} | {ratio} |")
-    rows.append(f"| classifier's accuracy | | {report['accuracy']:.1%} | |")
+    rows.append(f"| accuracy of the classifier | | {report['accuracy']:.1%} | |")
     return "\n".join(rows) + "\n"
 
 
@@ -93,11 +92,13 @@ def _frechet(samples: np.ndarray, train: np.ndarray, test: np.ndarray, size: int
     floor = frechet_distance(*moments(generator.permutation(test)[:size]), *reference)
     again = _resplit_floors(np.concatenate([train, test]), size, len(train), generator)
     expected = {"mean": float(np.mean(again)), "spread": float(np.std(again))}
-    return {**_beside(np.mean(distances), floor), "spread": float(np.std(distances)), "resplit": expected}
+    return {**_compared(float(np.mean(distances)), floor), "spread": float(np.std(distances)), "resplit": expected}
 
 
-def _resplit_floors(real: np.ndarray, size: int, rest: int, generator, repeats: int = 40) -> list[float]:
-    """The floor for other splits of the real images, of the same sizes: how much of it is the luck of the split."""
+def _resplit_floors(
+    real: np.ndarray, size: int, rest: int, generator: np.random.Generator, repeats: int = 40
+) -> list[float]:
+    """The floor for other random splits of the real images, of the same sizes: how much it depends on the split."""
     splits = (generator.permutation(real) for _ in range(repeats))
     return [frechet_distance(*moments(x[:size]), *moments(x[size : size + rest])) for x in splits]
 
@@ -106,36 +107,36 @@ def _accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
     return float(np.mean(predicted == np.asarray(label)))
 
 
-def _confident(probability: dict[str, np.ndarray], threshold: float) -> Report:
-    share = {name: np.mean(p.max(1) > threshold) for name, p in probability.items()}
-    return {**_beside(**share), "threshold": threshold}
+def _confident(probability: Mapping[str, np.ndarray], threshold: float) -> Report:
+    share = {name: float(np.mean(p.max(1) > threshold)) for name, p in probability.items()}
+    return {**_compared(**share), "threshold": threshold}
 
 
-def _classes(probability: dict[str, np.ndarray], classes: np.ndarray) -> Report:
+def _classes(probability: Mapping[str, np.ndarray], classes: np.ndarray) -> Report:
     count = {name: np.bincount(p.argmax(1), minlength=len(classes)) for name, p in probability.items()}
     share = count["test"] / count["test"].sum()
     return {"label": classes.tolist(), "samples": count["samples"].tolist(), "test": share.tolist()}
 
 
 def _nearest(x: np.ndarray, train: np.ndarray) -> float:
-    """Found by |x|² + |y|² − 2 x·y, then taken from the pair itself, so that a copy is at exactly 0."""
+    """The neighbor is found by |x|² + |y|² − 2 x·y; its distance is computed from x − y, so 0 exactly for a copy."""
     return float(np.median(np.linalg.norm(x - train[pairwise_distances_argmin(x, train)], axis=1)))
 
 
-def _beside(samples: float, test: float) -> Report:
+def _compared(samples: float, test: float) -> Report:
     ratio = samples / test if test else float("inf")
     return {"samples": float(samples), "test": float(test), "ratio": float(ratio)}
 
 
-def _flat(images: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Each [N, pixels] in float64."""
+def _flat(images: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Each array as [N, pixels] in float64. ValueError for shapes that differ, and for values that are not finite."""
     images = {name: np.asarray(x, np.float64) for name, x in images.items()}
     shapes = {name: x.shape for name, x in images.items()}
     if min(map(len, shapes.values())) == 0 or len({shape[1:] for shape in shapes.values()}) > 1:
         raise ValueError(f"samples, train and test must be [N, ...] of one image shape, got {shapes}")
     for name, x in images.items():
         if len(x) < 2:
-            raise ValueError(f"{name}: at least 2 images are needed, got {len(x)}")
+            raise ValueError(f"{name}: at least 2 images are required, got {len(x)}")
         if bad := np.count_nonzero(~np.isfinite(x)):
             raise ValueError(f"{name}: {bad} of {x.size} values are not finite")
     return [x.reshape(len(x), -1) for x in images.values()]

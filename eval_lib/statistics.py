@@ -1,10 +1,10 @@
-"""Features of any number of images in one pass: their moments, in constant memory, and what they may be compared with.
+"""Statistics of the features of any number of images: moments in one pass and constant memory, and their protocol.
 
-Sets A and B of nₐ and n_b features with means mₐ, m_b and scatters S = Σ (x − m)(x − m)ᵀ join as (Chan et al. 1979)
+Sets A and B of nₐ and n_b features, with means mₐ, m_b and scatters S = Σ (x − m)(x − m)ᵀ, merge as (Chan et al. 1979)
 
     m = mₐ + n_b/n δ,     S = Sₐ + S_b + nₐ n_b/n δ δᵀ,     δ = m_b − mₐ,  n = nₐ + n_b                              (1)
 
-in float64, so that the result does not depend, to 10⁻⁹, on how the images were cut into batches.
+in float64, so that the result does not depend, to 10⁻⁹, on how the images are split into batches.
 """
 
 import json
@@ -12,21 +12,24 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from eval_lib.features import FeatureFunction
 from eval_lib.network import Features
 
+OLD_KEYS = {"quantisation": "quantization"}
+"""Keys of a protocol in files of version 0.1: today's keys."""
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """N images seen through a feature function.
+    """Statistics of the features of N images: mean [D], covariance [D, D], and where the images come from.
 
-    protocol   what must agree for two of these to be compared: features, weights, resize, quantisation, shape
-    about      where the images come from: data, split, whatever else is worth knowing
-    features, logits   [N, D] and [N, classes], or None where they were not kept
+    protocol   what must agree for two of these to be compared: features, weights, resize, quantization, shape
+    about      the source of the images: data, split and other notes
+    features, logits   [N, D] and [N, classes], or None where they were not stored
     """
 
     count: int
@@ -38,26 +41,28 @@ class Statistics:
     logits: np.ndarray | None = None
 
     def kept(self, what: str = "features") -> np.ndarray:
-        """`features` or `logits`, or ValueError where there are none."""
+        """`features` or `logits`; ValueError if they were not stored."""
         found = getattr(self, what)
         if found is None:
-            raise ValueError(f"this metric needs the {what} of {dict(self.about)}, and they were not kept or computed")
+            raise ValueError(
+                f"this metric requires the {what} of {dict(self.about)}, which were not computed or stored"
+            )
         return found
 
 
 class Moments:
-    """(1), batch after batch."""
+    """Mean and covariance by (1), one batch at a time."""
 
     def __init__(self) -> None:
         self.count, self.mean, self.scatter = 0, np.zeros(0), np.zeros((0, 0))
 
     def add(self, features: np.ndarray) -> None:
-        """More features [B, D]."""
+        """Merges features [B, D]. ValueError for another D, or for values that are not finite."""
         x = np.asarray(features, np.float64)
         if x.ndim != 2 or (self.count and x.shape[1] != len(self.mean)):
             raise ValueError(f"expected features [B, {len(self.mean) or 'D'}], got shape {x.shape}")
         if bad := np.count_nonzero(~np.isfinite(x)):
-            raise ValueError(f"features: {bad} values are not finite, among numbers {self.count} to "
+            raise ValueError(f"features: {bad} values are not finite, among images {self.count} to "
                              f"{self.count + len(x) - 1}")  # fmt: skip
         mean = x.mean(0)
         scatter = (x - mean).T @ (x - mean)
@@ -70,9 +75,9 @@ class Moments:
         self.count = n
 
     def cov(self) -> np.ndarray:
-        """With N − 1 in the denominator; warns when N ≤ D, for then it has no full rank."""
+        """The covariance [D, D], with N − 1 in the denominator. Warns if N ≤ D, where it cannot have full rank."""
         if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 images, got {self.count}")
+            raise ValueError(f"a covariance requires at least 2 images, got {self.count}")
         if self.count <= len(self.mean):
             d = len(self.mean)
             warnings.warn(
@@ -88,47 +93,56 @@ def statistics_of(
     about: Mapping[str, str],
     keep: bool = True,
 ) -> Statistics:
-    """Of all images of all batches. Without `keep` the memory does not grow with their number."""
-    total, kept = Moments(), []
+    """Statistics of all images of all batches; with `keep` also their features and logits, in float32.
+
+    Without `keep`, memory does not grow with the number of images. ValueError for fewer than 2 images, and for features
+    that are not finite or not [B, D].
+    """
+    total, features, logits = Moments(), [], []
     for images in filter(len, batches):
-        seen = feature_function(images)
-        seen = seen if isinstance(seen, Features) else Features(seen)
-        total.add(seen.features)
+        found = feature_function(images)
+        found = found if isinstance(found, Features) else Features(found)
+        total.add(found.features)
         if keep:
-            kept.append(Features(*(None if a is None else np.asarray(a, np.float32) for a in seen)))
-    columns = [None if any(c is None for c in column) else np.concatenate(column) for column in zip(*kept, strict=True)]
-    features, logits = columns or (None, None)
-    return Statistics(total.count, total.mean, total.cov(), dict(protocol), dict(about), features, logits)
+            features.append(np.asarray(found.features, np.float32))
+        if keep and found.logits is not None:
+            logits.append(np.asarray(found.logits, np.float32))
+    all_features = np.concatenate(features) if features else None
+    all_logits = np.concatenate(logits) if logits and len(logits) == len(features) else None
+    return Statistics(total.count, total.mean, total.cov(), dict(protocol), dict(about), all_features, all_logits)
 
 
 def require_comparable(a: Statistics, b: Statistics) -> None:
-    """ValueError, with both protocols, where they differ."""
+    """ValueError, with both protocols, if they differ."""
     differ = [key for key in sorted({*a.protocol, *b.protocol}) if a.protocol.get(key) != b.protocol.get(key)]
     if differ:
         raise ValueError(
-            f"not comparable, for {', '.join(differ)} differ: {_shown(a)} against {_shown(b)}"
-        )  # fmt: skip
+            f"the statistics are not comparable, since {', '.join(differ)} differ: {_shown(a)} against {_shown(b)}"
+        )
 
 
 def _shown(stats: Statistics) -> str:
-    return json.dumps({**stats.protocol, "of": dict(stats.about)}, ensure_ascii=False)
+    return json.dumps({**stats.protocol, "about": dict(stats.about)}, ensure_ascii=False)
 
 
 def save(file: str | Path | BinaryIO, stats: Statistics) -> None:
-    """An npz file: count, mean, cov, protocol and about as JSON, and features and logits where they were kept."""
-    arrays = {name: getattr(stats, name) for name in ("features", "logits") if getattr(stats, name) is not None}
-    texts = {name: json.dumps(dict(getattr(stats, name)), sort_keys=True) for name in ("protocol", "about")}
-    np.savez(file, count=stats.count, mean=stats.mean, cov=stats.cov, **texts, **arrays)
+    """Writes an npz file: count, mean, cov, protocol and about as JSON, and features and logits if there are any."""
+    arrays: dict[str, Any] = {"count": stats.count, "mean": stats.mean, "cov": stats.cov}
+    arrays |= {name: json.dumps(dict(getattr(stats, name)), sort_keys=True) for name in ("protocol", "about")}
+    arrays |= {name: getattr(stats, name) for name in ("features", "logits") if getattr(stats, name) is not None}
+    np.savez(file, **arrays)
 
 
 def load(path: str | Path) -> Statistics:
-    """ValueError in one line for a file that is none of these."""
+    """The statistics of a file of `save`, also of version 0.1. ValueError in one line for any other file."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        texts = {name: json.loads(str(found.pop(name))) for name in ("protocol", "about")}
-        return Statistics(**found | {"count": int(found["count"])} | texts)
+            found: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+        found |= {name: json.loads(str(found[name])) for name in ("protocol", "about")}
+        found["protocol"] = {OLD_KEYS.get(key, key): value for key, value in found["protocol"].items()}
+        found["count"] = int(found["count"])
+        return Statistics(**found)
     except FileNotFoundError:
         raise
-    except Exception as error:  # a damaged file fails wherever its first wrong byte leads
-        raise ValueError(f"{path}: no file of statistics, as --mode=stats writes: {error}") from error
+    except Exception as error:  # a damaged file can raise almost any error
+        raise ValueError(f"{path}: not a file of statistics, as --mode=stats writes them: {error}") from error

@@ -1,4 +1,4 @@
-"""Bits per dimension of a data split, by the flow and, where asked for, by the reverse SDE: kept batch by batch."""
+"""Bits per dimension of a data split: by the flow, and as the bound of the reverse SDE. Cached batch by batch."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ SPLITS = ("test", "train")
 
 
 def wanted(config: ConfigDict) -> bool:
-    """Whether config.eval.bpd asks for them. ConfigError for an unknown split."""
+    """Whether config.eval.bpd names a split. ConfigError for an unknown one."""
     split = config.eval.get("bpd", {}).get("split", "")
     if split not in ("", *SPLITS):
         raise ConfigError(f"config.eval.bpd.split is {split!r}: expected one of {', '.join(SPLITS)}, or '' for none")
@@ -26,17 +26,17 @@ def wanted(config: ConfigDict) -> bool:
 
 
 def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict | None:
-    """What config.eval.bpd asks for, as numbers that JSON can hold; each example's values in folder/bits_SPLIT.npz.
+    """Bits per dimension as config.eval.bpd specifies, in JSON's types; per-example values in folder/bits_SPLIT.npz.
 
-    split, count   of the examples, from the first
-    flow           bits per dimension of the ODE: mean and its standard error over the examples, which holds the spread
-                   of dequantization and probes; `samples` importance samples each
-    elbo           the bound of the reverse SDE likewise, with the decoder of discrete data
-    evaluations    of the score and its divergence, for one log p(x), mean over the first batch
-    solver, probes, truncation      of that batch, in bits per dimension: mean errors as `LogProb` estimates them
+    split, count   the first `count` examples of the split
+    flow           bits per dimension of the ODE, with `samples` importance samples: mean, and its standard error over
+                   examples, which includes the variance of dequantization and probes
+    elbo           the bound of the reverse SDE with the decoder of discrete data: mean and standard error
+    evaluations    evaluations of the score and its divergence per log p(x), mean over the first batch
+    solver, probes, truncation      mean errors over that batch, as `LogProb` estimates them, in bits per dimension
 
-    Batches are kept as they are done, so what was killed goes on; None where a signal stopped it. ConfigError for data
-    that are not of an integer type, or an ELBO whose levels the transform does not tell.
+    Batches are cached as they are computed, so evaluation resumes after a kill; None if a signal stopped it.
+    ConfigError for data that are not of an integer type, and for an ELBO if the transform does not specify the levels.
     """
     config, options = trained.config, trained.config.eval.bpd
     source = getattr(dataset, options.split)
@@ -61,7 +61,7 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
 
 
 def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, levels, config: ConfigDict, seed: int):
-    """Whether all `count` examples are done at the end: not if SIGTERM or Ctrl-C came before."""
+    """Computes the missing of `count` examples; False if SIGTERM or Ctrl-C stopped it."""
     options, size, key = config.eval.bpd, config.eval.batch_size, jax.random.key(seed)
 
     def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, leve
         except (TypeError, ValueError) as error:
             raise ConfigError(f"config.eval.bpd: {error}") from error
         bits = bits[: len(source) - first]
-        why = "the score is not finite, or the solver's max_steps in config.eval.likelihood were not enough"
+        why = "the score is not finite, or max_steps of the solver in config.eval.likelihood is too small"
         require_finite(bits if levels is not None else bits[:, :1], first, "example", why)
         return bits, np.zeros(len(bits), int)
 
@@ -84,11 +84,11 @@ def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, leve
 
 
 def digest_of(source) -> str:
-    """What tells one split from another: of data in memory all of them, else their number and some."""
-    whole = {"x": getattr(source, "x", None), "label": getattr(source, "label", None)}
-    some = gather(source, np.unique(np.linspace(0, len(source) - 1, 64).astype(int))) if whole["x"] is None else whole
+    """A digest that identifies a split: of all data if they are in memory, else of their number and 64 examples."""
+    whole = {name: array for name in ("x", "label") if (array := getattr(source, name, None)) is not None}
+    some = whole if "x" in whole else gather(source, np.unique(np.linspace(0, len(source) - 1, 64).astype(int)))
     found = hashlib.sha256(str(len(source)).encode())
-    for name in sorted(name for name, value in some.items() if value is not None):
+    for name in sorted(some):
         found.update(f"{name} {some[name].dtype} {some[name].shape}".encode())
         found.update(np.ascontiguousarray(some[name]).tobytes())
     return found.hexdigest()[:16]
@@ -99,14 +99,14 @@ def levels_of(trained: Trained) -> np.ndarray:
     transform = trained.experiment.transform
     if not (hasattr(transform, "low") and hasattr(transform, "high")):
         raise ConfigError(
-            f"config.eval.bpd.elbo_times: the ELBO needs the data's levels, which {type(transform).__name__} does not "
-            f"tell; Scale(low, high) does"
+            f"config.eval.bpd.elbo_times: the ELBO requires the levels of the data, which {type(transform).__name__} "
+            f"does not specify; Scale(low, high) does"
         )
     return np.arange(transform.low, transform.high + 1)
 
 
 def budget(model: ScoreModel, x: np.ndarray, cond: np.ndarray | None, seed: int) -> dict:
-    """Evaluations and mean errors of log p over a batch."""
+    """Evaluations and mean errors of log p over a batch; nothing if the batch is smaller than the number of devices."""
     size = len(x) // model.split.num_devices * model.split.num_devices
     if not size:
         return {}
@@ -127,5 +127,5 @@ def text_of(found: dict) -> str:
         if name in found
     ]
     errors = [f"{name} {found[name]:.1e}" for name in ("solver", "probes", "truncation") if name in found]
-    cost = f"{found['evaluations']:.4g} evaluations for a log p" if "evaluations" in found else ""
+    cost = f"{found['evaluations']:.4g} evaluations per log p" if "evaluations" in found else ""
     return f"{'; '.join(parts)}: {found['count']} {found['split']} examples. {'; '.join([cost, *errors])}\n"

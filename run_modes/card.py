@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what its weights were trained on, with what, and how to recognize them."""
+"""The card of a checkpoint: data, configuration, code and versions of its training, and hashes of its weights."""
 
 import json
 import subprocess
@@ -21,13 +21,13 @@ PROTOCOL = (
 
 
 def data_of(config: ConfigDict, dataset: Dataset, given: bool) -> dict[str, Any]:
-    """What the card says of the data; `given` means arrays passed in place of config.data."""
+    """The card's entry about the data; `given` means that arrays were passed to `train`."""
     source = "given to run_lib.train" if given else json.loads(to_json(config))["data"]
     return {"source": source, "train": len(dataset.train), "test": len(dataset.test)}
 
 
 def card_of(config: ConfigDict, data: dict[str, Any]) -> dict[str, Any]:
-    """What holds for all checkpoints of a run; `signed` adds what is particular to each."""
+    """The entries that all checkpoints of a run share; `signed` adds those of one checkpoint."""
     described = json.loads(to_json(config))
     return {
         "format": FORMAT,
@@ -42,7 +42,7 @@ def card_of(config: ConfigDict, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def signed(card: dict[str, Any], state: TrainState) -> dict[str, Any]:
-    """The card of one state: with its step, and the SHA-256 of its parameters and of their average."""
+    """The card of one state, with its step and the SHA-256 of its parameters and of their EMA."""
     hashes = {name: digest(getattr(state, name)) for name in ("params", "ema_params")}
     return {"step": int(state.step), "hash": hashes, **card}
 

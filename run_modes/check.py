@@ -1,4 +1,4 @@
-"""--mode=check: does the config's SDE agree with itself; --mode=suggest: SDE parameters that fit the data."""
+"""--mode=check: is the config's SDE consistent; --mode=suggest: SDE parameters that fit the data."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,9 +14,9 @@ from sde_lib.check.suggest import Suggestion
 
 
 def check(config: ConfigDict) -> Report:
-    """Prints whether the config's SDE agrees with itself, for events of the config's shape and data of unit variance.
+    """Prints whether the methods of the config's SDE are consistent, for config.shape and data of unit variance.
 
-    SDECheckError, naming the method to look at, if it does not.
+    SDECheckError, naming the wrong method, if they are not.
     """
     return check_sde(build(config.sde, "config.sde"), shape=tuple(config.shape))
 

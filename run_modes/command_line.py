@@ -24,7 +24,10 @@ flags.disclaim_key_flags()  # so that --help lists the flags as the program's
 
 
 class Mode(NamedTuple):
-    """What a mode does, its function, the flags it reads besides --config and --workdir, and what it needs."""
+    """A mode: summary, function, the flags it reads in addition to --config and --workdir, and those it requires.
+
+    A mode that makes a work directory requires --config; one that only needs a directory reads the config from it.
+    """
 
     summary: str
     call: Callable[[ConfigDict], int | None]
@@ -38,7 +41,7 @@ MODES: dict[str, Mode] = {}
 
 
 def mode(name: str, summary: str, **options) -> Callable:
-    """Registers a function of the config as a mode; what it returns is the exit status."""
+    """Registers a function of the config as a mode; its result is the exit status."""
 
     def register(call: Callable) -> Callable:
         MODES[name] = Mode(summary, call, **options)
@@ -47,7 +50,7 @@ def mode(name: str, summary: str, **options) -> Callable:
     return register
 
 
-@mode("train", "resumes by itself", flags=("processes",), makes_workdir=True)
+@mode("train", "trains, or resumes training", flags=("processes",), makes_workdir=True)
 def train(config: ConfigDict) -> None:
     from run_modes.train import train
 
@@ -81,7 +84,9 @@ def reproduce(config: ConfigDict) -> int:
     return 0 if reached else 1
 
 
-@mode("stats", "statistics of the data, for evaluations", flags=("out",), required=("out",), needs_workdir=False)
+@mode(
+    "stats", "computes statistics of the data, for evaluations", flags=("out",), required=("out",), needs_workdir=False
+)
 def stats(config: ConfigDict) -> None:
     from run_modes.evaluate import stats
 
@@ -95,7 +100,7 @@ def data(config: ConfigDict) -> None:
     describe_data(config=config, out=F.out or "data.png", picture=F.out is not None)
 
 
-@mode("check", "checks that the config's SDE agrees with itself", needs_workdir=False)
+@mode("check", "checks that the config's SDE is consistent", needs_workdir=False)
 def check(config: ConfigDict) -> None:
     from run_modes.check import check
     from sde_lib import SDECheckError
@@ -133,7 +138,7 @@ def inspect(config: ConfigDict) -> None:
     inspect(directory=F.workdir)
 
 
-@mode("plan", "the memory that training needs", flags=("memory",), needs_workdir=False)
+@mode("plan", "prints the memory that training requires", flags=("memory",), needs_workdir=False)
 def plan(config: ConfigDict) -> None:
     from run_modes.plan import plan
 
@@ -141,7 +146,7 @@ def plan(config: ConfigDict) -> None:
 
 
 def define_flags() -> None:
-    """Adds the flags below, and --config and --data, to absl's."""
+    """Defines the flags below, --config and --data."""
     define_config_flag()
     modes = "; ".join(f"{name}: {mode.summary}" for name, mode in MODES.items())
     flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
@@ -149,7 +154,7 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Of score_sde (flax) or score_sde_pytorch (.pth), to import or reproduce.")
     flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
     flags.DEFINE_string("eval_folder", "eval", "Folder in the work directory that evaluation writes to.")
-    flags.DEFINE_string("memory", None, "For --mode=plan: memory of each device, such as 16GiB, if not its own limit.")
+    flags.DEFINE_string("memory", None, "For --mode=plan: memory per device, such as 16GiB, if not the device's own.")
     flags.DEFINE_string(
         "processes", None, "Training in several processes: auto in a cluster, else HOST:PORT,INDEX/COUNT."
     )
@@ -159,7 +164,7 @@ def define_flags() -> None:
 
 
 def saved_config() -> ConfigDict:
-    """The work directory's own config, for the modes that need no --config."""
+    """The config of the work directory, for modes that do not require --config."""
     if F.workdir is None:
         raise ConfigError("--workdir=DIR is required")
     if MODES[F.mode].makes_workdir:
@@ -168,7 +173,7 @@ def saved_config() -> ConfigDict:
 
 
 def check_flags() -> None:
-    """ConfigError for a missing flag, or one that the mode does not read."""
+    """ConfigError for a missing flag, and for a flag that the mode does not read."""
     chosen = MODES[F.mode]
     if F.workdir is None and chosen.needs_workdir:
         raise ConfigError("--workdir=DIR is required")
@@ -181,10 +186,11 @@ def check_flags() -> None:
             raise ConfigError(f"--{flag} is for --mode={readers}; --mode={F.mode} does not read it")
 
 
-def dispatch(config: ConfigDict) -> None:
+def dispatch(config: ConfigDict | None) -> None:
     """Runs the mode of the flags."""
     check_flags()
-    logging.set_verbosity(logging.WARNING)  # absl starts at INFO, where JAX reports each missing backend
+    assert config is not None  # `saved_config` returns one or raises
+    logging.set_verbosity(logging.WARNING)  # absl's default is INFO, where JAX reports each missing backend
     if F.processes is not None:
         from io_lib.processes import join
 
@@ -196,7 +202,7 @@ def dispatch(config: ConfigDict) -> None:
 
 
 def fail(error: Exception) -> None:
-    """One line on stderr, and exit status 1."""
+    """Prints one line to stderr and exits with status 1."""
     sys.exit(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}")
 
 

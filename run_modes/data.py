@@ -1,4 +1,4 @@
-"""The data of a config, and whether data, config and devices go together."""
+"""The data of a config, and checks that data, config and devices fit together."""
 
 import logging
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def load_data(config: ConfigDict, devices: Devices, dataset: Dataset | None = None) -> Dataset:
-    """The data of config.data, or those given, checked. ConfigError if they are missing or do not fit."""
+    """The data of config.data, or `dataset`, checked. ConfigError if they are missing or do not fit."""
     return check_data(config, build_data(config) if dataset is None else log_shared(dataset), devices)
 
 
@@ -26,17 +26,17 @@ def build_data(config: ConfigDict) -> Dataset:
 
 
 def log_shared(dataset: Dataset) -> Dataset:
-    """The data again; a warning if test examples, which a result is judged by, are also training examples."""
+    """The data again; a warning if test examples, on which models are evaluated, are also training examples."""
     shared = shared_examples(dataset)
     if shared is None:
-        log.warning("the data are read by index: not checked whether test examples are also training examples")
+        log.warning("not checked whether test examples are also training examples: the data are not in memory")
     elif shared:
         log.warning("%d of %d test examples are also training examples", shared, len(dataset.test))
     return dataset
 
 
 def check_data(config: ConfigDict, dataset: Dataset, devices: Devices) -> Dataset:
-    """The data again, or ConfigError if data, config and devices do not go together."""
+    """The data again; ConfigError if data, config and devices do not fit together."""
     shape = tuple(gather(dataset.train, [0])["x"].shape[1:])
     if shape != tuple(config.shape):
         raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {shape}")

@@ -1,4 +1,4 @@
-"""--mode=data: what a config's data are, before anything is trained on them."""
+"""--mode=data: describes the data of a config, before anything is trained on them."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ POINTS = 5000
 def describe_data(
     config: ConfigDict, out: str | Path | None = None, dataset: Dataset | None = None, picture: bool = True
 ) -> Description:
-    """Prints what config.data hold, in the units of the data and in model space; files that cannot be read are listed.
+    """Prints a description of config.data, in the units of the data and in model space, with files that cannot be read.
 
-    `out` is a picture to write, .png: a hundred training images, or points and histograms of vectors of 1 or 2.
-    ConfigError where the data are not there, cannot be read, or, unless `picture` is False, are of a kind that has no
-    picture.
+    `out` is a picture to write, .png: 100 training images, or points and histograms of vectors of 1 or 2 coordinates.
+    ConfigError if data are missing or cannot be read. ConfigError too for `out` and data of which there is no picture;
+    with `picture` False it is left out.
     """
     if "on_error" in config.data:
         config.data.on_error = "skip"
@@ -33,7 +33,7 @@ def describe_data(
         raise ConfigError(f"config.data: {error}") from error
     print(found)
     if found.train.shape != tuple(config.shape):
-        print(f"config.shape is {tuple(config.shape)}: it has to be {found.train.shape} to train on these")
+        print(f"config.shape is {tuple(config.shape)}: it must be {found.train.shape} to train on these data")
     if out is not None and (picture or drawable(found.train.shape, transform)):
         count = PICTURES if hasattr(transform, "to_uint8") else POINTS
         indices = np.random.default_rng(0).permutation(len(dataset.train))[:count]
@@ -43,12 +43,12 @@ def describe_data(
 
 
 def drawable(shape: tuple[int, ...], transform) -> bool:
-    """Whether there is a picture of events of this shape."""
+    """Whether `contact_sheet` can draw events of this shape."""
     return (len(shape) == 3 and hasattr(transform, "to_uint8")) or (len(shape) == 1 and shape[0] <= 2)
 
 
 def contact_sheet(path: Path, transform, x: np.ndarray) -> None:
-    """Of x in model space."""
+    """Draws x [N, *shape], in model space. ConfigError if it cannot."""
     if not drawable(x.shape[1:], transform):
         raise ConfigError(f"no picture of events of shape {x.shape[1:]} under {type(transform).__name__}")
     if x.ndim == 4:

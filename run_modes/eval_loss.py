@@ -1,4 +1,4 @@
-"""The loss of the EMA parameters on the test data: as one number, and as a function of t."""
+"""The loss of the EMA parameters on the test data: its mean, and its values at fixed t."""
 
 from functools import partial
 from typing import Any
@@ -11,11 +11,11 @@ from data_lib import Dataset, eval_batches
 from run_modes.experiment import Experiment
 from run_modes.labels import for_network
 from run_modes.state import EVAL, TRAIN, key_for
-from sde_lib import AppliedNetwork, frozen_state, make_eval_step, sample_keys
+from sde_lib import AppliedNetwork, TrainState, frozen_state, make_eval_step, sample_keys
 
 
 class EvalLoss:
-    """(parameters, step) → the mean loss over the test examples, with the same noise at every call."""
+    """(parameters, step) → the mean loss over the test examples, with the same noise in every call."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset):
         self.experiment, self.dataset = experiment, dataset
@@ -38,7 +38,7 @@ def loss_curve(
 ) -> dict | None:
     """The loss at each of `times` equidistant t, over the first test examples: means and standard errors.
 
-    None for an objective that draws several times per sample, or none at all.
+    None for an objective that draws no time, or several times per sample.
     """
     objective, config = experiment.objective, experiment.config
     sde = getattr(objective, "sde", None)
@@ -61,8 +61,8 @@ def loss_curve(
     return {"t": grid.tolist(), "loss": mean.tolist(), "error": error.tolist()}
 
 
-def _loss_at(experiment: Experiment, state, key, t, batch: dict):
-    """Σ, Σ of squares and number of the losses of a batch, all at t."""
+def _loss_at(experiment: Experiment, state: TrainState, key: jax.Array, t: jax.Array, batch: dict) -> jax.Array:
+    """[3]: the sum of the losses of a batch at t, the sum of their squares, and their number."""
     objective, size = experiment.objective, batch["x"].shape[0]
     network = AppliedNetwork(params=objective.network_params(state.params), network=experiment.network)
     value = objective(sample_keys(key, jnp.arange(size)), jnp.full(size, t), network, batch, state)

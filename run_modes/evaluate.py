@@ -1,6 +1,7 @@
-"""--mode=eval: the loss on test data, bits per dimension, and how good samples are; --mode=stats: data statistics."""
+"""--mode=eval: test loss, bits per dimension and quality of samples; --mode=stats: statistics of the data."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ from run_modes.trained import Trained, open_trained
 
 
 def stats(config: ConfigDict, out: str | Path, dataset: Dataset | None = None) -> Statistics:
-    """Features of every example of config.eval.reference_split, once: moments and protocol, in the npz file `out`."""
+    """Writes moments, protocol and features of config.eval.reference_split into the npz file `out`."""
     experiment = make_experiment(config)
     return write_statistics(experiment, load_data(config, experiment.devices, dataset), out)
 
@@ -35,25 +36,25 @@ def evaluate(
     devices: list | None = None,
     folder: str = "eval",
 ) -> dict | None:
-    """The loss on test data, config.eval.bpd, config.eval.metrics, and what config.eval.report says of samples.
+    """A report: loss on test data, bits per dimension (config.eval.bpd), and config.eval.metrics and report of samples.
 
-    Of the newest checkpoint, or of each from config.eval.first_step to last_step. Writes report_STEP.json and .md into
-    `folder`, the last of them as report.json and report.md too, and the pictures samples.png, neighbors.png, loss.png
-    and loss_of_t.png; returns the last report. The samples are drawn, cached and resumed as by `sample`; None if a
-    signal stopped that.
+    Evaluates the newest checkpoint, or each from config.eval.first_step to last_step; returns the last report. `folder`
+    gets report_STEP.json and .md, the last of them also as report.json and .md, and the pictures samples.png,
+    neighbors.png, loss.png and loss_of_t.png. Samples are drawn, cached and resumed as by `sample`; None if a signal
+    stopped that.
     """
-    report = None
+    report, data = None, None
     for step in steps_to_evaluate(directory, config):
         trained = open_trained(directory, config, devices, step)
-        dataset = load_data(trained.config, trained.experiment.devices, dataset) if report is None else dataset
-        report = evaluate_one(trained, num_samples, seed, dataset, folder)
+        data = load_data(trained.config, trained.experiment.devices, dataset) if data is None else data
+        report = evaluate_one(trained, num_samples, seed, data, folder)
         if report is None:
             return None
     return report
 
 
-def steps_to_evaluate(directory: str | Path, config: ConfigDict | None) -> list[int | None]:
-    """The checkpoints that config.eval asks for; None is the newest."""
+def steps_to_evaluate(directory: str | Path, config: ConfigDict | None) -> Sequence[int | None]:
+    """The steps of the checkpoints that config.eval selects; None is the newest. ConfigError if there are none."""
     first, last = (config.eval.get(name, 0) if config else 0 for name in ("first_step", "last_step"))
     if not (first or last):
         return [None]
@@ -68,7 +69,7 @@ def steps_to_evaluate(directory: str | Path, config: ConfigDict | None) -> list[
 def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset, into: str) -> dict | None:
     """The report of one checkpoint."""
     experiment, folder, text = trained.experiment, trained.directory / into, ""
-    judges = sample_metrics.judges_of(experiment, dataset, folder)
+    evaluators = sample_metrics.build_evaluators(experiment, dataset, folder)
     with_bits = bits.wanted(trained.config)
     folder.mkdir(parents=True, exist_ok=True)
     report = {"step": trained.step, "seed": seed, "nfe": experiment.sampler.nfe, "code": code_version()}
@@ -81,8 +82,8 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
         if report["bits"] is None:
             return None
         text += "\n" + bits.text_of(report["bits"])
-    if any(judges):
-        found = sample_metrics.evaluate_samples(trained, dataset, judges, num_samples, seed, folder)
+    if any(evaluators):
+        found = sample_metrics.evaluate_samples(trained, dataset, evaluators, num_samples, seed, folder)
         if found is None:
             return None
         text += f"\n{sample_metrics.text_of(found)}\n{found.pop('text', '')}"
@@ -93,7 +94,7 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
 
 
 def write_report(folder: Path, report: dict, text: str) -> None:
-    """report_STEP and report, .json and .md; printed too."""
+    """Writes report_STEP and report, .json and .md, and prints the latter."""
     cost = f", NFE {report['nfe']:.4g}" if report["nfe"] else ""
     head = f"Step {report['step']} (EMA), test loss {report['eval_loss']:.4f}{cost}, code {report['code']}"
     for name in (f"report_{report['step']}", "report"):

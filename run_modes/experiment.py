@@ -1,4 +1,4 @@
-"""An experiment: a config, the objects it describes, and the devices they run on, in one value.
+"""An experiment: a config, the objects that it specifies, and their devices, in one value.
 
 experiment = make_experiment(config)
 state = init_state_on_devices(experiment)        # in `run_modes.state`
@@ -19,13 +19,13 @@ from sde_lib import Augmentation, Likelihood, ScoreModel
 from sde_lib.training.augmentation import DIM
 
 NO_SAMPLERS = ("use", "batch_size", "label", "guidance")
-"""What config.sampling holds in addition to samplers by name."""
+"""The entries of config.sampling that are not samplers."""
 OF_OBJECTIVES = ("sde", "parameterization", "loss", "time_distribution")
-"""Sections of a config that an objective gets if it has a field of that name."""
+"""Sections of a config that an objective receives if it has a field of that name."""
 
 
 class Experiment(NamedTuple):
-    """A config, what it describes, built, and the devices."""
+    """A config, the objects built from it, and the devices."""
 
     config: ConfigDict
     devices: Devices
@@ -41,11 +41,11 @@ class Experiment(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one event."""
+        """The shape of one event."""
         return tuple(self.config.shape)
 
     def score_model(self, params) -> ScoreModel:
-        """The model with these parameters of the network."""
+        """The model with these network parameters."""
         return ScoreModel(
             sde=self.sde,
             parameterization=self.parameterization,
@@ -59,20 +59,20 @@ class Experiment(NamedTuple):
         )
 
     def is_image(self) -> bool:
-        """Whether events are [H, W, C], with a transform that makes pictures of them."""
+        """Whether events are [H, W, C], and the transform converts them to uint8 images."""
         return len(self.shape) == 3 and hasattr(self.transform, "to_uint8")
 
     def picture_scale(self) -> int:
-        """The factor that enlarges small images to about 32 pixels."""
+        """The integer factor that enlarges small images to about 32 pixels."""
         return max(1, 32 // self.shape[0])
 
 
 def make_experiment(config: ConfigDict, devices: list | None = None, processes: bool = False) -> Experiment:
-    """The objects of a config on these devices, or all. ConfigError naming what is wrong; nothing is compiled."""
+    """The objects of a config, on these devices, or all. ConfigError naming the wrong section; nothing is compiled."""
     sde = build(config.sde, "config.sde")
     network = as_network(build(config.network, "config.network"))
     likelihood = build(config.eval.get("likelihood", Likelihood()), "config.eval.likelihood")
-    if not hasattr(sde, "alpha"):  # without a kernel only p at t_min is known
+    if not hasattr(sde, "alpha"):  # without a kernel, only p at t_min can be computed
         likelihood = likelihood.replace(to_data=False)
     experiment = Experiment(
         config=config,
@@ -92,7 +92,7 @@ def make_experiment(config: ConfigDict, devices: list | None = None, processes: 
 
 
 def build_sampler(config: ConfigDict, sde):
-    """The sampler config.sampling.use names. ConfigError if there is none, or if it does not fit the SDE."""
+    """The sampler that config.sampling.use names. ConfigError if there is none, or if it does not fit the SDE."""
     choice = config.sampling.use
     if choice not in config.sampling or choice in NO_SAMPLERS:
         choices = sorted(key for key in config.sampling if key not in NO_SAMPLERS)
@@ -106,7 +106,7 @@ def build_sampler(config: ConfigDict, sde):
 
 
 def build_objective(experiment: Experiment):
-    """config.objective with those of OF_OBJECTIVES that it has fields for; ConfigError if the SDE does not fit."""
+    """config.objective with the sections of OF_OBJECTIVES that are its fields; ConfigError if the SDE does not fit."""
     target = build(experiment.config.objective, "config.objective")
     fields = {field.name for field in dataclasses.fields(getattr(target, "func", target))}
     given = {name: getattr(experiment, name, None) for name in OF_OBJECTIVES if name in fields}
@@ -123,7 +123,7 @@ def build_objective(experiment: Experiment):
 
 
 def build_augmentation(config: ConfigDict, network) -> Augmentation | None:
-    """config.augmentation unless its probability is 0. ConfigError unless the network is always conditioned on it."""
+    """config.augmentation, or None if its probability is 0. ConfigError unless the network is conditioned on it."""
     augment = build(config.augmentation, "config.augmentation") if "augmentation" in config else None
     if augment is None or not augment.probability:
         return None
@@ -141,16 +141,16 @@ def build_augmentation(config: ConfigDict, network) -> Augmentation | None:
 
 
 def no_augmentation(config: ConfigDict, n: int):
-    """The condition of untransformed images; without a class, if the network has classes."""
+    """The conditioning vector of untransformed images; with the null label, if the network has classes."""
     vector = jnp.zeros((n, DIM), jnp.float32)
     return (None, vector) if num_classes(config) else vector
 
 
 def first_inputs(config: ConfigDict) -> tuple[jax.Array, jax.Array]:
-    """x and c_noise of one example, to initialize parameters with."""
+    """x and c_noise of one example, for the initialization of parameters."""
     return jnp.zeros((1, *config.shape), jnp.float32), jnp.zeros(1, jnp.float32)
 
 
 def requires(function) -> tuple[str, ...]:
-    """`function.requires`, looking through functools.partial: what a loss needs of an SDE, a report of the data."""
+    """`function.requires`, also of a functools.partial: what a loss requires of an SDE, or a report of the data."""
     return getattr(getattr(function, "func", function), "requires", ())

@@ -1,9 +1,9 @@
-"""Data and samples seen through a feature function: with which protocol, and kept on disk block by block.
+"""Features of data and samples: their function and protocol, and a cache on disk, block by block.
 
-    FOLDER/features/PROTOCOL/BLOCK.npz      features and logits of up to 500 images, found by what the images are
+    FOLDER/features/PROTOCOL/BLOCK.npz      features and logits of up to 500 images
 
-A file is whole or not there. So an evaluation that was killed sees no block twice, and neither does another of the same
-data: the name of a block is a digest of its pixels, that of its folder one of the protocol.
+A file is named by a digest of the block's pixels, its folder by a digest of the protocol. Files are written atomically.
+So a killed evaluation computes no block twice when it resumes, and neither does another evaluation of the same images.
 """
 
 import hashlib
@@ -20,19 +20,20 @@ from config_lib.spec import ConfigError, build, to_json
 from data_lib import Dataset, Source, gather
 from eval_lib import Features, Statistics, require_comparable, statistics_of
 from eval_lib import statistics as statistics_file
+from eval_lib.features import FeatureFunction
 from io_lib.shards import BROKEN
 from io_lib.workdir import atomic, write_atomic
 from run_modes.experiment import Experiment, requires
 
 SPLITS = ("train", "test")
 PIXELS = "uint8, round(127.5 (x + 1)) of x in [-1, 1], clipped"
-BLOCK = 500  # images that go through the feature function, and into a file, at a time
+BLOCK = 500  # images per call of the feature function, and per file
 
 
 class FeatureMetrics(NamedTuple):
-    """A feature function, its protocol, the metrics; and what the file config.eval.reference says of the data."""
+    """A feature function, its protocol, the metrics, and the data's statistics if config.eval.reference is a file."""
 
-    features: Callable[[np.ndarray], Features]
+    features: FeatureFunction
     protocol: dict[str, str]
     metrics: dict[str, Callable]
     reference: Statistics | None
@@ -43,10 +44,11 @@ def wanted(config: ConfigDict) -> bool:
     return "features" in config.eval and bool(config.eval.get("metrics"))
 
 
-def judge_of(experiment: Experiment, dataset: Dataset, folder: Path) -> FeatureMetrics:
-    """Whatever config.eval names, built, read, and fitted to the training data where it asks for them: not yet used.
+def build_feature_metrics(experiment: Experiment, dataset: Dataset, folder: Path) -> FeatureMetrics:
+    """The features, metrics and reference of config.eval: files are read, and features fitted to the training data.
 
-    ConfigError where files or labels are not there, a name is unknown, or the reference is of another protocol.
+    ConfigError for missing files or labels, an unknown name, or a reference of another protocol. No feature of data or
+    samples is computed yet.
     """
     config = experiment.config
     metrics = {name: build(m, f"config.eval.metrics.{name}") for name, m in config.eval.get("metrics", {}).items()}
@@ -54,7 +56,7 @@ def judge_of(experiment: Experiment, dataset: Dataset, folder: Path) -> FeatureM
         features = ready(experiment, dataset)
         protocol = {
             **getattr(features, "protocol", {"features": json.loads(to_json(config))["eval"]["features"]}),
-            "quantisation": PIXELS if experiment.is_image() else "none",
+            "quantization": PIXELS if experiment.is_image() else "none",
             "shape": "x".join(map(str, config.shape)),
         }
         file, split = config.eval.get("reference", ""), config.eval.get("reference_split", "train")
@@ -72,19 +74,19 @@ def judge_of(experiment: Experiment, dataset: Dataset, folder: Path) -> FeatureM
 
 
 def require_features(config: ConfigDict, metrics: dict[str, Callable], reference: Statistics | None) -> None:
-    """ConfigError for a metric that needs features where none will be."""
+    """ConfigError for a metric that requires features if none will be stored."""
     for name, metric in metrics.items():
         try:
             if requires(metric) and not config.eval.get("keep_features", True):
-                raise ValueError("this metric needs features, and config.eval.keep_features is False")
+                raise ValueError("this metric requires features, but config.eval.keep_features is False")
             if "data" in requires(metric) and reference is not None:
                 reference.kept()
         except ValueError as error:
             raise ConfigError(f"config.eval.metrics.{name}: {error}") from error
 
 
-def ready(experiment: Experiment, dataset: Dataset) -> Callable:
-    """The feature function of config.eval.features, with training data and devices where it wants them."""
+def ready(experiment: Experiment, dataset: Dataset) -> FeatureFunction:
+    """The feature function of config.eval.features, fitted to the training data and loaded if it has such methods."""
     features = build(experiment.config.eval.features, "config.eval.features")
     if hasattr(features, "fitted"):
         train = gather(dataset.train, np.arange(len(dataset.train)))
@@ -93,9 +95,9 @@ def ready(experiment: Experiment, dataset: Dataset) -> Callable:
 
 
 class CachedFeatures:
-    """A feature function whose results are kept in files: a block of images goes through it once."""
+    """A feature function whose results are cached in files, so that it is called once for each block of images."""
 
-    def __init__(self, features: Callable, protocol: Mapping[str, str], parent: Path):
+    def __init__(self, features: FeatureFunction, protocol: Mapping[str, str], parent: Path):
         self.features, self.protocol = features, json.dumps(dict(protocol), sort_keys=True, indent=1)
         self.folder = parent / hashlib.sha256(self.protocol.encode()).hexdigest()[:8]
 
@@ -105,59 +107,63 @@ class CachedFeatures:
             with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return Features(arrays["features"], arrays["logits"] if "logits" in arrays.files else None)
         except BROKEN:
-            pass  # damaged, or not there
-        seen = self.features(images)
-        seen = seen if isinstance(seen, Features) else Features(seen)
+            pass  # damaged or missing
+        found = self.features(images)
+        found = found if isinstance(found, Features) else Features(found)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "protocol.json").is_file():
             write_atomic(self.folder / "protocol.json", self.protocol)
         with atomic(file) as opened:
-            np.savez(opened, **{name: array for name, array in seen._asdict().items() if array is not None})
-        return seen
+            np.savez(opened, **{name: array for name, array in found._asdict().items() if array is not None})
+        return found
 
 
 def _digest(images: np.ndarray) -> str:
     images = np.ascontiguousarray(images)
     found = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
-    found.update(memoryview(images).cast("B"))
+    found.update(images.data.cast("B"))
     return found.hexdigest()[:32]
 
 
 # Statistics
 
 
-def data_statistics(experiment: Experiment, dataset: Dataset, judge: FeatureMetrics) -> Statistics:
-    """The reference's, or else those of every example of config.eval.reference_split, once."""
-    if judge.reference is not None:
-        return judge.reference
+def data_statistics(experiment: Experiment, dataset: Dataset, feature_metrics: FeatureMetrics) -> Statistics:
+    """Statistics of the reference file, or else of every example of config.eval.reference_split."""
+    if feature_metrics.reference is not None:
+        return feature_metrics.reference
     config = experiment.config
     split = config.eval.get("reference_split", "train")
     source = getattr(dataset, split)
     about = {"data": json.dumps(json.loads(to_json(config)).get("data")), "split": split, "N": str(len(source))}
-    return extract_features(judge, (as_saved(experiment, x) for x in blocks(source)), about, config)
+    return extract_features(feature_metrics, (as_saved(experiment, x) for x in blocks(source)), about, config)
 
 
 def extract_features(
-    judge: FeatureMetrics, images: Iterator[np.ndarray], about: dict[str, str], config: ConfigDict
+    feature_metrics: FeatureMetrics, images: Iterator[np.ndarray], about: dict[str, str], config: ConfigDict
 ) -> Statistics:
-    """Statistics of blocks of images, with their features where config.eval.keep_features."""
+    """Statistics of blocks of images, with their features if config.eval.keep_features."""
+    keep = config.eval.get("keep_features", True)
     try:
-        return statistics_of(images, judge.features, judge.protocol, about, config.eval.get("keep_features", True))
+        return statistics_of(images, feature_metrics.features, feature_metrics.protocol, about, keep)
     except ValueError as error:
         raise ConfigError(f"config.eval.features: {error}") from error
 
 
 def write_statistics(experiment: Experiment, dataset: Dataset, out: str | Path) -> Statistics:
-    """The file that config.eval.reference names later; ConfigError as `judge_of`. What was killed goes on."""
+    """Writes the statistics of the data to `out`, a file for config.eval.reference. Resumes after a kill.
+
+    ConfigError as `build_feature_metrics`, without config.eval.features, and if the folder of `out` does not exist.
+    """
     config = experiment.config.copy_and_resolve_references()
     config.eval.reference, config.eval.metrics = "", ConfigDict()
     if "features" not in config.eval:
-        raise ConfigError("config.eval.features is missing: spec(InceptionFeatures), or any function of images")
+        raise ConfigError("config.eval.features is missing: set spec(InceptionFeatures), or any function of images")
     underway = Path(out).with_name(f".{Path(out).name}.underway")
     if not underway.parent.is_dir():
         raise ConfigError(f"--out={out}: there is no folder {underway.parent}")
     experiment = experiment._replace(config=config)
-    stats = data_statistics(experiment, dataset, judge_of(experiment, dataset, underway))
+    stats = data_statistics(experiment, dataset, build_feature_metrics(experiment, dataset, underway))
     with atomic(out) as file:
         statistics_file.save(file, stats)
     shutil.rmtree(underway, ignore_errors=True)
@@ -166,12 +172,12 @@ def write_statistics(experiment: Experiment, dataset: Dataset, out: str | Path) 
 
 
 def protocol_text(stats: Statistics) -> str:
-    """One line each."""
+    """Protocol and source, one entry per line."""
     return "".join(f"    {name}: {value}\n" for name, value in {**stats.protocol, **stats.about}.items())
 
 
 def as_saved(experiment: Experiment, x: np.ndarray) -> np.ndarray:
-    """Data as the samples are kept: images uint8 by way of model space, other data as they are."""
+    """Data as samples are saved: images in uint8, through model space and back; other data unchanged."""
     transform = experiment.transform
     return transform.to_uint8(transform.forward(x)) if experiment.is_image() else np.asarray(x)
 

@@ -1,7 +1,7 @@
-"""What a work directory holds: its checkpoint's step, card, leaves and their sizes, and its config.
+"""--mode=inspect: describes a work directory: step, card, leaves and sizes of its checkpoint, and its config.
 
-Nothing is built, compiled or written, and no class of the config needs to be at hand; but the numbers are read, and
-their checksums compared.
+Nothing is built, compiled or written, and no class of the config is imported. All leaves are read, and their checksums
+verified.
 """
 
 import json
@@ -22,7 +22,7 @@ Leaves = dict[str, tuple[str, tuple[int, ...]]]
 def inspect(directory: str | Path, step: int | None = None) -> str:
     """Prints and returns the description of the checkpoint of `step`, or the newest.
 
-    ConfigError for what is no work directory or has no such checkpoint; a damaged one is described as far as it goes.
+    ConfigError if it is not a work directory or has no such checkpoint. Damage to the checkpoint is reported.
     """
     try:
         config = workdir.load_config(directory)
@@ -43,23 +43,23 @@ def inspect(directory: str | Path, step: int | None = None) -> str:
 
 
 def described(checkpoints: Checkpoints, step: int) -> list[str]:
-    """Card, leaves and whether all is as it was written, a line each."""
+    """The lines about card and leaves, and whether all leaves are as they were written."""
     try:
         lines = ["card", *indented(checkpoints.card(step)), *leaf_lines(checkpoints.leaves(step))]
         checkpoints.verify(step)
     except (DamagedError, ValueError) as error:
         return [f"damaged: {error}"]
-    return [*lines, "whole: every leaf is what was written (CRC-32)"]
+    return [*lines, "intact: every leaf is as it was written (CRC-32)"]
 
 
 def indented(card: dict[str, Any]) -> list[str]:
-    """The card's entries, one a line; nested ones as JSON."""
+    """The card's entries, one per line; nested ones as JSON."""
     shown = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
-    return [f"  {key}: {value}" for key, value in shown.items()] or ["  none: of an earlier version"]
+    return [f"  {key}: {value}" for key, value in shown.items()] or ["  none: written by an earlier version"]
 
 
 def leaf_lines(leaves: Leaves) -> list[str]:
-    """Each leaf with dtype, shape and bytes, under its field of the state and the field's total."""
+    """Dtype, shape and bytes of each leaf, grouped by the fields of the state with their totals."""
     fields: dict[str, Leaves] = {}
     for name, leaf in leaves.items():
         fields.setdefault(name.split(".")[0], {})[name] = leaf

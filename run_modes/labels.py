@@ -1,12 +1,12 @@
-"""Class labels: config.network.num_classes classes, the labels of the data.
+"""Class labels: the labels of the data, for a network with config.network.num_classes classes.
 
-In training, loss and bits per dimension the network is conditioned on each example's label. Sample i is of class
+In training, test loss and bits per dimension the network is conditioned on each example's label. Sample i has the class
 
     config.sampling.label, or, if that is −1, i mod num_classes,                                           (1)
 
-so that a set of samples holds as many of one class as of another. `run_lib.load(…).sample(key, n, cond=labels)` draws
-any others, and cond=None draws without a class, from a network that was trained with cond_dropout. Such a network is
-guided toward its class by config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned.
+so that all classes are equally frequent. `run_lib.load(…).sample(key, n, cond=labels)` draws samples of any labels, and
+cond=None draws unconditional samples from a network that was trained with cond_dropout. Such a network can be guided
+toward the class by config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned.
 """
 
 import jax
@@ -31,7 +31,7 @@ def guidance(config: ConfigDict) -> float | None:
 
 
 def check_label(config: ConfigDict) -> None:
-    """ConfigError if the network lacks the class to draw, or if guidance finds no unconditional score."""
+    """ConfigError if the network lacks the class to draw, or lacks the unconditional score that guidance requires."""
     if guidance(config) is not None and not (num_classes(config) and config.network.get("cond_dropout", 0)):
         raise ConfigError(
             f"config.sampling.guidance={config.sampling.guidance:g} requires a network trained with and without "
@@ -62,11 +62,11 @@ def check_labels(config: ConfigDict, dataset: Dataset) -> None:
                 f"config.network.num_classes={count}: expected an integer label for each of the {split} data, "
                 f"got {label.dtype} of shape {label.shape[1:]}"
             )
-        for_network(config, {"label": getattr(source, "label", first["label"])})  # in memory: of all examples
+        for_network(config, {"label": getattr(source, "label", first["label"])})  # all labels if they are in memory
 
 
 def for_network(config: ConfigDict, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch as the network takes it: labels only for a network with classes. ConfigError for an unknown class."""
+    """The batch with int32 labels for a network with classes, else without labels. ConfigError for an unknown class."""
     count = num_classes(config)
     if not count:
         return {key: value for key, value in batch.items() if key != "label"}
@@ -85,5 +85,5 @@ def classes_of(config: ConfigDict, indices: Integer[Array, " B"]) -> Integer[Arr
 
 
 def abstract_labels(config: ConfigDict, shape: tuple[int, ...], sharding=None) -> dict[str, jax.ShapeDtypeStruct]:
-    """What labels add to the shapes of a batch."""
+    """The entry that labels add to an abstract batch."""
     return {"label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)} if num_classes(config) else {}

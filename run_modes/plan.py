@@ -1,14 +1,16 @@
-"""What training will take of a device's memory, told before it starts: from the compiled step's own memory analysis.
+"""--mode=plan: the device memory that training requires, before it starts, from XLA's analysis of the compiled step.
 
-    peak = arguments + outputs − aliased + temporary        bytes a device                               (1)
+    peak = arguments + outputs − aliased + temporary        bytes per device                             (1)
 
-of one call of the training step, as XLA has laid it out: the arguments are the state (parameters, EMA, optimizer) and
-a batch, the outputs the new state, which is aliased with the old since that is donated. Not in it are what the process
-holds besides (Python, XLA's own code, data in memory: some hundreds of MB of the host's), a sampler's or an
-evaluation's programs, which run while no step does, and the scratch space of library kernels.
+for one call of the training step. Its arguments are the state (parameters, EMA, optimizer) and a batch. Its outputs are
+the new state, which is aliased with the old one, since that is donated. (1) does not include:
 
-All but the state is about proportional to the number of examples that are seen at a time; so what fits is guessed from
-one compilation.
+    the rest of the process: Python, XLA's code and data in memory, some hundreds of MB of host memory
+    programs of samplers and evaluations, which run while no step does
+    the scratch space of library kernels
+
+All but the state is about proportional to the number of examples processed at a time. So one compilation suffices to
+estimate what fits.
 """
 
 import math
@@ -31,7 +33,7 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mi
 
 
 class Plan(NamedTuple):
-    """Bytes on each of `devices` devices; `limit` is None where the device does not tell."""
+    """Bytes on each of `devices` devices; `limit` is None if the device does not report its memory."""
 
     parameters: int
     ema: int
@@ -56,32 +58,32 @@ class Plan(NamedTuple):
             "their average (EMA)": self.ema,
             "optimizer": self.optimizer,
             "batch": self.batch,
-            "temporary, of the compiled step": self.temporary,
+            "temporary, in the compiled step": self.temporary,
             "peak": self.peak,
         }
         lines = [f"{name:<32} {shown(size):>12}  {size:,} bytes" for name, size in rows.items()]
-        limit = "not known" if self.limit is None else shown(self.limit)
-        return "\n".join([f"on each of {self.devices} devices ({self.device}), of which memory: {limit}", *lines])
+        limit = "unknown" if self.limit is None else shown(self.limit)
+        return "\n".join([f"on each of {self.devices} devices ({self.device}), memory limit {limit}", *lines])
 
 
 def plan(config: ConfigDict, memory: str | None = None, devices: list | None = None) -> Plan:
-    """Compiles the training step and prints what it takes; nothing is computed or written, and no data are needed.
+    """Compiles the training step and prints its memory. Nothing is computed or written, and no data are required.
 
-    `memory` as "16GiB" or "500MB" stands in for the device's own limit. ConfigError, in one line with what to try, for
-    a config that does not fit, and for what `train` refuses.
+    `memory`, such as "16GiB" or "500MB", replaces the device's own limit. ConfigError for a config that does not fit,
+    in one line with what to try; and for one that `train` refuses.
     """
     limit = None if memory is None else parse_size(memory)
     found = measured_plan(make_experiment(config, devices))
     found = found if limit is None else found._replace(limit=limit)
     print(found)
-    if not found.fits():
+    if found.limit is not None and not found.fits():
         tries = "; ".join(to_try(config, found))
         raise ConfigError(f"{shown(found.peak)} do not fit into {shown(found.limit)}. To try: {tries}")
     return found
 
 
 def measured_plan(experiment: Experiment) -> Plan:
-    """(1) for the call that training makes: of one step, or of several."""
+    """(1) for the call that training makes, with one step or several."""
     config, devices = experiment.config, experiment.devices
     state = abstract_state(experiment)
     batch, calls = abstract_batch(config, devices), steps_per_call(config)
@@ -91,7 +93,7 @@ def measured_plan(experiment: Experiment) -> Plan:
         batch = {k: jax.ShapeDtypeStruct((calls, *v.shape), v.dtype, sharding=several) for k, v in batch.items()}
     found = (one_step if calls == 1 else many_steps).lower(state, batch).compile().memory_analysis()
     if found is None:
-        raise ConfigError(f"the compiler for {jax.default_backend()} tells nothing of memory")
+        raise ConfigError(f"the compiler for {jax.default_backend()} has no memory analysis")
     return Plan(
         parameters=size_of(state.params),
         ema=size_of(state.ema_params),
@@ -124,19 +126,21 @@ def size_of(tree: Any) -> int:
 
 
 def device_memory() -> int | None:
-    """What the first device says that it may use; of a CPU, what the system has free."""
+    """The memory limit of the first device; for a CPU, the system's available memory."""
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats or jax.default_backend() != "cpu":
         return stats.get("bytes_limit")
     try:
         with open("/proc/meminfo") as file:
-            return int(re.search(r"MemAvailable:\s+(\d+) kB", file.read())[1]) * 1024
-    except (OSError, TypeError):
+            match = re.search(r"MemAvailable:\s+(\d+) kB", file.read())
+    except OSError:
         return None
+    return int(match[1]) * 1024 if match else None
 
 
 def to_try(config: ConfigDict, found: Plan) -> list[str]:
-    """What would make it fit, by the proportion at the head of this module."""
+    """Changes that would make a plan fit that does not, by the proportion at the head of this module."""
+    assert found.limit is not None  # a plan without a limit fits
     rest, room = found.peak - found.state, found.limit - found.state
     if room <= 0:
         return [f"parameters, EMA and optimizer alone take {shown(found.state)}: a smaller network or a larger device"]
@@ -147,27 +151,28 @@ def to_try(config: ConfigDict, found: Plan) -> list[str]:
             tries.append(f"config.training.accumulate={k}, the same batch in {k} parts")
             break
     if config.network.get("remat") is False:
-        tries.append("config.network.remat=True, which keeps less and computes it again")
+        tries.append("config.network.remat=True, which stores fewer activations and computes them again")
     smaller = int(size * room / rest) // (found.devices * parts) * found.devices * parts
     if smaller:
-        tries.append(f"config.training.batch_size={smaller}, another training")
+        tries.append(f"config.training.batch_size={smaller}, which changes the training")
     return tries or ["a smaller network or a larger device"]
 
 
 def parse_size(text: str) -> int:
-    """16GiB, 500 MB, 8e9: bytes."""
+    """The bytes of a size such as 16GiB, 500 MB or 8e9. ConfigError for any other text."""
     match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+    number, unit = match.groups() if match else ("", "")
     try:
-        size = int(float(match[1]) * UNITS[match[2]])
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        size = int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError) as error:
         raise ConfigError(f"--memory={text}: expected a size such as 16GiB, 500MB or 8e9") from error
     if size <= 0:
-        raise ConfigError(f"--memory={text}: expected more than nothing")
+        raise ConfigError(f"--memory={text}: expected more than 0 bytes")
     return size
 
 
 def shown(size: int) -> str:
-    """1.5 GiB."""
+    """A size for people: 1.5 GiB."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= unit:
             return f"{size / unit:.4g} {name}"

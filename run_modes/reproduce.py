@@ -1,10 +1,10 @@
-"""A config's recipe run to its stated result, and that compared with what came out.
+"""--mode=reproduce: runs a config to its stated figures, and compares them with the measured ones.
 
     train to config.training.num_steps, or import a published checkpoint
     evaluate over config.eval.reproduce.seeds draws of config.eval.reproduce.num_samples
-    each figure of config.eval.expected beside the measured one: eval/reproduced.md and .json
+    compare each figure of config.eval.expected with the measured one: eval/reproduced.md and .json
 
-Each of these resumes, so the same command goes on after a kill; and once all is there, it only compares.
+Each of these resumes, so the same command resumes after a kill. If everything is cached, it only compares.
 """
 
 import json
@@ -21,7 +21,7 @@ from run_modes.data import load_data
 from run_modes.evaluate import evaluate
 from run_modes.experiment import make_experiment
 from run_modes.import_published import import_checkpoint, imported_from
-from run_modes.sample_metrics import judges_of
+from run_modes.sample_metrics import build_evaluators
 from run_modes.train import train
 
 
@@ -33,17 +33,20 @@ def reproduce(
     devices: list | None = None,
     folder: str = "eval",
 ) -> bool | None:
-    """Whether every figure of config.eval.expected is as expected; prints the table. None where a signal stopped it.
+    """Whether every figure of config.eval.expected is as expected; prints the table. None if a signal stopped it.
 
-    `checkpoint`, a published one, takes the place of training. Seeds of samples count from 0. ConfigError, before
-    anything is trained, where the config expects nothing, or what its evaluation needs is missing.
+    A published `checkpoint` replaces training. Seeds of samples start at 0. ConfigError, before anything is trained, if
+    the config expects nothing, or if anything that its evaluation requires is missing.
     """
     wanted = build(config.eval.get("expected", {}), "config.eval.expected")
     if not wanted:
-        raise ConfigError("config.eval.expected is empty: spec(Expected, figure=…, value=…, tolerance=…) by name")
+        raise ConfigError(
+            "config.eval.expected is empty: set config.eval.expected.NAME = "
+            "spec(Expected, figure=…, value=…, tolerance=…)"
+        )
     experiment = make_experiment(config, devices)
     data = load_data(config, experiment.devices, dataset)
-    judges_of(experiment, data, Path(directory) / folder)
+    build_evaluators(experiment, data, Path(directory) / folder)  # for its errors
     if not make(config, directory, checkpoint, data, devices):
         return None
     options = config.eval.reproduce
@@ -60,8 +63,9 @@ def reproduce(
 
 
 def make(config: ConfigDict, directory: str | Path, checkpoint: str, dataset: Dataset, devices: list | None) -> bool:
-    """The trained or imported work directory, unless it is there already: then what is not of training may differ from
-    its config. False where a signal stopped the training.
+    """Trains or imports the work directory, unless that is done; False if a signal stopped the training.
+
+    If it is done, the config may differ from that of the directory in sections that training does not use.
     """
     steps = [int(path.name) for path in (Path(directory) / "checkpoints").glob("[0-9]*") if path.name.isdigit()]
     if max(steps, default=-1) >= (0 if checkpoint else config.training.num_steps):
@@ -79,14 +83,15 @@ def require_imported(directory: str | Path, step: int, checkpoint: str) -> None:
     with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
         source = checkpoints.card(step).get("data", {}).get("source")
     if source != imported_from(checkpoint):
-        raise ConfigError(f"{directory} holds a checkpoint of {source}, not of {checkpoint}: take another --workdir")
+        raise ConfigError(f"{directory} has a checkpoint of {source}, not of {checkpoint}: choose another --workdir")
 
 
 def write(folder: Path, rows: list[expected.Comparison], report: dict, seeds: int) -> bool:
-    """The table, printed and as reproduced.md and .json in `folder`; whether all passed."""
+    """Prints the table, and writes it as reproduced.md and .json into `folder`; whether all figures passed."""
     passed = all(row.passed for row in rows)
     head = f"Step {report['step']}, {seeds} × {report['samples']} samples, code {report['code']}"
-    text = f"{head}: {'reproduced' if passed else 'NOT reproduced'}\n\n{expected.markdown(rows, seeds)}"
+    table = expected.markdown(rows, seeds, report.get("metrics", {}).get("protocol"))
+    text = f"{head}: {'reproduced' if passed else 'NOT reproduced'}\n\n{table}"
     found = {r.name: {"expected": str(r.expected), "mean": r.mean, "sd": r.sd, "passed": r.passed} for r in rows}
     workdir.write_atomic(folder / "reproduced.md", text)
     about = {"step": report["step"], "code": report["code"], "passed": passed}

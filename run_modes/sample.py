@@ -1,6 +1,7 @@
-"""--mode=sample: samples of a trained model, drawn and cached batch by batch, then united in one file."""
+"""--mode=sample: samples of a trained model, drawn and cached batch by batch, then joined in one file."""
 
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from io_lib import pictures, workdir
 from io_lib.shards import Shards, fill, mapped
 from run_modes.labels import classes_of, num_classes
 from run_modes.trained import Trained, made_with, open_trained, require_finite
-from sde_lib import ScoreModel, expand, sample_keys
+from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
 
 
@@ -47,9 +48,9 @@ def sample(
 
 
 def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Samples 0 to count − 1 [count, *shape] and the evaluations of each [count], as samples/samples.npz holds them.
+    """Samples 0 to count − 1 [count, *shape] and the NFE of each [count], as memory maps of samples/samples.npz.
 
-    What is there already is kept, the rest drawn; None where a signal stopped it.
+    Draws only the samples that are not cached; None if a signal stopped it.
     """
     folder = trained.directory / "samples"
     file, shards = folder / "samples.npz", shards_of(trained, seed)
@@ -60,7 +61,7 @@ def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.
             shards.union(file, count)
     x, evaluations = mapped(file), mapped(file, "evaluations")
     if not shards.is_union(file, count):
-        raise ConfigError(f"{file} was replaced by another process: sample again when that is done")
+        raise ConfigError(f"{file} was replaced by another process: sample again when that process has ended")
     if trained.experiment.is_image():
         grid = pictures.image_grid(x[:256], scale=trained.experiment.picture_scale())
         pictures.save_png(folder / "samples.png", grid)
@@ -70,9 +71,9 @@ def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.
 
 
 def shards_of(trained: Trained, seed: int) -> Shards:
-    """The files of this model's, sampler's and seed's samples: neither batch size nor devices change those.
+    """The cache of samples of this model, sampler and seed. It depends on neither batch size nor devices.
 
-    (Except with Langevin's batch norm, whose batches are then part of it.)
+    Langevin's batch norm is the exception: with it, the batch size is part of the key.
     """
     config, choice = trained.config, trained.config.sampling.use
     used = {"label": config.sampling.get("label", -1)} if num_classes(config) else {}
@@ -85,21 +86,21 @@ def shards_of(trained: Trained, seed: int) -> Shards:
 
 
 def coupled(trained: Trained) -> bool:
-    """Whether a sample depends on its neighbors."""
+    """Whether a sample depends on others in its batch."""
     return getattr(trained.experiment.sampler, "coupled", False)
 
 
 def whole_batch(trained: Trained, size: int) -> int:
-    """The size, rounded up to what the devices can share."""
+    """The batch size, rounded up to a multiple of the number of devices."""
     if size < 1:
         raise ConfigError(f"config.sampling.batch_size={size}: expected at least 1")
     return -(-size // trained.experiment.devices.count) * trained.experiment.devices.count
 
 
 def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
-    """Draws what is missing of samples 0 to count − 1, one file per batch; False if SIGTERM or Ctrl-C stopped it.
+    """Draws the missing of samples 0 to count − 1, one file per batch; False if SIGTERM or Ctrl-C stopped it.
 
-    FloatingPointError for a sample that is not finite: the files before it stay.
+    FloatingPointError for a sample that is not finite; the files of earlier batches stay.
     """
     devices, config = trained.experiment.devices, trained.config
     size, done = config.sampling.batch_size, shards.count()
@@ -107,13 +108,13 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
     if done:
         print(f"{min(done, count)} of {count} samples are there already: {shards.folder}")
     elif any(shards.folder.parent.glob("*/")):
-        print(f"{shards.folder.parent} holds samples of another step, seed, sampler or class: these are new")
+        print(f"{shards.folder.parent} has samples of another step, seed, sampler or class: new ones are drawn")
     key, model = jax.random.key(seed), jax.device_put(trained.model, devices.replicated)
 
     def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
         indices = jax.device_put(jnp.arange(first, first + size), devices.batch)
         x, evaluations = jax.device_get(model.with_evaluations(key, indices, classes_of(config, indices)))
-        require_finite(x, first, "sample", "the score is not finite there, or the sampler's max_steps were not enough")
+        require_finite(x, first, "sample", "the score is not finite there, or the sampler's max_steps is too small")
         return in_units_of_the_data(trained, x), evaluations
 
     note = lambda x, evaluations: f"NFE {np.mean(evaluations):.4g}"  # noqa: E731
@@ -121,45 +122,46 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
 
 
 def in_units_of_the_data(trained: Trained, x: np.ndarray) -> np.ndarray:
-    """uint8 images [N, H, W, C], or other data as they were."""
+    """Images as uint8 [N, H, W, C], other data in their own units."""
     transform = trained.experiment.transform
     return transform.to_uint8(x) if trained.experiment.is_image() else transform.inverse(x)
 
 
-# The way there
+# Animation
 
 
 def require_animation(trained: Trained) -> None:
-    """ConfigError where there is no common time to show, or no picture of the events."""
+    """ConfigError if the samples share no times, or if there is no picture of the events."""
     if not hasattr(trained.experiment.sampler, "path"):
         raise ConfigError(
-            f"config.sampling.{trained.config.sampling.use}: {type(trained.experiment.sampler).__name__} gives each "
-            f"sample times of its own, so there are no frames to animate; choose one with a grid by config.sampling.use"
+            f"config.sampling.{trained.config.sampling.use}: {type(trained.experiment.sampler).__name__} has different "
+            f"times for each sample, so it cannot be animated; set config.sampling.use to a sampler with a grid"
         )
     if not trained.experiment.is_image() and np.prod(trained.config.shape) > 2:
         shape = tuple(trained.config.shape)
-        raise ConfigError(f"config.shape is {shape}: there are animations of images and of 1 or 2 coordinates")
+        raise ConfigError(f"config.shape is {shape}: only images and vectors of 1 or 2 coordinates can be animated")
 
 
 def draw_animation(trained: Trained, x: np.ndarray, seed: int, frames: int = 60) -> None:
-    """samples/animation.gif: the way of the first samples x from noise to data, which x itself ends.
+    """Writes samples/animation.gif: the path of the first samples from noise to data; the last frame is x.
 
-    A state is shown as x_t/√(α² + σ²), so that noise of any level has the contrast of the data.
+    A state is shown as x_t/√(α² + σ²), so that all noise levels have the contrast of the data.
     """
     image = trained.experiment.is_image()
     x = np.asarray(x[: 64 if image else 2000])
     keep = np.unique(np.linspace(0, trained.experiment.sampler.num_steps, frames).round().astype(int))
 
     @jax.jit
-    def way(model: ScoreModel):
-        numbers, sde = jnp.arange(len(x)), model.sde
+    def path(model: ScoreModel) -> tuple[jax.Array, jax.Array]:
+        numbers, sde, sampler = jnp.arange(len(x)), model.sde, cast(Sampler, model.sampler)  # by require_animation
         score_fn = model.score_given(classes_of(trained.config, numbers))
-        times, states = model.sampler.path(sample_keys(jax.random.key(seed), numbers), sde, score_fn, model.shape, keep)
+        times, states = sampler.path(sample_keys(jax.random.key(seed), numbers), sde, score_fn, model.shape, keep)
         if hasattr(sde, "alpha"):
-            states /= expand(jnp.sqrt(per_time(sde.alpha(times) ** 2 + sde.sigma(times) ** 2, times)), states)
+            kernel = cast(GaussianSDE, sde)
+            states /= expand(jnp.sqrt(per_time(kernel.alpha(times) ** 2 + kernel.sigma(times) ** 2, times)), states)
         return times, states
 
-    times, states = jax.device_get(way(trained.model))
+    times, states = jax.device_get(path(trained.model))
     if image:
         scale, to_uint8 = trained.experiment.picture_scale(), trained.experiment.transform.to_uint8
         drawn = [pictures.image_grid(images, scale=scale) for images in (*map(to_uint8, states[:-1]), x)]
@@ -168,4 +170,4 @@ def draw_animation(trained: Trained, x: np.ndarray, seed: int, frames: int = 60)
         drawn = pictures.point_frames(times, np.concatenate([states[:-1], end]).reshape(len(times), len(x), -1))
     file = trained.directory / "samples" / "animation.gif"
     pictures.save_gif(file, drawn)
-    print(f"{len(drawn)} frames of the way of {len(x)} samples: {file}")
+    print(f"{len(drawn)} frames of the path of {len(x)} samples: {file}")

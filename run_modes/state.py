@@ -1,4 +1,4 @@
-"""Training states: initialized, restored, and the keys that one seed gives to each use."""
+"""Training states, initialized or restored, and the random keys of each use of the seed."""
 
 import hashlib
 from functools import partial
@@ -14,7 +14,7 @@ from run_modes.experiment import Experiment, first_inputs, no_augmentation
 from sde_lib import TrainState, init_state
 
 INIT, TRAIN, EVAL, SNAPSHOT = range(4)
-"""Uses of the one seed: each number is folded into jax.random.key(seed)."""
+"""Uses of the config's seed; each number is folded into jax.random.key(seed)."""
 
 
 def key_for(config: ConfigDict, use: int) -> jax.Array:
@@ -45,7 +45,7 @@ def init_state_on_devices(experiment: Experiment) -> TrainState:
 def restore_state(
     experiment: Experiment, checkpoints: Checkpoints, step: int | None = None, only: tuple[str, ...] = ()
 ) -> TrainState:
-    """The checkpoint of that step, or the newest, on all devices; the fields `only` of the state, or all of it.
+    """The checkpoint of `step`, or the newest, on all devices; only the fields `only` of the state, if any are named.
 
     ConfigError if there is none, or if it is damaged or belongs to another config or version.
     """

@@ -1,7 +1,9 @@
-"""--mode=train: from a config, and data, to a work directory with checkpoints; resumes by itself."""
+"""--mode=train: trains a config's network in a work directory with checkpoints, or resumes the training."""
 
 import contextlib
+from collections.abc import Generator
 from pathlib import Path
+from typing import cast
 
 import jax
 from ml_collections import ConfigDict
@@ -24,17 +26,17 @@ from run_modes.training_loop import TrainingRun, check_shapes
 def train(
     config: ConfigDict, directory: str | Path, dataset: Dataset | None = None, devices: list | None = None
 ) -> bool:
-    """Trains to config.training.num_steps, resuming from the newest checkpoint; True when it got there.
+    """Trains to config.training.num_steps, resuming from the newest checkpoint; True if training is complete.
 
-    `dataset` takes the place of config.data, for arrays that are already in memory. SIGTERM or Ctrl-C writes a
-    checkpoint and returns False. FloatingPointError at a loss that is not finite: the last good checkpoint stays;
-    WriteError if a checkpoint cannot be written. ConfigError, before anything is compiled, for whatever is wrong with
-    config, data, devices or directory, and if another run trains in it.
+    `dataset` replaces config.data, for arrays that are already in memory. SIGTERM or Ctrl-C writes a checkpoint and
+    returns False. FloatingPointError for a loss that is not finite; the last good checkpoint stays. WriteError if a
+    checkpoint cannot be written. ConfigError, before anything is compiled, for any error in config, data, devices or
+    directory, and if another process trains in the directory.
 
-    After `jax.distributed.initialize`, all its processes make the same call: the batch is split over the devices of
-    all, each reads its part of it and writes its share of a checkpoint; the first writes all else, into a directory
-    that all can see. What one process refuses, all refuse. They stop together, at the next line of the log after one
-    is asked to.
+    After `jax.distributed.initialize`, all processes make the same call. The batch is split over all devices. Each
+    process reads its part of the batch and writes its share of a checkpoint; the first writes everything else, into a
+    directory that all can access. An error in one process is raised in all. After a signal to one of them, all stop at
+    the next line of the log.
     """
     with contextlib.ExitStack() as stack:
         given = dataset is not None
@@ -53,7 +55,7 @@ def train(
             say(f"{directory} is trained: {start} steps")
             return True
         state = restore_state(experiment, checkpoints) if start else init_state_on_devices(experiment)
-        start = int(state.step)  # older than the newest checkpoint, if that was damaged
+        start = int(state.step)  # that of an earlier checkpoint, if the newest was damaged
         log.rewind(start)
         if start:
             say(f"{directory}: training resumes at step {start}")
@@ -62,7 +64,8 @@ def train(
         feed = prefetch(
             batches, start, total, lambda batch: experiment.devices.put(for_network(config, batch)), ahead=2
         )
-        step = run.loop(state, start, stack.enter_context(contextlib.closing(feed)), stop)
+        feed = stack.enter_context(contextlib.closing(cast(Generator, feed)))
+        step = run.loop(state, start, feed, stop)
     if step < total:
         say(f"stopped at step {step}: the same command resumes {directory} there")
     return step == total
@@ -71,7 +74,7 @@ def train(
 def prepared(
     config: ConfigDict, directory: str | Path, dataset: Dataset | None, devices: list | None
 ) -> tuple[Experiment, Dataset, Batches, Checkpoints]:
-    """What training needs. ConfigError for whatever can be found wrong before it starts."""
+    """Everything that training requires. ConfigError for any error that can be found before it starts."""
     experiment, training = make_experiment(config, devices, processes=True), config.training
     dataset = load_data(config, experiment.devices, dataset)
     check_shapes(experiment)
@@ -85,6 +88,6 @@ def prepared(
 
 
 def say(text: str) -> None:
-    """Once, however many processes there are."""
+    """Prints in the main process only."""
     if is_main_process():
         print(text)

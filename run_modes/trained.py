@@ -1,4 +1,4 @@
-"""A work directory opened for use: its experiment and model, with the EMA parameters of a checkpoint."""
+"""A trained work directory: its experiment and model, with the EMA parameters of a checkpoint."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ from run_modes.experiment import Experiment, make_experiment
 from run_modes.state import digest, restore_state
 from sde_lib import ScoreModel
 
-# What may differ from the work directory's config when a trained model is used.
+# Sections that may differ from the work directory's config when a trained model is used.
 CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.")
-# What of the rest decides, with step, parameters, seed and sampler, what a sample is.
+# Other sections on which samples depend, in addition to step, parameters, seed and sampler.
 DECIDES = ("shape", "sde", "parameterization", "network", "transform")
 
 
 class Trained(NamedTuple):
-    """A work directory, opened: `params` are all EMA parameters of step `step`, `model` has the network's."""
+    """A work directory with a checkpoint: `params` are all EMA parameters of `step`, `model` has the network's."""
 
     directory: Path
     experiment: Experiment
@@ -37,9 +37,9 @@ class Trained(NamedTuple):
 def open_trained(
     directory: str | Path, config: ConfigDict | None = None, devices: list | None = None, step: int | None = None
 ) -> Trained:
-    """With the checkpoint of `step`, or the newest.
+    """A work directory with the checkpoint of `step`, or the newest.
 
-    ConfigError if it is no work directory, belongs to another config, or has no such checkpoint.
+    ConfigError if it is not a work directory, belongs to another config, or has no such checkpoint.
     """
     try:
         directory, saved = Path(directory), workdir.load_config(directory)
@@ -59,14 +59,14 @@ def open_trained(
 def load(directory: str | Path, config: ConfigDict | None = None) -> ScoreModel:
     """The model of a work directory, with the EMA parameters of its newest checkpoint.
 
-    `config`, if given, is used in place of the directory's own; it may differ in sampling, eval and data alone.
-    ConfigError if it differs otherwise, if there is no checkpoint, or if it is no work directory.
+    `config` replaces the directory's own; it may differ only in sampling, eval and data. ConfigError if it differs
+    elsewhere, if there is no checkpoint, or if it is not a work directory.
     """
     return open_trained(directory, config).model
 
 
 def made_with(trained: Trained, seed: int, used: dict) -> dict:
-    """What decides a number that the model gave: itself, the seed, and what of the config was used."""
+    """Everything that results of the model depend on: parameters, step, seed, and the `used` part of the config."""
     described = {**{name: trained.config[name] for name in DECIDES}, **used}
     return json.loads(to_json(ConfigDict(described))) | {
         "step": trained.step,
@@ -76,10 +76,10 @@ def made_with(trained: Trained, seed: int, used: dict) -> dict:
 
 
 def require_finite(rows: np.ndarray, first: int, what: str, why: str) -> None:
-    """FloatingPointError if a row is not finite, naming the first such row."""
+    """FloatingPointError, naming the first such row, if a row is not finite."""
     bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
     if len(bad):
         raise FloatingPointError(
             f"{len(bad)} of {what}s {first} to {first + len(rows) - 1} are not finite, {what} {first + bad[0]} the "
-            f"first: {why}; what was computed before is kept"
+            f"first: {why}; earlier batches are cached"
         )

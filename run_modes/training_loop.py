@@ -1,4 +1,4 @@
-"""The training loop: steps, and what is due after each of them."""
+"""The training loop: steps, and after them whatever is due: logs, evaluations, pictures and checkpoints."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +25,7 @@ from sde_lib.training import scan_steps
 
 
 def train_steps(experiment: Experiment) -> tuple:
-    """The step of a config, and several of them in one call, to be compiled when first used."""
+    """The jitted training step of a config, and a call of several steps; both are compiled when first used."""
     training, on_cpu = experiment.config.training, jax.default_backend() == "cpu"
     step = make_train_step(
         experiment.network,
@@ -47,8 +47,10 @@ def train_steps(experiment: Experiment) -> tuple:
 
 
 def compiler_options() -> dict[str, int]:
-    """For a training step. On a CPU, LLVM's first optimization level: steps as fast as at its third, compiled in four
-    fifths of the time."""
+    """Compiler options for a training step.
+
+    On a CPU LLVM's first optimization level: steps are as fast as with its third, and compile in 0.8 of the time.
+    """
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
@@ -57,26 +59,25 @@ def steps_per_call(config: ConfigDict) -> int:
 
 
 def check_shapes(experiment: Experiment) -> None:
-    """Follows the shapes through a step of training; ConfigError if they do not fit.
+    """Evaluates the shapes in a training step; ConfigError if they do not fit.
 
-    What a config may still have wrong by then are values that no type rules out, of the network above all: a width
-    of −1.
+    This finds wrong values that have the right type: a network of width −1, for example.
     """
     config = experiment.config
     try:
         state = abstract_state(experiment)
         for path, leaf in jax.tree.leaves_with_path(state.params):
-            if not leaf.size:  # a width of 0, which some versions of JAX initialize
+            if not leaf.size:  # a width of 0, which some versions of JAX accept
                 raise ValueError(f"parameter {jax.tree_util.keystr(path)} is of shape {leaf.shape}")
         x = jax.ShapeDtypeStruct((config.training.batch_size, *config.shape), jnp.float32)
         jax.eval_shape(train_steps(experiment)[0], state, {"x": x, **abstract_labels(config, x.shape[:1])})
-    except Exception as error:  # of any class: the networks', the processes' and JAX's own
+    except Exception as error:  # of any class: networks, SDEs and JAX raise their own
         what = f"{type(error).__name__}: {error}".split("\n\n")[0]
-        raise ConfigError(f"config: no step of training can be made of it: {' '.join(what.split())[:300]}") from error
+        raise ConfigError(f"config: a training step cannot be built from it: {' '.join(what.split())[:300]}") from error
 
 
 class TrainingRun:
-    """A training run under way: the compiled steps, and what is due at which step."""
+    """A training run: the compiled steps, and what is due at which step."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset, directory: Path, log, checkpoints, card: dict):
         self.experiment, self.config, self.training = experiment, experiment.config, experiment.config.training
@@ -87,7 +88,7 @@ class TrainingRun:
         self.window: list[dict] = []
 
     def loop(self, state, start: int, feed: Iterator, stop: StopRequest) -> int:
-        """Steps from `start` to the end, or to a request to stop; after each call, whatever is due. The last step."""
+        """Takes steps from `start` to the end, or to a stop request, with whatever is due; returns the last step."""
         with Progress(self.training.num_steps, start, silent=not is_main_process()) as progress:
             step, feed = start, StallTimer(feed, self.busy)
             while step < self.training.num_steps and not self.asked_to_stop(stop, step):
@@ -102,13 +103,13 @@ class TrainingRun:
         return step
 
     def steps_to_take(self, step: int) -> int:
-        """steps_per_call, or 1 where something is due before so many: then nothing need divide anything."""
+        """steps_per_call, or 1 if something is due earlier: so the intervals need not be multiples of it."""
         due = (self.training[name] for name in ("log_every", "eval_every", "sample_every", "checkpoint_every"))
         left = min([self.training.num_steps - step, *(every - step % every for every in due if every)])
         return self.steps_per_call if left >= self.steps_per_call else 1
 
     def asked_to_stop(self, stop: StopRequest, step: int) -> bool:
-        """Whether to end at this step. Several processes have to agree on it, and do where a line is logged."""
+        """Whether to stop at this step. Several processes must agree on it, and do so when a line is logged."""
         if jax.process_count() == 1:
             return stop.requested
         every = self.training.log_every
@@ -116,7 +117,7 @@ class TrainingRun:
         return due and any_process(stop.requested)
 
     def busy(self) -> bool:
-        """Whether the devices still work on the last step."""
+        """Whether the devices are still computing the last step."""
         return bool(self.window) and not self.window[-1]["loss"].is_ready()
 
     def call(self, state, batches: list):
@@ -125,7 +126,7 @@ class TrainingRun:
         return self.many_steps(state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
 
     def do_what_is_due(self, step: int, state) -> None:
-        """A checkpoint comes last: what is logged by then is never missing after a kill."""
+        """Logs, evaluates, draws and saves. A checkpoint comes last, so a kill after it loses no line of the log."""
         last = step == self.training.num_steps
         due = lambda every: bool(every) and (step % every == 0 or last)  # noqa: E731
         save = due(self.training.checkpoint_every) or last
@@ -139,10 +140,10 @@ class TrainingRun:
             self.save(step, state)
 
     def log_window(self, step: int) -> None:
-        """A line with the means over the steps since the last one, if there were any.
+        """Logs the means over the steps since the last line, if there were any.
 
-        FloatingPointError, with step, window and range of t, where one of them is not finite; with
-        config.training.skip_nonfinite only where none is: the others are counted, as `skipped`, and left out.
+        FloatingPointError, with step, window and range of t, if any step is not finite. With
+        config.training.skip_nonfinite, only if none is finite: the others are excluded, and counted as `skipped`.
         """
         if not self.window:
             return
@@ -158,7 +159,7 @@ class TrainingRun:
         self.log.write(step, **means, **({"skipped": int(np.sum(~good))} if skip else {}))
 
     def refuse(self, step: int, columns: dict, bad: dict, at: int) -> None:
-        """FloatingPointError for the entry `at` of a window that ends with `step`."""
+        """Raises FloatingPointError for entry `at` of a window that ends with `step`."""
         name = next(key for key in ("loss", *columns) if not np.isfinite(columns[key][at]))
         first, count = step - len(columns[name]) + 1, int(bad["examples"][at])
         where = f"{count} examples" if count else "a batch"
@@ -169,7 +170,7 @@ class TrainingRun:
         )
 
     def save(self, step: int, state) -> None:
-        """A checkpoint, once the losses that led to it, and the parameters themselves, are known to be finite."""
+        """Writes a checkpoint, after checking that the losses since the last line and the parameters are finite."""
         self.log_window(step)
         if not all_finite((state.params, state.ema_params)):
             good = self.checkpoints.latest_step() or 0
@@ -177,7 +178,7 @@ class TrainingRun:
         self.checkpoints.save(step, state, signed(self.card, state))
 
     def snapshot(self, step: int, params) -> None:
-        """A grid of samples under way, of the same noise at every step. The first process draws it by itself."""
+        """Draws a grid of samples, from the same noise at every step, in the first process alone."""
         if is_main_process() and self.experiment.is_image():
             folder = self.directory / "samples"
             folder.mkdir(exist_ok=True)
@@ -193,5 +194,5 @@ class TrainingRun:
 
 
 def note(metrics: dict, feed: StallTimer) -> str:
-    """data_wait: the share of the time since the last note that the devices waited for batches."""
+    """Text of the progress bar; data_wait is the fraction of time since the last one that devices waited for data."""
     return f"loss {np.ravel(metrics['loss'])[-1]:.4f}  data_wait {feed.share():.1%}"

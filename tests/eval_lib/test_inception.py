@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "inception"
 TAPS = Taps("64", "192", "768", "2048", "logits_unbiased", "logits")
 
 
-def stand_in(name, shape, salt):
+def drawn(name, shape, salt):
     """The golden file's weights: drawn for each name, since the true ones are 96 MB."""
     draw = np.random.default_rng(zlib.crc32((salt + name).encode()))
     if name.endswith(("bn.weight", "running_var")):
@@ -30,10 +30,10 @@ def stand_in(name, shape, salt):
 
 @pytest.fixture(scope="module")
 def weights():
-    told = json.loads((GOLDEN / "keys.json").read_text())
+    golden = json.loads((GOLDEN / "keys.json").read_text())
     made = {}
-    for name, about in told["keys"].items():
-        made[name] = stand_in(name, tuple(about["shape"]), told["salt"]).astype(about["dtype"])
+    for name, about in golden["keys"].items():
+        made[name] = drawn(name, tuple(about["shape"]), golden["salt"]).astype(about["dtype"])
         if "sum" in about:
             np.testing.assert_allclose(made[name].sum(dtype=np.float64), about["sum"], atol=1e-6)
     return made

@@ -6,18 +6,24 @@ import numpy as np
 import pytest
 
 from eval_lib import (
+    ClassifierFeatures,
+    InceptionFeatures,
+    RawFeatures,
     Statistics,
     classifier_score,
     density_coverage,
+    fid,
     fid_infinity,
     frechet_distance,
     frechet_infinity,
     inception_score,
     kernel_distance,
+    kid,
     moments,
     precision_recall,
     squared_mmd,
 )
+from eval_lib.metrics import figure_name
 from eval_lib.neighbors import nearest, radii
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.npz"
@@ -78,8 +84,8 @@ def test_the_inception_score_is_that_of_others(golden):
 
 
 def test_inception_scores_that_are_known():
-    sure = 1000 * np.eye(7)[np.arange(70) % 7]
-    assert inception_score(sure, splits=5)[0] == pytest.approx(7, rel=1e-12)
+    certain = 1000 * np.eye(7)[np.arange(70) % 7]
+    assert inception_score(certain, splits=5)[0] == pytest.approx(7, rel=1e-12)
     assert inception_score(np.random.default_rng(0).normal(size=7)[None].repeat(20, 0), 2)[0] == pytest.approx(1)
     with pytest.raises(ValueError, match=r"expected logits \[N, classes\] with N of at least splits=10, got shape"):
         inception_score(np.zeros((9, 3)))
@@ -163,7 +169,7 @@ def test_the_error_of_frechet_infinity_is_that_of_a_straight_line():
 
 
 def test_the_error_of_kid_where_a_subset_could_be_all():
-    """Subsets are halves at the most, so their spread tells that of the estimate over many draws, within a factor 2."""
+    """Subsets are halves at most, so their spread is that of the estimate over many draws, within a factor of 2."""
     draw = np.random.default_rng(0)
     found = [kernel_distance(*draw.normal(size=(2, 60, 4)), subsets=20, seed=k) for k in range(40)]
     spread, error = np.std([one.mean for one in found]), np.mean([one.error for one in found])
@@ -172,12 +178,37 @@ def test_the_error_of_kid_where_a_subset_could_be_all():
 
 def test_fid_infinity_of_few_samples_is_left_out(caplog):
     x = np.random.default_rng(0).normal(size=(20, 16))
-    seen = Statistics(20, x.mean(0), np.cov(x.T), {}, {}, x)
-    assert fid_infinity(seen, seen) == {} and "16 features want more samples than 20" in caplog.text
+    stats = Statistics(20, x.mean(0), np.cov(x.T), {}, {}, x)
+    assert fid_infinity(stats, stats) == {} and "FID∞ is left out: 20 samples, at least 31 are required" in caplog.text
+
+
+def test_only_inceptions_distance_is_called_fid():
+    """In reports for people; the key of a figure does not depend on the features."""
+    images = np.random.default_rng(0).integers(0, 17, (40, 8, 8, 1)).astype(float)
+    classifier = ClassifierFeatures(width=4).fitted(images, np.arange(40) % 2)
+    for protocol, fid_name, score_name in (
+        (InceptionFeatures().protocol, "FID", "IS"),
+        (classifier.protocol, "Fréchet distance (classifier features)", "classifier score (classifier features)"),
+        (RawFeatures().protocol, "Fréchet distance (raw data)", "classifier score (raw data)"),
+        (
+            {"features": "DINOv2 ViT-L/14, class token, 1024"},
+            "Fréchet distance (DINOv2 ViT-L/14)",
+            "classifier score (DINOv2 ViT-L/14)",
+        ),
+        ({"features": {"bind": "mine:f"}}, "Fréchet distance (own features)", "classifier score (own features)"),
+    ):
+        assert figure_name("FID", protocol) == fid_name and figure_name("IS", protocol) == score_name
+        assert figure_name("precision", protocol) == "precision"
+        assert figure_name("FID∞", protocol).startswith(fid_name.split(" (")[0])
+
+
+def test_metrics_say_what_they_require():
+    assert [metric.requires for metric in (fid_infinity, kid)] == [("samples",), ("samples", "data")]
+    assert fid_infinity.__name__ == "fid_infinity" and not hasattr(fid, "requires")
 
 
 def test_what_frechet_infinity_refuses():
-    with pytest.raises(ValueError, match=r"FID∞ of 10 samples with 16 features: expected at least 3 points and sizes"):
+    with pytest.raises(ValueError, match=r"frechet_infinity of 10 samples with 16 features: expected at least 3 poi"):
         frechet_infinity(np.zeros((10, 16)), np.zeros(16), np.eye(16))
 
 

@@ -7,18 +7,18 @@ import pytest
 from data_lib import Scale, digits
 from eval_lib import frechet_distance, markdown, moments, small_image_report
 
-TRAIN, HELDOUT = digits()
-TRAIN_X, HELDOUT_X = (Scale(0, 16).forward(part.x) for part in (TRAIN, HELDOUT))
+TRAIN, TEST = digits()
+TRAIN_X, TEST_X = (Scale(0, 16).forward(part.x) for part in (TRAIN, TEST))
 
 
 def report(samples, **options):
-    """`samples` judged beside 250 test digits; the other 250 are free to play the samples."""
-    return small_image_report(samples, TRAIN_X, HELDOUT_X[250:], TRAIN.label, HELDOUT.label[250:], **options)
+    """Of `samples` with 250 of the test digits; the other 250 can serve as samples."""
+    return small_image_report(samples, TRAIN_X, TEST_X[250:], TRAIN.label, TEST.label[250:], **options)
 
 
 @pytest.fixture(scope="module")
 def real():
-    return report(HELDOUT_X[:250])
+    return report(TEST_X[:250])
 
 
 def test_other_real_digits_are_as_good_as_real_ones(real):
@@ -29,26 +29,26 @@ def test_other_real_digits_are_as_good_as_real_ones(real):
 
 
 def test_the_classifier_can_read():
-    whole = small_image_report(HELDOUT_X, TRAIN_X, HELDOUT_X, TRAIN.label, HELDOUT.label)
+    whole = small_image_report(TEST_X, TRAIN_X, TEST_X, TRAIN.label, TEST.label)
     assert whole["accuracy"] >= 0.97
     # the samples are the test images themselves, so that every measure is its floor
     for name in ("frechet", "confident", "nearest"):
         np.testing.assert_allclose(whole[name]["ratio"], 1, rtol=1e-5)
     np.testing.assert_allclose(np.array(whole["classes"]["samples"]) / 500, whole["classes"]["test"])
     # a classifier that is 97 % right finds each class as often as its labels do, but for those 3 %
-    found, true = np.array(whole["classes"]["samples"]), np.bincount(HELDOUT.label)
+    found, true = np.array(whole["classes"]["samples"]), np.bincount(TEST.label)
     assert np.abs(found - true).sum() <= 2 * 0.03 * 500
     assert whole["classes"]["label"] == list(range(10))
 
 
-def test_noise_is_told_apart():
+def test_noise_is_recognized():
     noise = report(np.random.default_rng(0).uniform(-1, 1, (250, 8, 8, 1)))
     assert noise["frechet"]["ratio"] > 20
     assert noise["confident"]["ratio"] < 0.7
     assert noise["nearest"]["ratio"] > 2
 
 
-def test_copies_of_the_train_split_are_told_apart(real):
+def test_copies_of_the_training_images_are_recognized(real):
     copies = report(TRAIN_X[:250])
     assert copies["nearest"]["samples"] == copies["nearest"]["ratio"] == 0
     assert copies["frechet"]["ratio"] < 1.6  # copies look perfect to every other measure
@@ -67,11 +67,11 @@ def test_copies_of_the_train_split_are_told_apart(real):
     ids=["blurred", "shifted", "brightened", "faded", "noisy"],
 )
 def test_spoiled_digits_have_a_larger_distance(spoil, real):
-    assert report(spoil(HELDOUT_X[:250]))["frechet"]["samples"] > 2 * real["frechet"]["samples"]
+    assert report(spoil(TEST_X[:250]))["frechet"]["samples"] > 2 * real["frechet"]["samples"]
 
 
 def test_a_missing_class_shows():
-    no_threes = report(HELDOUT_X[:250][HELDOUT.label[:250] != 3])
+    no_threes = report(TEST_X[:250][TEST.label[:250] != 3])
     count, share = no_threes["classes"]["samples"], no_threes["classes"]["test"]
     assert count[3] <= 3 and share[3] > 0.05
     assert sum(count) == no_threes["counts"]["samples"]
@@ -89,8 +89,8 @@ def test_groups_are_of_equal_size(real):
     assert many["spread"] > 0 == one["spread"]
 
 
-def test_few_samples_are_compared_with_as_few_held_out_images(real):
-    few = report(HELDOUT_X[:100])
+def test_few_samples_are_compared_with_as_few_test_images(real):
+    few = report(TEST_X[:100])
     assert few["counts"]["group"] == 100
     assert few["frechet"]["test"] > 1.5 * real["frechet"]["test"]
 
@@ -104,13 +104,14 @@ def test_the_seed_makes_it_reproducible_and_it_is_quick():
 
 
 def test_a_threshold_is_a_threshold(real):
-    assert report(HELDOUT_X[:250], threshold=0.99)["confident"]["samples"] < real["confident"]["samples"]
+    assert report(TEST_X[:250], threshold=0.99)["confident"]["samples"] < real["confident"]["samples"]
 
 
 def test_json_and_markdown(real):
     assert json.loads(json.dumps(real)) == real
     lines = markdown(real).splitlines()
-    assert lines[0] == "| what | samples | real test | ratio (aim) |"
+    assert lines[0] == "| figure | samples | test images | samples / test (ideal) |"
+    assert "| fraction classified with confidence > 0.9 |" in markdown(real)
     assert {line.count("|") for line in lines} == {5}
     assert f"| {real['confident']['samples']:.1%} | {real['confident']['test']:.1%} |" in markdown(real)
     assert sum(line.startswith("| class ") for line in lines) == 10
@@ -122,8 +123,8 @@ def test_what_is_refused():
     ):
         report(np.zeros((9, 7, 7, 1)))
     with pytest.raises(ValueError, match="samples: 64 of 192 values are not finite"):
-        report(np.stack([HELDOUT_X[0], HELDOUT_X[1], np.full((8, 8, 1), np.nan)]))
-    with pytest.raises(ValueError, match="samples: at least 2 images are needed, got 1"):
-        report(HELDOUT_X[:1])
+        report(np.stack([TEST_X[0], TEST_X[1], np.full((8, 8, 1), np.nan)]))
+    with pytest.raises(ValueError, match="samples: at least 2 images are required, got 1"):
+        report(TEST_X[:1])
     with pytest.raises(ValueError, match=r"train_label must be \[1297\], one for each image, got shape \(500,\)"):
-        small_image_report(HELDOUT_X, TRAIN_X, HELDOUT_X, HELDOUT.label, HELDOUT.label)
+        small_image_report(TEST_X, TRAIN_X, TEST_X, TEST.label, TEST.label)

@@ -58,20 +58,32 @@ def test_a_file_holds_everything(tmp_path):
     for name in ("mean", "cov", "features", "logits"):
         np.testing.assert_array_equal(getattr(back, name), getattr(stats, name))
     statistics.save(tmp_path / "m.npz", of([x], keep=False))
-    with pytest.raises(ValueError, match=r"this metric needs the features of \{'split': 'train'\}"):
+    with pytest.raises(ValueError, match=r"this metric requires the features of \{'split': 'train'\}, which were not"):
         statistics.load(tmp_path / "m.npz").kept()
     (tmp_path / "bad.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"bad.npz: no file of statistics, as --mode=stats writes"):
+    with pytest.raises(ValueError, match=r"bad.npz: not a file of statistics, as --mode=stats writes"):
         statistics.load(tmp_path / "bad.npz")
+
+
+def test_a_file_of_version_0_1_is_read(tmp_path):
+    """Its protocol has "quantisation" for "quantization"; it is comparable with new statistics, and saved anew."""
+    x = np.random.default_rng(0).normal(size=(9, 2))
+    statistics.save(tmp_path / "old.npz", of([x], quantisation="uint8"))
+    old, new = statistics.load(tmp_path / "old.npz"), of([x], quantization="uint8")
+    assert old.protocol == new.protocol == {"features": "raw", "quantization": "uint8"}
+    statistics.require_comparable(old, new)
+    statistics.save(tmp_path / "new.npz", old)
+    with np.load(tmp_path / "new.npz") as file:
+        assert "quantisation" not in str(file["protocol"])
 
 
 def test_unlike_protocols_are_refused():
     x = np.random.default_rng(0).normal(size=(9, 2))
-    a, b = of([x], resize="none", quantisation="uint8"), of([x], resize="299", quantisation="uint8")
-    statistics.require_comparable(a, of([x[:5]], resize="none", quantisation="uint8"))
-    with pytest.raises(ValueError, match=r'for resize differ: .*"resize": "none".* against .*"resize": "299"'):
+    a, b = of([x], resize="none", quantization="uint8"), of([x], resize="299", quantization="uint8")
+    statistics.require_comparable(a, of([x[:5]], resize="none", quantization="uint8"))
+    with pytest.raises(ValueError, match=r'since resize differ: .*"resize": "none".* against .*"resize": "299"'):
         statistics.require_comparable(a, b)
-    with pytest.raises(ValueError, match="for quantisation, resize differ"):
+    with pytest.raises(ValueError, match="since quantization, resize differ"):
         statistics.require_comparable(a, of([x]))
 
 
@@ -80,9 +92,9 @@ def test_what_moments_refuse():
     moments.add(np.zeros((3, 2)))
     with pytest.raises(ValueError, match=r"expected features \[B, 2\], got shape \(3, 4\)"):
         moments.add(np.zeros((3, 4)))
-    with pytest.raises(ValueError, match="1 values are not finite, among numbers 3 to 4"):
+    with pytest.raises(ValueError, match="1 values are not finite, among images 3 to 4"):
         moments.add(np.array([[0, 1], [np.nan, 0]]))
-    with pytest.raises(ValueError, match="needs at least 2 images, got 0"):
+    with pytest.raises(ValueError, match="a covariance requires at least 2 images, got 0"):
         Moments().cov()
     with pytest.warns(UserWarning, match="2 images give no full-rank covariance of 3 features: 4 are needed"):
         of([np.eye(3)[:2]])
@@ -104,10 +116,20 @@ def test_features_of_a_classifier():
         ClassifierFeatures().fitted(train.x, None)
 
 
+def test_logits_are_stored_only_if_all_batches_have_them():
+    x = np.random.default_rng(0).normal(size=(6, 2))
+    both = statistics.statistics_of([x[:2], x[2:]], lambda x: Features(x, x[:, :1]), {}, {})
+    np.testing.assert_array_equal(both.logits, x[:, :1].astype(np.float32))
+    for size in (2, 4):
+        function = lambda x: Features(x, x[:, :1] if len(x) == size else None)  # noqa: B023, E731
+        some = statistics.statistics_of([x[:2], x[2:]], function, {}, {})
+        assert some.logits is None and some.features.shape == (6, 2)
+
+
 # The weights' file
 
 
-def test_without_the_file_one_line_tells_what_to_do(tmp_path, monkeypatch):
+def test_without_the_file_one_line_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError) as error:
         InceptionFeatures()(np.zeros((1, 8, 8, 3), np.uint8))
@@ -140,6 +162,6 @@ def test_a_download_is_checked_and_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "published").unlink()
     assert inception_file.download(url) == path and inception_file.read_weights() == {"a": 1}
     path.unlink()
-    with pytest.raises(OSError, match=rf"^{url}: .*; put the file, sha256 [0-9a-f]{{64}}, at {path} by hand$"):
+    with pytest.raises(OSError, match=rf"^{url}: .*; or copy the file, sha256 [0-9a-f]{{64}}, to {path}$"):
         inception_file.download(url)
     assert list(path.parent.iterdir()) == []
