@@ -1,4 +1,4 @@
-"""The Python of README and docs runs as it stands, one block after another, with fewer steps."""
+"""README and docs: their Python runs, one block after another, with fewer steps; commands, links and paths exist."""
 
 import re
 from pathlib import Path
@@ -9,9 +9,17 @@ import pytest
 
 import run_lib
 from configs import points
+from run_modes.trained import open_trained
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [
+    page.relative_to(ROOT)
+    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md")
+    for page in sorted(ROOT.glob(pattern))
+]
+ROOMS = {path.name for path in ROOT.iterdir() if path.name == "docs" or any(path.glob("*.py"))}
+NAMED_PATH = re.compile(r"(?<![\w./$~-])(?:(?:[\w-]+/)+(?:[\w.-]*\w)?|\w+\.py\b)")
+TO_WRITE = {"my_config.py", "yours.py", "run_modes/count_parameters.py"}  # the reader's own
 
 
 def run_blocks(file, tmp_path, monkeypatch, at_least=2):
@@ -72,16 +80,19 @@ def test_lesson_on_own_data_runs(tmp_path, monkeypatch):
     np.testing.assert_allclose(x, z * np.float32(model.transform.std) + np.float32(model.transform.mean), rtol=1e-4)
 
 
-COMMANDS = README + (ROOT / "docs" / "evaluation.md").read_text()
+COMMANDS = "".join((ROOT / page).read_text() for page in PAGES)
 
 
-@pytest.mark.parametrize("line", re.findall(r"^python main.py (.*?)(?:\s+#.*)?$", COMMANDS, flags=re.MULTILINE))
-def test_every_command_has_flags_that_exist(line):
+@pytest.mark.parametrize(
+    "line", re.findall(r"^(?:python main.py|score-sde) (.*?)(?:\s+#.*)?$", COMMANDS, flags=re.MULTILINE)
+)
+def test_every_command_has_flags_that_exist(line, monkeypatch):
     """What is run in full elsewhere is at least spelled right here."""
     from config_lib.command_line import apply_overrides, load_config
 
+    monkeypatch.chdir(ROOT)
     flags = dict(part.lstrip("-").partition("=")[::2] for part in line.split())
-    config = load_config(str(ROOT / flags.pop("config", "configs/digits.py")))
+    config = load_config(flags.pop("config", "digits"))
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
     assert set(flags) <= {
@@ -95,6 +106,17 @@ def test_every_command_has_flags_that_exist(line):
         "out",
         "eval_folder",
     }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_and_path_exists(page):
+    """Relative links from the page's folder, paths in backticks from the root; code blocks are the other tests'."""
+    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", prose) if "://" not in link]
+    missing = [link for link in links if not (ROOT / page.parent / link).exists()]
+    named = {path for code in re.findall(r"`([^`\n]+)`", prose) for path in NAMED_PATH.findall(code)} - TO_WRITE
+    missing += [p for p in named if (p.split("/")[0] in ROOMS or "/" not in p) and not (ROOT / p).exists()]
+    assert not missing
 
 
 def test_lesson_on_evaluation_runs(tmp_path, monkeypatch):
@@ -130,3 +152,14 @@ def test_lesson_on_own_networks_runs(tmp_path, monkeypatch):
     assert names["out"].shape == names["images"].shape and names["out"].dtype == np.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(names["params"])} == {np.dtype("float32")}
     np.testing.assert_allclose(names["noise"], names["x"][:5] / 5, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_lesson_on_own_objectives_runs(tmp_path, monkeypatch):
+    """The objective's own parameters are trained, averaged and stored; a part of a batch has the rows of the whole."""
+    names = run_blocks("docs/own_objective.md", tmp_path, monkeypatch)
+    assert names["samples"].shape == (500, 2) and np.all(np.isfinite(names["samples"]))
+    with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
+        trained = open_trained(tmp_path / "runs" / "uncertainty")
+    assert set(trained.params) == {"network", "u"} and np.all(np.abs(trained.params["u"]) > 0)
+    np.testing.assert_allclose(names["part"], names["whole"][2:5], rtol=1e-6)
