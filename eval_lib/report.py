@@ -8,7 +8,6 @@ reach it, and no more.
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_argmin
 
 from eval_lib.classifier import Classifier
 from eval_lib.frechet import frechet_distance, moments
@@ -119,6 +118,8 @@ def _classes(probability: dict[str, np.ndarray], classes: np.ndarray) -> Report:
 
 def _nearest(x: np.ndarray, train: np.ndarray) -> float:
     """Found by |x|² + |y|² − 2 x·y, then taken from the pair itself, so that a copy is at exactly 0."""
+    from sklearn.metrics import pairwise_distances_argmin  # a second to import
+
     return float(np.median(np.linalg.norm(x - train[pairwise_distances_argmin(x, train)], axis=1)))
 
 
