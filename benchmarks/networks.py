@@ -29,8 +29,7 @@ from config_lib.command_line import load_config
 from published_lib.score_sde_names import parameter_shapes
 from run_modes.experiment import make_experiment
 from run_modes.training_loop import compiler_options
-from sde_lib import make_train_step
-from sde_lib.training.step import init_state
+from sde_lib import init_state, make_train_step
 
 BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
 LAYOUT = ("transpose", "copy")

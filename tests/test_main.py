@@ -134,14 +134,14 @@ def test_sampling_stopped_and_killed_goes_on_to_the_same_samples(tmp_path):
 
     stopped, status, out = signal_after(start(f"--workdir={cut}", *flags), cut, 40, signal.SIGTERM)
     assert status == 0 and 40 <= stopped < 1600 and not (cut / "samples" / "samples.npz").exists()
-    assert f"stopped after {stopped} of 1600 samples: the same command goes on from there" in out
+    assert f"stopped after {stopped} of 1600 samples: the same command resumes there" in out
     killed, status, _ = signal_after(start(f"--workdir={cut}", *flags), cut, stopped + 40, signal.SIGKILL)
     assert status == -signal.SIGKILL and stopped < killed < 1600
     kept = {p: p.stat().st_mtime_ns for p in (cut / "samples" / "shards").glob("*/*.npz")}
     assert len(kept) == killed / 8
     done = main(f"--workdir={cut}", *flags, "--animate")
     assert done.returncode == 0 and f"{killed} of 1600 samples are there already" in done.stdout, done.stderr
-    assert "sample 1600/1600  8 evaluations each" in done.stderr and "00:00 left" in done.stderr
+    assert "sample 1600/1600  NFE 8" in done.stderr and "00:00 left" in done.stderr
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in kept.items()) and len(shards(cut)[0]) == 200
     with np.load(cut / "samples" / "samples.npz") as found, np.load(whole / "samples" / "samples.npz") as expected:
         assert found["samples"].shape == (1600, 8, 8, 1) and len(np.unique(found["samples"], axis=0)) > 1580
@@ -172,8 +172,8 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
         pytest.param(
             [CONFIG, "--workdir=W", "--config.sde.beta_max=high"], "config.sde.beta_max", marks=pytest.mark.slow
         ),
-        pytest.param([CONFIG], "--workdir=DIR is needed", marks=pytest.mark.slow),
-        pytest.param(["--workdir=W"], "--config=FILE is needed to train", marks=pytest.mark.slow),
+        pytest.param([CONFIG], "--workdir=DIR is required", marks=pytest.mark.slow),
+        pytest.param(["--workdir=W"], "--config=FILE is required for --mode=train", marks=pytest.mark.slow),
         pytest.param([CONFIG, "--workdir=W", "--mode=dream"], "--mode", marks=pytest.mark.slow),
         (["--workdir=W", "--mode=sample"], "W is not a work directory"),
         pytest.param([CONFIG, "--workdir=W", "--mode=sample"], "W is not a work directory", marks=pytest.mark.slow),

@@ -219,5 +219,5 @@ def test_a_process_without_a_kernel_needs_another_loss():
     config = get_config()
     config.sde = spec(DoubleWell)
     config.sampling[config.sampling.use].solver = spec(EulerMaruyama)
-    with pytest.raises(ConfigError, match=r"config.loss needs alpha and sigma of the SDE, which DoubleWell lacks"):
+    with pytest.raises(ConfigError, match=r"config.loss requires alpha and sigma of the SDE, which DoubleWell lacks"):
         make_experiment(config)

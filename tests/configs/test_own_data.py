@@ -71,7 +71,7 @@ def test_names(tmp_path):
     data, transform, _ = built(with_data(get_config(), "digits"))
     assert len(data.train) == 1297 and transform == Scale(0, 16)
     config = with_data(get_config(), "mnist_corrupted/identity")
-    assert config.data["call"] == "data_lib.tfds_source:tfds_dataset" and config.data.name == "mnist_corrupted/identity"
+    assert config.data["call"] == "data_lib:tfds_dataset" and config.data.name == "mnist_corrupted/identity"
 
 
 def test_archives_and_recordings(tmp_path):

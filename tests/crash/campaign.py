@@ -152,7 +152,7 @@ def same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 
 def require_kept(directory: Path, kills: list[Kill]) -> None:
     """Each start was from the newest whole checkpoint before it, and the files of samples are those first written."""
-    starts = [int(n) for n in re.findall(r"goes on from step (\d+)\n", directory.with_suffix(".log").read_text())]
+    starts = [int(n) for n in re.findall(r"resumes at step (\d+)\n", directory.with_suffix(".log").read_text())]
     kept = [kill.seen.kept for kill in kills]
     if not set(starts) <= set(kept) or starts != sorted(starts) or kept != sorted(kept):
         raise AssertionError(f"{directory}: went on from {starts}, but kept {kept}")

@@ -32,10 +32,10 @@ def test_a_difference_of_one_bit_is_seen(tmp_path):
 @pytest.mark.parametrize(
     ("log", "logged", "stamp", "message"),
     [
-        ("goes on from step 20\n", 35, 7, None),
-        ("goes on from step 10\n", 35, 7, r"went on from \[10\], but kept \[20\]"),
-        ("goes on from step 20\n", 41, 7, "lost more than what its last checkpoint lacked"),
-        ("goes on from step 20\n", 35, 8, "samples were drawn again after step"),
+        ("resumes at step 20\n", 35, 7, None),
+        ("resumes at step 10\n", 35, 7, r"went on from \[10\], but kept \[20\]"),
+        ("resumes at step 20\n", 41, 7, "lost more than what its last checkpoint lacked"),
+        ("resumes at step 20\n", 35, 8, "samples were drawn again after step"),
     ],
 )
 def test_lost_work_is_seen(tmp_path, monkeypatch, log, logged, stamp, message):

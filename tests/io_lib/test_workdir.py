@@ -105,8 +105,8 @@ def test_alone(tmp_path):
     """A second process is refused, by the first one's number; a kill of the first leaves nothing behind."""
     code = f"""
 import sys, time
-from io_lib.workdir import alone
-with alone({str(tmp_path)!r}, "training"):
+from io_lib.workdir import lock
+with lock({str(tmp_path)!r}, "training"):
     print("in", flush=True)
     time.sleep(60)
 """

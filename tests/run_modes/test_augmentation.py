@@ -55,12 +55,12 @@ def stop_after(steps, directory):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.network.update(cond_dim=0), r"so config\.network\.cond_dim should be 9: .*cond: expected None"),
+        (lambda c: c.network.update(cond_dim=0), r"set config\.network\.cond_dim=9 .*cond: expected None"),
         (
             lambda c: c.network.update(cond_dim=3),
-            r"cond_dim should be 9: cond: expected a vector of shape \(1, 3\), got",
+            r"cond_dim=9 \(cond: expected a vector of shape \(1, 3\), got",
         ),
-        (lambda c: setattr(c, "network", spec(NCSNpp, nf=4, ch_mult=(1,), num_res_blocks=1)), r"cond_dim should be 9"),
+        (lambda c: setattr(c, "network", spec(NCSNpp, nf=4, ch_mult=(1,), num_res_blocks=1)), r"cond_dim=9"),
         (lambda c: c.update(shape=(64,)), r"config\.augmentation is for images \[H, W, C\], config\.shape is \(64,\)"),
     ],
 )
@@ -76,5 +76,5 @@ def test_a_condition_that_is_kept_back_would_leak():
     config = augmented()
     with config.unlocked():
         config.network.cond_dropout = 0.1
-    with pytest.raises(ConfigError, match=r"config\.augmentation would leak: with .*cond_dropout"):
+    with pytest.raises(ConfigError, match=r"config\.augmentation would leak: .*cond_dropout"):
         build_augmentation(config, None)

@@ -190,9 +190,9 @@ def test_what_is_missing_is_said_in_one_line_and_first(trained, tmp_path, monkey
     config.eval.keep_features = False
     with pytest.raises(ConfigError, match=r"config.eval.metrics.\w+: this metric needs features, and config.eval.keep"):
         evaluate(unlabeled())
-    config.eval.keep_features, config.eval.reference_split = True, "test"
+    config.eval.keep_features, config.eval.reference_split = True, "validation"
     for run in (stats, evaluate):
-        with pytest.raises(ConfigError, match=r"reference_split is 'test': expected one of train, test"):
+        with pytest.raises(ConfigError, match=r"reference_split is 'validation': expected one of train, test"):
             run()
     with pytest.raises(ConfigError, match=r"--out=.*/none/s.npz: there is no folder .*/none"):
         run_lib.stats(config, tmp_path / "none" / "s.npz")

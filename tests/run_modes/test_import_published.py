@@ -209,8 +209,8 @@ def test_the_command(tmp_path):
     assert done.returncode == 0 and "Adam goes on from its moments after 7 steps." in done.stdout, done.stderr
     assert checkpoints(tmp_path / "run") == [7]
     for arguments, message in (
-        (["--mode=import", config, run], "--checkpoint=FILE and --mode=import go together"),
-        (["--mode=import", run, whence], "--config=FILE is needed to import"),
+        (["--mode=import", config, run], "--checkpoint=FILE is required for --mode=import"),
+        (["--mode=import", run, whence], "--config=FILE is required for --mode=import"),
     ):
         done = main(*arguments)
         assert done.returncode == 2 and message in done.stderr, done.stderr

@@ -65,13 +65,13 @@ def test_a_class_is_learnt_and_drawn(tmp_path):
         (
             {},
             Dataset(*[ArraySource(x=np.zeros((90, 1), np.float32))] * 2),
-            r"config\.network\.num_classes=3 tells the network a class, but the train data have no labels",
+            r"config\.network\.num_classes=3 requires labels, but the training data have none",
         ),
-        ({}, data(labels=5), r"labels from 0 to 4: config\.network\.num_classes=3 takes 0 to 2"),
+        ({}, data(labels=5), r"labels from 0 to 4: config\.network\.num_classes=3 allows 0 to 2"),
         (
             {},
             Dataset(*[ArraySource(x=np.zeros((90, 1), np.float32), label=np.zeros((90, 3), np.int32))] * 2),
-            r"expected a whole number as label of the train data, got int32 of shape \(3,\)",
+            r"expected an integer label for each of the training data, got int32 of shape \(3,\)",
         ),
         ({"label": 3}, data(), r"config\.sampling\.label=3: expected 0 to 2, or −1 for each class in turn"),
     ],
@@ -109,7 +109,7 @@ def test_guidance_towards_a_class(tmp_path):
 def test_guidance_without_an_unconditional_score_is_refused(tmp_path, network):
     config = classes(**network)
     config.sampling.guidance = 2.0
-    with pytest.raises(ConfigError, match=r"config\.sampling\.guidance=2 needs a network that was told classes"):
+    with pytest.raises(ConfigError, match=r"config\.sampling\.guidance=2 requires a network trained with and without"):
         run_lib.train(config, tmp_path, data(), devices=ONE)
 
 
@@ -123,5 +123,5 @@ def test_a_class_that_there_is_not_is_never_drawn(tmp_path):
 
 
 def test_a_vector_that_nothing_tells_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"config\.network\.cond_dim=3: a run tells the network no vector but"):
+    with pytest.raises(ConfigError, match=r"config\.network\.cond_dim=3: the only vector a run supplies"):
         run_lib.train(classes(num_classes=0, cond_dim=3), tmp_path, data(), devices=ONE)

@@ -64,11 +64,11 @@ def test_a_stop_keeps_what_was_done(run, monkeypatch, capsys):
         path.unlink()
     real, seen = bits.require_finite, []
 
-    def stop_in_the_second_batch(bits, first):
+    def stop_in_the_second_batch(rows, first, *why):
         seen.append(first)
         if len(seen) == 2:
             signal.raise_signal(signal.SIGTERM)
-        real(bits, first)
+        real(rows, first, *why)
 
     with monkeypatch.context() as patched:
         patched.setattr(bits, "require_finite", stop_in_the_second_batch)
@@ -90,8 +90,8 @@ def test_other_data_of_the_same_shape_are_not_taken_for_these(run):
 
 def test_refusals(run, tmp_path):
     directory, config = run
-    config.eval.bpd.update(split="test", count=0, elbo_times=0)
-    with pytest.raises(ConfigError, match=r"config.eval.bpd.split is 'test': expected one of test, train"):
+    config.eval.bpd.update(split="validation", count=0, elbo_times=0)
+    with pytest.raises(ConfigError, match=r"config.eval.bpd.split is 'validation': expected one of test, train"):
         run_lib.evaluate(directory, config=config, dataset=DATA)
     config.eval.bpd.split = "test"
     real = from_arrays(np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32))

@@ -108,18 +108,18 @@ def test_more_samples_keep_the_first_and_a_stop_keeps_what_was_drawn(fresh, monk
 
     real, left = sample.require_finite, [2]
 
-    def stop_in_the_second_batch(x, first):
+    def stop_in_the_second_batch(x, first, *why):
         left[0] -= 1
         if not left[0]:
             signal.raise_signal(signal.SIGTERM)
-        real(x, first)
+        real(x, first, *why)
 
     with monkeypatch.context() as patched:
         patched.setattr(sample, "require_finite", stop_in_the_second_batch)
         assert run_lib.sample(directory, 40, 0, config) is None
     said = capsys.readouterr().out
     assert "8 of 40 samples are there already" in said
-    assert "stopped after 24 of 40 samples: the same command goes on from there" in said
+    assert "stopped after 24 of 40 samples: the same command resumes there" in said
     assert files(directory)[folder] == ["0000000-0000008.npz", "0000008-0000016.npz", "0000016-0000024.npz"]
     x = run_lib.sample(directory, 40, 0, config)
     np.testing.assert_array_equal(x[:5], first)
@@ -134,7 +134,7 @@ def test_other_seeds_steps_and_samplers_are_never_mixed_in(fresh, capsys):
     for use, num_steps, seed in (("pc", 5, 1), ("pc", 6, 0), ("ode", 5, 0)):
         config.sampling.use, config.sampling.pc.num_steps = use, num_steps
         other = run_lib.sample(directory, 8, seed, config)
-        assert "samples of another step, seed, sampler or class: not mixed in, these are new" in capsys.readouterr().out
+        assert "samples of another step, seed, sampler or class: these are new" in capsys.readouterr().out
         assert not np.any(np.isclose(other, first).all(axis=1))
     assert len(files(directory)) == 4 and all(len(names) == 1 for names in files(directory).values())
     config.sampling.update(use="pc")
@@ -173,7 +173,7 @@ def test_what_is_not_finite_is_refused(fresh):
     config.sampling.update(use="adaptive", batch_size=8)
     config.sampling.adaptive.max_steps = 3
     with pytest.raises(
-        FloatingPointError, match=r"8 of samples 0 to 7 are not finite, number 0 the first: .*max_steps"
+        FloatingPointError, match=r"8 of samples 0 to 7 are not finite, sample 0 the first: .*max_steps"
     ):
         run_lib.sample(directory, 8, 0, config)
     assert not (directory / "samples").exists()
@@ -228,7 +228,7 @@ def test_what_cannot_be_animated_is_refused_before_drawing(fresh):
     config = config.copy_and_resolve_references()
     config.shape = (3,)
     with pytest.raises(ConfigError, match=r"config.shape is \(3,\): there are animations of images and of 1 or 2"):
-        sample.require_animation(opened._replace(config=config))
+        sample.require_animation(opened._replace(experiment=opened.experiment._replace(config=config)))
     config.update(shape=(2,))
     config.sampling.use = "flow"
     with pytest.raises(ConfigError, match=r"config.sampling.flow: ProbabilityFlowODE gives each sample times"):

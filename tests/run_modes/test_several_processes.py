@@ -49,7 +49,7 @@ for devices in ([a, b], [a, b, c]):
     try:
         make_devices(devices, processes=True)
     except ConfigError as error:
-        assert "as many devices each, they have 2, " in str(error)
+        assert "every process needs the same number of devices, got 2, " in str(error)
     else:
         raise AssertionError(devices)
 """
@@ -88,7 +88,7 @@ def outputs(processes, status=0):
 
 
 @pytest.fixture(scope="module")
-def lock(tmp_path_factory):
+def alone(tmp_path_factory):
     """The work directory of one process of four devices."""
     directory = tmp_path_factory.mktemp("alone") / "run"
     outputs([start(directory, 4)])
@@ -121,7 +121,7 @@ def test_two_processes_stop_together_and_one_goes_on(alone, tmp_path):
     assert "step" not in second.replace("[Gloo]", "")
     assert len(list((directory / "tensorboard").iterdir())) == 1
     (resumed,) = outputs([start(directory, 4)])
-    assert f"training goes on from step {step}" in resumed
+    assert f"training resumes at step {step}" in resumed
     require_same(directory, alone)
     assert {path.name for path in (directory / "samples").iterdir()} == {"step_0000060.png", "step_0000120.png"}
 
@@ -135,7 +135,7 @@ def test_two_processes_go_on_where_one_was(alone, tmp_path):
     for data in (directory / "checkpoints" / "80").rglob("d/*"):
         data.write_bytes(data.read_bytes()[:-100])
     first, second = outputs(start_two(directory))
-    assert "training goes on from step 40" in first and "goes on" not in second, (first, second)
+    assert "training resumes at step 40" in first and "resumes" not in second, (first, second)
     assert [path.name for path in (directory / "checkpoints" / ".damaged").iterdir()] == ["80"]
     require_same(directory, alone)
 
@@ -143,7 +143,7 @@ def test_two_processes_go_on_where_one_was(alone, tmp_path):
 def test_what_takes_one_process_says_so(alone, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for use in (lambda: run_lib.sample(alone, 2), lambda: run_lib.load(alone), lambda: run_lib.evaluate(alone, 2)):
-        with pytest.raises(ConfigError, match="one of 2 processes, which only training takes"):
+        with pytest.raises(ConfigError, match="one of 2 processes; only training runs in several"):
             use()
     with pytest.raises(ConfigError, match="only training takes"):
         make_devices()
@@ -175,12 +175,12 @@ def test_no_cluster_is_found(tmp_path):
 
 
 def test_what_fails_in_one_process_fails_in_all(monkeypatch):
-    monkeypatch.setattr(processes, "anywhere", lambda true: True)
+    monkeypatch.setattr(processes, "any_process", lambda true: True)
     with pytest.raises(ConfigError, match="refused in another of the processes"), processes.raise_on_all():
         pass
     with pytest.raises(OSError, match="full"), processes.raise_on_all():
         raise OSError("full")
-    monkeypatch.setattr(processes, "anywhere", lambda true: true)
+    monkeypatch.setattr(processes, "any_process", lambda true: true)
     with processes.raise_on_all():
         pass
 
