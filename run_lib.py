@@ -15,7 +15,12 @@ functions of (seed, step). Sampling resumes too, since sample i is a function of
 
 # ruff: isort: skip_file
 import importlib
+from pathlib import Path
 from typing import Any
+
+from _score_sde_jax_guard import check_packages
+
+check_packages(Path(__file__).parent)  # before anything of another project could be imported
 
 # Before training
 from run_modes.check import check as check

@@ -4,7 +4,6 @@ Each is drawn by `seed`, scaled to a mean square of about 1 a coordinate, and sp
 """
 
 import numpy as np
-from sklearn.datasets import make_moons, make_swiss_roll
 
 from data_lib.arrays import from_arrays
 from data_lib.sources import Dataset
@@ -14,12 +13,16 @@ COUNT = 10_000
 
 def moons(count: int = COUNT, noise: float = 0.05, test: float | int = 0.1, seed: int = 0) -> Dataset:
     """Two interleaving half circles; label 0 or 1: scikit-learn's, centered, and divided by 0.7."""
+    from sklearn.datasets import make_moons  # a second to import
+
     x, label = make_moons(count, noise=noise, random_state=seed)
     return _split((x - [0.5, 0.25]) / 0.7, label, test, seed, "moons")
 
 
 def swirl(count: int = COUNT, noise: float = 0.3, test: float | int = 0.1, seed: int = 0) -> Dataset:
     """A spiral (r, φ) with r = φ in 1.5π..4.5π: scikit-learn's Swiss roll from the side, divided by 7."""
+    from sklearn.datasets import make_swiss_roll  # a second to import
+
     x, _ = make_swiss_roll(count, noise=noise, random_state=seed)
     return _split(x[:, [0, 2]] / 7, None, test, seed, "swirl")
 

@@ -4,8 +4,6 @@ import hashlib
 import warnings
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 
@@ -19,6 +17,9 @@ class Classifier:
     @threadpool_limits.wrap(limits=1)
     def __init__(self, x: np.ndarray, label: np.ndarray, seed: int, width: int = 256) -> None:
         """Trained on x [N, pixels] and label [N]."""
+        from sklearn.exceptions import ConvergenceWarning  # a second to import
+        from sklearn.neural_network import MLPClassifier
+
         self._mean, self._std = x.mean(), x.std()
         self._network = MLPClassifier((width,), alpha=1e-2, max_iter=60, random_state=seed)
         with warnings.catch_warnings():

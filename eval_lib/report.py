@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_argmin
 
 from eval_lib.classifier import Classifier
 from eval_lib.frechet import frechet_distance, moments
@@ -120,6 +119,8 @@ def _classes(probability: Mapping[str, np.ndarray], classes: np.ndarray) -> Repo
 
 def _nearest(x: np.ndarray, train: np.ndarray) -> float:
     """The neighbor is found by |x|² + |y|² − 2 x·y; its distance is computed from x − y, so 0 exactly for a copy."""
+    from sklearn.metrics import pairwise_distances_argmin  # a second to import
+
     return float(np.median(np.linalg.norm(x - train[pairwise_distances_argmin(x, train)], axis=1)))
 
 

@@ -15,14 +15,15 @@ import warnings
 import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from io_lib.processes import is_main_process, raise_on_all
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager
 
 _TRASH, _DAMAGED = ".trash", ".damaged"
 _OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES}
@@ -51,6 +52,10 @@ class Checkpoints:
     def __init__(self, directory: str | Path, keep_newest: int = 2, keep_every: int | None = None):
         if keep_newest < 1 or (keep_every is not None and keep_every < 1):
             raise ValueError(f"expected keep_newest, keep_every >= 1, got {keep_newest} and {keep_every}")
+        # Here, since it is slow to import; and not where a checkpoint is read, since a failure there means damage.
+        import orbax.checkpoint
+
+        self._orbax = orbax.checkpoint
         self._directory = Path(directory).absolute()  # orbax fails late, in its thread, on a relative one
         self._keep_newest, self._keep_every = keep_newest, keep_every
         self._writing = False
@@ -70,7 +75,7 @@ class Checkpoints:
         with self._write_errors():
             content = {"state": state, "card": _as_bytes(card or {})}
             content["crc32"] = np.concatenate([_checksums(content[name]) for name in ("state", "card")])
-            self._manager.save(step, args=ocp.args.StandardSave(content))
+            self._manager.save(step, args=self._orbax.args.StandardSave(content))
 
     def restore(self, abstract_state: Any, step: int | None = None, only: tuple[str, ...] = ()) -> Any:
         """The state of that step, or of the newest that is whole, bit for bit, laid out as `abstract_state` says.
@@ -120,7 +125,7 @@ class Checkpoints:
     def verify(self, step: int) -> None:
         """Reads the state, whatever it is; DamagedError where its leaves are not what was written."""
         names = [name for name in ("state", "card") if name in self._metadata(step)]
-        found = self._unharmed(step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore()))
+        found = self._unharmed(step, lambda: self._manager.restore(step, args=self._orbax.args.StandardRestore()))
         now = np.concatenate([_checksums(found[name]) for name in names])
         if sorted(now) != sorted(np.asarray(found["crc32"])):  # sorted: the order of a state's fields is lost here
             raise DamagedError(f"{self._directory / str(step)}: a leaf is not what was written")
@@ -150,10 +155,10 @@ class Checkpoints:
 
     def _load(self, step: int, abstract: Any, partial: bool) -> Any:
         if not partial:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-        args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return self._manager.restore(step, args=self._orbax.args.StandardRestore(abstract))
+        restore_args = self._orbax.checkpoint_utils.construct_restore_args(abstract)
+        args = self._orbax.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True)
+        with self._orbax.Checkpointer(self._orbax.PyTreeCheckpointHandler()) as reader:
             return reader.restore(self._directory / str(step) / "default", args=args)
 
     def _unharmed(self, step: int, read):
@@ -229,15 +234,18 @@ class Checkpoints:
             raise WriteError(f"a checkpoint could not be written to {self._directory}: {first}") from error
 
     @cached_property
-    def _manager(self) -> ocp.CheckpointManager:
+    def _manager(self) -> "CheckpointManager":
         """Made when first needed, since making it makes the directory."""
+        from orbax.checkpoint import checkpoint_managers
+
         keep = [checkpoint_managers.LatestN(self._keep_newest)]
         if self._keep_every is not None:
             keep.append(checkpoint_managers.EveryNSteps(self._keep_every))
-        options = ocp.CheckpointManagerOptions(
+        options = self._orbax.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep), todelete_subdir=_TRASH
         )
-        return ocp.CheckpointManager(self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler())
+        handler = self._orbax.StandardCheckpointHandler()
+        return self._orbax.CheckpointManager(self._directory, options=options, item_handlers=handler)
 
 
 def _abstract(metadata: dict[str, Any], *names: str) -> dict[str, np.ndarray]:

@@ -12,15 +12,19 @@ it may be a static argument of jax.jit or a constant of a closure.
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import errors, nnx
+from flax import errors
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 Params = Any
 Cond = Any
@@ -92,13 +96,15 @@ class NnxNetwork:
     streams start anew from `key` at each call. Errors: as LinenNetwork; TypeError at construction for other
     state (batch statistics, caches), which a pure function of the parameters cannot update."""
 
-    module: InitVar[nnx.Module]
-    graphdef: nnx.GraphDef = field(init=False, repr=False)
+    module: InitVar[Any]
+    graphdef: "nnx.GraphDef" = field(init=False, repr=False)
     params: Any = field(init=False, repr=False)
     streams: Any = field(init=False, repr=False)
     call: Callable[..., Any] = field(init=False)
 
-    def __post_init__(self, module: nnx.Module) -> None:
+    def __post_init__(self, module: "nnx.Module") -> None:
+        from flax import nnx  # slow to import, and needed here alone
+
         graphdef, params, streams, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
         if nnx.to_flat_state(rest):
             names = sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)})
@@ -109,6 +115,8 @@ class NnxNetwork:
 
     def init(self, key: Array, x: Array, c_noise: Array, cond: Cond = None) -> Params:
         _check_inputs(x, c_noise)
+        from flax import nnx
+
         return _string_keys(nnx.to_pure_dict(self.params))
 
     def __call__(
@@ -122,6 +130,8 @@ class NnxNetwork:
         train: bool = False,
     ) -> Array:
         _check_inputs(x, c_noise)
+        from flax import nnx
+
         state = jax.tree.map(lambda leaf: leaf, self.params)  # replace_by_pure_dict writes into it
         nnx.replace_by_pure_dict(state, params)
         module = nnx.merge(self.graphdef, state, self._reseeded(key if train else None))
@@ -185,13 +195,19 @@ def as_network(module: Any) -> Network:
         raise TypeError(f"as_network: expected {fits}, got the class {module.__name__}, not an instance")
     if isinstance(module, nn.Module):
         return LinenNetwork(module)
-    if isinstance(module, nnx.Module):
+    if _is_nnx_module(module):
         return NnxNetwork(module)
     if isinstance(module, Network):
         return module
     if callable(module):
         return FunctionNetwork(module)
     raise TypeError(f"as_network: expected {fits}, got {type(module).__name__}")
+
+
+def _is_nnx_module(module: Any) -> bool:
+    """Without importing nnx: there is no module of it before it is imported."""
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(module, nnx.Module)
 
 
 def _name(module: Any) -> str:

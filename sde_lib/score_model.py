@@ -4,6 +4,7 @@ Data x are in their own units, as `sample` returns them; scores and latent codes
 transform F takes the data: log p(x) = log p(F(x)) + Σ log |dF/dx|.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,7 @@ class ScoreModel(PyTreeNode):
     parameterization: Parameterization
     params: Any
     sampler: PyTreeNode = Sampler()
-    likelihood: Likelihood = Likelihood()
+    likelihood: Likelihood = dataclasses.field(default_factory=lambda: Likelihood())
     guidance: Scalar | None = None
     network: Any = static(None)
     shape: tuple[int, ...] = static(())

@@ -25,6 +25,7 @@ What is not estimated is that π is not p at t_max: the density is the model's, 
 Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -73,7 +74,7 @@ class Likelihood(PyTreeNode):
     """
 
     divergence: Divergence = Hutchinson()
-    solver: Adaptive | Fixed = Adaptive()
+    solver: Adaptive | Fixed = dataclasses.field(default_factory=lambda: Adaptive())
     to_data: bool = static(False)
 
     def log_prob(

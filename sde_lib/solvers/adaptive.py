@@ -29,6 +29,7 @@ Under `jit` a failure cannot raise. A sample that has not arrived after `max_ste
 to nothing (a score that is not finite), is NaN, and that sample alone: what is unfinished is not taken for a sample.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -191,7 +192,7 @@ class ProbabilityFlowODE(PyTreeNode):
     A score that is coarser than float32 wants a looser tolerance.
     """
 
-    ode: Adaptive = Adaptive(rtol=1e-6, atol=1e-6)
+    ode: Adaptive = dataclasses.field(default_factory=lambda: Adaptive(rtol=1e-6, atol=1e-6))
     t_end: Scalar = 0.0
     denoise: Callable = static(as_is)
     nfe: ClassVar[None] = None

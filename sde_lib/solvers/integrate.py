@@ -22,10 +22,11 @@ of digits took 355 evaluations instead of 85, at a tolerance of 10⁻⁵. Whoeve
 Under `jit` a failure cannot raise: what is late is NaN.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,9 @@ from sde_lib.node import PyTreeNode, Scalar, static
 from sde_lib.sampling import Grid, PowerGrid
 from sde_lib.sde import SDE, expand
 from sde_lib.solvers.step_size import StepSize, where_row
+
+if TYPE_CHECKING:
+    import diffrax
 
 SAFETY = 0.8
 """θ of (2)."""
@@ -71,6 +75,13 @@ class _Rows(NamedTuple):
         return (self.done < 1) & (self.h > LEAST_STEP)
 
 
+@functools.cache
+def _tsit5() -> "diffrax.AbstractERK":
+    import diffrax  # half a second to import, which not every program needs
+
+    return diffrax.Tsit5()
+
+
 class Adaptive(PyTreeNode):
     """An explicit Runge–Kutta pair of diffrax, each row with steps of its own by (1) and (2).
 
@@ -85,7 +96,7 @@ class Adaptive(PyTreeNode):
     rtol: Scalar = 1e-5
     atol: Scalar = 1e-5
     power: Scalar = 3.0
-    method: diffrax.AbstractERK = static(diffrax.Tsit5())
+    method: "diffrax.AbstractERK" = dataclasses.field(default_factory=_tsit5, metadata={"static": True})
     max_steps: int = static(4096)
 
     def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
@@ -143,7 +154,7 @@ class Adaptive(PyTreeNode):
         return jnp.clip(jnp.where(jnp.isfinite(E), E, 1e30), 1e-30)
 
 
-def _step(tableau: diffrax.ButcherTableau, slope, rows: _Rows, h) -> tuple[PyTree, PyTree, PyTree]:
+def _step(tableau: "diffrax.ButcherTableau", slope, rows: _Rows, h) -> tuple[PyTree, PyTree, PyTree]:
     """(y after a step h, the error e, the slope of the last stage) by the stages k_i = slope(y + h Σ_j a_ij k_j, …)."""
     first, stages = int(tableau.fsal), tableau.num_stages
     a = np.zeros((stages, stages))
@@ -170,33 +181,16 @@ def _step(tableau: diffrax.ButcherTableau, slope, rows: _Rows, h) -> tuple[PyTre
     return y, error, jax.tree.map(lambda k: k[-1], slopes)
 
 
-class _Iteration(diffrax.AbstractSolver):
-    """y ← f(y, t) instead of dy/dt = f(y, t): for diffrax's loop, which ends early and keeps few states to
-    differentiate it."""
-
-    term_structure: ClassVar = diffrax.ODETerm
-    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
-
-    def order(self, terms):
-        return 1
-
-    def init(self, terms, t0, t1, y0, args):
-        return None
-
-    def func(self, terms, t0, y0, args):
-        return terms.vf(t0, y0, args)
-
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        y1 = terms.vf(t0, y0, args)
-        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
-
-
 def _repeat(tried: Callable, rows: _Rows, limit: int) -> _Rows:
     """rows ← tried(rows) while any is moving, at most `limit` times."""
+    import diffrax
+
+    from sde_lib.solvers.iteration import Iteration
+
     zero = jnp.zeros((), rows.h.dtype)  # diffrax gives its state the dtype of its times
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, rows, args: tried(rows)),
-        _Iteration(),
+        Iteration(),
         t0=zero,
         t1=zero + limit,
         dt0=zero + 1,
