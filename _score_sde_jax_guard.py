@@ -54,8 +54,8 @@ def _require_own_run_lib() -> None:
     found = os.path.dirname(os.path.abspath(spec.origin))
     if not _same(found, ours) and not os.path.isfile(os.path.join(found, "run_modes", "command_line.py")):
         raise ImportError(
-            f"`import run_lib` would import {spec.origin}, not score-sde-jax in {ours}: run Python in another folder or "
-            "with -P; to use the other project, take an environment without score-sde-jax"
+            f"`import run_lib` would import {spec.origin}, not score-sde-jax in {ours}: run Python in another folder "
+            "or with -P; to use the other project, take an environment without score-sde-jax"
         )
 
 

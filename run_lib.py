@@ -14,6 +14,7 @@ functions of (seed, step). Sampling resumes too, since sample i is a function of
 """
 
 # ruff: isort: skip_file
+# ruff: noqa: E402
 import importlib
 from pathlib import Path
 from typing import Any

@@ -93,7 +93,11 @@ class TrainingRun:
             step, feed = start, StallTimer(feed, self.busy)
             while step < self.training.num_steps and not self.asked_to_stop(stop, step):
                 count = self.steps_to_take(step)
-                state, metrics = self.call(state, [next(feed) for _ in range(count)])
+                batches = [next(feed) for _ in range(count)]
+                if count == 1:
+                    state, metrics = self.one_step(state, batches[0])
+                else:
+                    state, metrics = self.many_steps(state, jax.tree.map(lambda *rows: jnp.stack(rows), *batches))
                 step += count
                 self.window.append(metrics)
                 progress.update(step, partial(note, metrics, feed))
@@ -119,11 +123,6 @@ class TrainingRun:
     def busy(self) -> bool:
         """Whether the devices are still computing the last step."""
         return bool(self.window) and not self.window[-1]["loss"].is_ready()
-
-    def call(self, state, batches: list):
-        if len(batches) == 1:
-            return self.one_step(state, batches[0])
-        return self.many_steps(state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
 
     def do_what_is_due(self, step: int, state) -> None:
         """Logs, evaluates, draws and saves. A checkpoint comes last, so a kill after it loses no line of the log."""
