@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import PyTreeNode, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, static, with_attributes
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import ScoreFn
-from sde_lib.sde import SDE, Coefficient, GaussianSDE, Time, expand
+from sde_lib.sde import KERNEL, SDE, Coefficient, GaussianSDE, Time, expand
 
 
 @runtime_checkable
@@ -48,10 +48,6 @@ class Loss(Protocol):
     def __call__(
         self, keys: Key[Array, " B"], score_fn: ScoreFn, sde: Any, x0: Float[Array, "B ..."], t: Float[Array, " B"]
     ) -> Float[Array, " B"]: ...
-
-
-KERNEL = ("alpha", "sigma")
-"""What an SDE must have for a loss that uses p(x_t | x_0)."""
 
 
 class SigmaSquared(PyTreeNode):
@@ -156,6 +152,7 @@ def mean(squares: Float[Array, "B ..."]) -> Float[Array, " B"]:
     return jnp.mean(squares, axis=tuple(range(1, squares.ndim)))
 
 
+@with_attributes(requires=KERNEL)
 def dsm_loss(
     keys: Key[Array, " B"],
     score_fn: ScoreFn,
@@ -174,6 +171,3 @@ def dsm_loss(
     x, eps = sde.perturb(keys, x0, t)
     error = expand(sde.sigma(t), x) * score_fn(x, t) + eps
     return reduce(expand(weight(sde, t) / sde.sigma(t) ** 2, x) * error**2)
-
-
-dsm_loss.requires = KERNEL

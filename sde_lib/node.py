@@ -1,7 +1,8 @@
 """The base of everything in the library that holds values: a frozen, keyword-only dataclass that is a JAX pytree."""
 
 import dataclasses
-from typing import Any, dataclass_transform
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, dataclass_transform, overload
 
 import jax
 import numpy as np
@@ -11,6 +12,11 @@ Scalar = Any
 """A leaf that is a number where a value is built."""
 Leaf = Any
 """A leaf that is an array, of the shape that the class's docstring says."""
+
+
+T = TypeVar("T")
+NodeType = TypeVar("NodeType", bound="PyTreeNode")
+Function = TypeVar("Function", bound=Callable)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -29,26 +35,50 @@ class PyTreeNode:
     [1.0]
     """
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
         _register(cls)
 
-    def replace(self, **changes):
+    def replace(self: NodeType, **changes: Any) -> NodeType:
         """The same with other values in some fields."""
         return dataclasses.replace(self, **changes)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """A dataclass's, with long arrays cut short."""
         with np.printoptions(threshold=8, edgeitems=2, precision=4):
             fields = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self))
         return f"{type(self).__qualname__}({fields})"
 
 
-def static(default=dataclasses.MISSING):
+@overload
+def static() -> Any: ...
+@overload
+def static(default: T) -> T: ...
+def static(default: Any = dataclasses.MISSING) -> Any:
     """A field that is part of the program and not of its data: a change of it recompiles. Without a default it must be
     given."""
     return dataclasses.field(default=default, metadata={"static": True})
+
+
+def with_attributes(**attributes: Any) -> Callable[[Function], Function]:
+    """Decorates a function with attributes, such as the `requires` of a loss, and returns that function itself.
+
+    >>> @with_attributes(nfe=2)
+    ... def twice(x):
+    ...     return 2 * x
+    >>> twice.nfe
+    2
+    """
+
+    def decorate(function: Function) -> Function:
+        for name, value in attributes.items():
+            setattr(function, name, value)
+        return function
+
+    return decorate
 
 
 def _register(cls: type) -> None:

@@ -16,13 +16,13 @@ Karras et al. 2022: "Elucidating the Design Space of Diffusion-Based Generative 
 
 import abc
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sde_lib.node import PyTreeNode, Scalar
-from sde_lib.sde import SDE, Coefficient, GaussianSDE, Time, expand, per_time
+from sde_lib.sde import SDE, Coefficient, GaussianSDE, Process, Time, expand, per_time
 
 ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
 """(x [B, ...], t [] or [B]) → ∇log p_t(x) [B, ...]."""
@@ -40,10 +40,10 @@ class Coefficients(NamedTuple):
 
 
 @runtime_checkable
-class NoiseLabel(Protocol):
+class NoiseLabel(Protocol[Process]):
     """How the network is told the noise level: (sde, t) → c_noise, of t's shape."""
 
-    def __call__(self, sde: SDE, t: Time) -> Coefficient: ...
+    def __call__(self, sde: Process, t: Time) -> Coefficient: ...
 
 
 class ScaledTime(PyTreeNode):
@@ -71,26 +71,26 @@ class LogSigma(PyTreeNode):
         return self.scale * (-0.5 * per_time(sde.log_snr(t), t) - jnp.log(self.unit))
 
 
-class Parameterization(PyTreeNode, abc.ABC):
+class Parameterization(PyTreeNode, abc.ABC, Generic[Process]):
     """(sde, t) → the coefficients of (1). All but `PredictPathScore` need a GaussianSDE."""
 
     @abc.abstractmethod
-    def __call__(self, sde: SDE, t: Time) -> Coefficients: ...
+    def __call__(self, sde: Process, t: Time) -> Coefficients: ...
 
 
-class PredictNoise(Parameterization):
+class PredictNoise(Parameterization[GaussianSDE]):
     """F = ε: score = −F/σ (Ho et al. 2020, eq. 11 and 12)."""
 
-    c_noise: NoiseLabel = ScaledTime()
+    c_noise: NoiseLabel[GaussianSDE] = ScaledTime()
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         return Coefficients(0.0, -1 / sde.sigma(t), 1.0, self.c_noise(sde, t))
 
 
-class PredictScore(Parameterization):
+class PredictScore(Parameterization[GaussianSDE]):
     """F = σ · score: score = F/σ, as the published VE networks have it (Song & Ermon 2020, technique 3)."""
 
-    c_noise: NoiseLabel = LogSigma()
+    c_noise: NoiseLabel[GaussianSDE] = LogSigma()
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         return Coefficients(0.0, 1 / sde.sigma(t), 1.0, self.c_noise(sde, t))
@@ -105,20 +105,20 @@ class PlainScore(Parameterization):
         return Coefficients(0.0, 1.0, 1.0, self.c_noise(sde, t))
 
 
-class PredictX0(Parameterization):
+class PredictX0(Parameterization[GaussianSDE]):
     """F = x_0: score = (α F − x)/σ², by (2)."""
 
-    c_noise: NoiseLabel = ScaledTime()
+    c_noise: NoiseLabel[GaussianSDE] = ScaledTime()
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return Coefficients(-1 / sigma**2, alpha / sigma**2, 1.0, self.c_noise(sde, t))
 
 
-class PredictV(Parameterization):
+class PredictV(Parameterization[GaussianSDE]):
     """F = v = α ε − σ x_0, so that ε = (σ x + α F)/(α² + σ²) and score = −(x + (α/σ) F)/(α² + σ²), by (3) and (4)."""
 
-    c_noise: NoiseLabel = ScaledTime()
+    c_noise: NoiseLabel[GaussianSDE] = ScaledTime()
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -126,7 +126,7 @@ class PredictV(Parameterization):
         return Coefficients(-1 / total, -alpha / (sigma * total), 1.0, self.c_noise(sde, t))
 
 
-class EDMPreconditioning(Parameterization):
+class EDMPreconditioning(Parameterization[GaussianSDE]):
     """Unit variance into and out of the network, for data of standard deviation sigma_data.
 
         c_skip = −1/T,   c_out = α σ_d/(σ √T),   c_in = 1/√T,   T = α² σ_d² + σ²
@@ -135,7 +135,7 @@ class EDMPreconditioning(Parameterization):
     """
 
     sigma_data: Scalar = 0.5
-    c_noise: NoiseLabel = LogSigma(scale=0.25)
+    c_noise: NoiseLabel[GaussianSDE] = LogSigma(scale=0.25)
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)

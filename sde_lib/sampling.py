@@ -8,17 +8,17 @@ end. Number and spacing of the steps belong to the sampler: neither the SDE nor 
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Generic, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from sde_lib.node import PyTreeNode, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, static, with_attributes
 from sde_lib.noise import fold
 from sde_lib.parameterization import ScoreFn, x0_hat
-from sde_lib.sde import SDE, GaussianSDE, per_time
+from sde_lib.sde import KERNEL, SDE, GaussianSDE, Process, per_time
 from sde_lib.solvers.base import Solver, SolverState
 from sde_lib.solvers.predictor_corrector import PredictorCorrector
 
@@ -26,7 +26,7 @@ Times = Float[Array, " N"]
 Start = Float[Array, "..."] | Float[np.ndarray, "..."] | None
 
 
-class Grid(PyTreeNode, abc.ABC):
+class Grid(PyTreeNode, abc.ABC, Generic[Process]):
     """(sde, num_steps) → num_steps + 1 times, from t_max down to the later of t_end and t_min.
 
     `requires` names what an SDE must have beyond its two ends.
@@ -36,7 +36,7 @@ class Grid(PyTreeNode, abc.ABC):
     t_end: Scalar = 0.0
 
     @abc.abstractmethod
-    def __call__(self, sde: SDE, num_steps: int) -> Times: ...
+    def __call__(self, sde: Process, num_steps: int) -> Times: ...
 
     def end(self, sde: SDE):
         return jnp.maximum(self.t_end, sde.t_min)
@@ -60,7 +60,7 @@ class PowerGrid(Grid):
         return with_ends(times, sde.t_max, self.end(sde))
 
 
-class LogSNRGrid(Grid):
+class LogSNRGrid(Grid[GaussianSDE]):
     """t_k equidistant in λ = log α²/σ² (Lu et al. 2022, arXiv:2206.00927, section 3.4)."""
 
     requires = ("log_snr",)
@@ -71,7 +71,7 @@ class LogSNRGrid(Grid):
         return with_ends(times, sde.t_max, self.end(sde))
 
 
-class EDMGrid(Grid):
+class EDMGrid(Grid[GaussianSDE]):
     """Noise levels σ/α at (a^{1/ρ} + k/N (b^{1/ρ} − a^{1/ρ}))^ρ from the largest a to the smallest b.
 
     Karras et al. 2022, eq. 5, for any α and σ.
@@ -82,7 +82,8 @@ class EDMGrid(Grid):
 
     def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
         ends = jnp.stack([jnp.exp(-0.5 * per_time(sde.log_snr(t), t)) for t in (sde.t_max, self.end(sde))])
-        levels = jnp.linspace(*ends ** (1 / self.rho), num_steps + 1) ** self.rho
+        first, last = ends ** (1 / self.rho)
+        levels = jnp.linspace(first, last, num_steps + 1) ** self.rho
         return with_ends(sde.time_of_log_snr(-2 * jnp.log(levels)), sde.t_max, self.end(sde))
 
 
@@ -106,13 +107,10 @@ def last_mean(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array
     return state.mean
 
 
+@with_attributes(requires=KERNEL, nfe=1)
 def tweedie(state: SolverState, t, sde: GaussianSDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
     """E[x_0 | x_t], by one more evaluation."""
     return x0_hat(sde, state.x, t, score_fn(state.x, t))
-
-
-tweedie.nfe = 1
-tweedie.requires = ("alpha", "sigma")
 
 
 def as_is(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
@@ -202,6 +200,17 @@ def prior_draw(keys: Key[Array, " B"], sde: SDE, shape: tuple[int, ...], x_T=Non
     if jnp.shape(x_T) != (keys.shape[0], *shape):
         raise ValueError(f"x_T: expected {(keys.shape[0], *shape)}, a start for each key; got {jnp.shape(x_T)}")
     return jnp.asarray(x_T)
+
+
+@runtime_checkable
+class AnySampler(Protocol):
+    """A Sampler, an AdaptiveSDE, a ProbabilityFlowODE: a pytree that draws samples and counts evaluations."""
+
+    def with_evaluations(
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
+    ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
+        """(samples [B, *shape], score evaluations of each [B])."""
+        ...
 
 
 class Sampler(PyTreeNode):

@@ -20,7 +20,7 @@ from sde_lib.likelihood.flow import Likelihood, LogProb
 from sde_lib.node import PyTreeNode, Scalar, static
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
-from sde_lib.sampling import Sampler, Start
+from sde_lib.sampling import AnySampler, Sampler, Start
 from sde_lib.sde import SDE, Time
 
 Data = np.ndarray | Array
@@ -43,7 +43,7 @@ class ScoreModel(PyTreeNode):
     sde: SDE
     parameterization: Parameterization
     params: Any
-    sampler: PyTreeNode = Sampler()
+    sampler: AnySampler = Sampler()
     likelihood: Likelihood = Likelihood()
     guidance: Scalar | None = None
     network: Any = static(None)

@@ -37,7 +37,7 @@ Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differenti
 
 import abc
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ from sde_lib.noise import normal, normal_like
 
 Time = float | Float[Array, "..."]
 Coefficient = float | Float[Array, "..."]
+KERNEL = ("alpha", "sigma")
+"""The methods that p(x_t | x_0) takes: what a loss or a solver requires that uses it."""
 
 
 def expand(coefficient: Coefficient, x: Float[Array, "B ..."]) -> Float[Array, "..."]:
@@ -115,6 +117,10 @@ class SDE(PyTreeNode, abc.ABC):
     def flow_drift(self, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):
         """f(x, t) − ½ g(t)² score, the drift of the probability-flow ODE (3)."""
         return self.drift(x, t) - 0.5 * expand(self.diffusion(t), x) ** 2 * score
+
+
+Process = TypeVar("Process", bound=SDE, contravariant=True)
+"""The SDEs that a part works with: `Solver[GaussianSDE]` is a solver for those with a kernel."""
 
 
 class Transition(NamedTuple):
@@ -215,3 +221,8 @@ class GaussianSDE(SDE):
         std = jnp.broadcast_to(expand(self.prior_std(), x), x.shape)
         logp = -0.5 * (x / std) ** 2 - jnp.log(std) - 0.5 * math.log(2 * math.pi)
         return jnp.sum(logp, axis=tuple(range(1, x.ndim)))
+
+
+def has_kernel(sde: SDE) -> TypeGuard[GaussianSDE]:
+    """Whether the SDE has the methods of p(x_t | x_0), `alpha` and `sigma`."""
+    return all(hasattr(sde, name) for name in KERNEL)

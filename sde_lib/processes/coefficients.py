@@ -93,7 +93,8 @@ class LinearSDE(GaussianSDE):
         dlog_alpha, dvariance = self._stretch(edges[panel], flat - edges[panel])
         log_alpha, variance = _join((log_alpha[panel], variance[panel]), (dlog_alpha, dvariance))
         event = self._event(t.dtype)
-        return tuple(m.reshape((*(t.shape if t.ndim or not event else (1,)), *event)) for m in (log_alpha, variance))
+        shape = (*(t.shape if t.ndim or not event else (1,)), *event)
+        return log_alpha.reshape(shape), variance.reshape(shape)
 
     def _at_edges(self, edges: Float[Array, " P"]) -> tuple[Array, Array]:
         """L and V at the panels' edges [P, D]: the panels joined by (2), after σ(0)."""

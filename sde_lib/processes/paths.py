@@ -163,11 +163,12 @@ def fit_prior(
     )
     train, first, second = ends[: 2 * len(x0)], ends[2 * len(x0) : 3 * len(x0)], ends[3 * len(x0) :]
     found = Mixture(components, covariance_type="diag", random_state=seed).fit(train.reshape(len(train), -1))
+    means, variances, weights = (np.asarray(a) for a in (found.means_, found.covariances_, found.weights_))
     shape = (components, *x0.shape[1:])
     prior = GaussianMixture(
-        means=jnp.asarray(found.means_.reshape(shape), x0.dtype),
-        stds=jnp.asarray(np.sqrt(found.covariances_).reshape(shape), x0.dtype),
-        weights=jnp.asarray(found.weights_ / np.sum(found.weights_), x0.dtype),
+        means=jnp.asarray(means.reshape(shape), x0.dtype),
+        stds=jnp.asarray(np.sqrt(variances).reshape(shape), x0.dtype),
+        weights=jnp.asarray(weights / np.sum(weights), x0.dtype),
     )
     draws = np.asarray(jax.jit(prior.sample)(sample_keys(jax.random.key(seed + 1), jnp.arange(len(x0)))))
     misfit = PriorMisfit(sliced_distance(first, draws, seed), sliced_distance(first, second, seed))

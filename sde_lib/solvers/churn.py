@@ -9,7 +9,6 @@ t to s first goes back to a noisier time t̂, by noise of the forward process, a
 """
 
 import math
-from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -17,11 +16,11 @@ from sde_lib.node import Scalar
 from sde_lib.noise import normal_like
 from sde_lib.parameterization import eps_hat
 from sde_lib.sde import expand, per_time
-from sde_lib.solvers.base import KERNEL, Solver, SolverState
+from sde_lib.solvers.base import KernelSolver, SolverState
 from sde_lib.solvers.exponential import root
 
 
-class EDMHeun(Solver):
+class EDMHeun(KernelSolver):
     """(1) to (3), of order 2: of the variance too, where churn falls as 1/N.
 
     churn is the γ of a step: S_churn/N for N steps; above √2 − 1 it counts as that. It works where s_min ≤ ρ(t) ≤ s_max
@@ -29,12 +28,14 @@ class EDMHeun(Solver):
     is their algorithm 1. `mean` is x: the noise comes before the step and not after it.
     """
 
-    requires: ClassVar = KERNEL
-    nfe = 2
     churn: Scalar = 0.0
     s_min: Scalar = 0.0
     s_max: Scalar = math.inf
     s_noise: Scalar = 1.0
+
+    @property
+    def nfe(self) -> int:
+        return 2
 
     def step(self, keys, state, t, s, sde, score_fn):
         x, back = state.x, self._back(t, s, sde)

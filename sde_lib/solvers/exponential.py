@@ -22,15 +22,13 @@ Xue et al. 2023: "SA-Solver", arXiv:2309.05019.
 Gonzalez et al. 2023: "SEEDS: Exponential SDE Solvers", arXiv:2305.14267.
 """
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 
 from sde_lib.node import Scalar, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.parameterization import eps_hat, x0_hat
 from sde_lib.sde import expand, per_time
-from sde_lib.solvers.base import KERNEL, Solver, SolverState
+from sde_lib.solvers.base import KernelSolver, SolverState
 
 
 def rise(sde, x, t, s):
@@ -69,7 +67,7 @@ def two_or_three(solver):
         raise ValueError(f"{type(solver).__name__}'s order is 2 or 3; got {solver.order}")
 
 
-class DPMSolver(Solver):
+class DPMSolver(KernelSolver):
     """(1) with ε̂ at 2 or 3 times of the step, one of them t: order 2 or 3.
 
     Lu et al. 2022a, algorithms 1 (DPM-Solver-2) and 2 (DPM-Solver-3); their order 1 is DDIM. With D_i = ε̂(u_i) − ε̂(t),
@@ -80,14 +78,13 @@ class DPMSolver(Solver):
     where x at u_2 is the second line too, with r_2 h, r_1/r_2 and D_1. ValueError for another order.
     """
 
-    requires: ClassVar = KERNEL
     order: int = static(2)
 
     def __post_init__(self):
         two_or_three(self)
 
     @property
-    def nfe(self):
+    def nfe(self) -> int:
         return self.order
 
     def step(self, keys, state, t, s, sde, score_fn):
@@ -121,7 +118,7 @@ def _bend(h):
     return jnp.where(h > 0, jnp.expm1(h) / jnp.where(h > 0, h, 1.0) - 1, 0.0)
 
 
-class SEEDS2(Solver):
+class SEEDS2(KernelSolver):
     """(3) by the exponential midpoint rule, whose two stages share one Brownian path: weak order 2.
 
         x_u = (3) from t to u with x̂₀(t) and z_1,     r = ½
@@ -133,9 +130,11 @@ class SEEDS2(Solver):
     it is DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1), of order 2. `mean` leaves out both noises of x_s.
     """
 
-    requires: ClassVar = KERNEL
-    nfe = 2
     tau: Scalar = 1.0
+
+    @property
+    def nfe(self) -> int:
+        return 2
 
     def step(self, keys, state, t, s, sde, score_fn):
         x, c = state.x, 1 + self.tau**2

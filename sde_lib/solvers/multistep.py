@@ -27,7 +27,7 @@ Zhang & Chen 2023: "Fast Sampling of Diffusion Models with Exponential Integrato
 """
 
 import itertools
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ from sde_lib.node import Scalar, static
 from sde_lib.noise import normal_like
 from sde_lib.parameterization import eps_hat, x0_hat
 from sde_lib.sde import Time, expand, time_derivative
-from sde_lib.solvers.base import KERNEL, Solver, SolverState
+from sde_lib.solvers.base import KernelSolver, SolverState
 from sde_lib.solvers.exponential import data_step, noise_std, two_or_three
 
 _NODES, _WEIGHTS = ((a + b) / 2 for a, b in zip(np.polynomial.legendre.leggauss(16), (1, 0), strict=True))
@@ -110,7 +110,7 @@ def predict(sde, x, t, s, data, past: Past, tau):
     return data_step(sde, x, t, s, tau, integral)
 
 
-class DPMSolverPlusPlus(Solver):
+class DPMSolverPlusPlus(KernelSolver):
     """(2) with the x̂₀ of the last 2 or 3 steps: DPM-Solver++(2M) and (3M), of order 2 and 3, and with noise their SDE
     variants.
 
@@ -119,13 +119,15 @@ class DPMSolverPlusPlus(Solver):
     step's noise that x̂₀ does not see in that step enters with the slope of the next. ValueError for another order.
     """
 
-    requires: ClassVar = KERNEL
-    nfe = 1
     order: int = static(2)
     tau: Scalar = 0.0
 
     def __post_init__(self):
         two_or_three(self)
+
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def init(self, x):
         return SolverState(x, x, nothing(x, self.order - 1))
@@ -138,7 +140,7 @@ class DPMSolverPlusPlus(Solver):
         return SolverState(mean + noise, mean, past.push(data, t))
 
 
-class UniPC(Solver):
+class UniPC(KernelSolver):
     """(2) with the x̂₀ of the last 2 or 3 steps, and each step corrected by the evaluation that the next begins with.
 
     Zhao et al. 2023, algorithms 1 and 2, with data prediction and B(h) = e^h − 1 (B_2); the corrected point is not
@@ -150,12 +152,14 @@ class UniPC(Solver):
     where w, v and the nodes are those of the step that led to t. ValueError for another order.
     """
 
-    requires: ClassVar = KERNEL
-    nfe = 1
     order: int = static(2)
 
     def __post_init__(self):
         two_or_three(self)
+
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def init(self, x):
         return SolverState(x, x, nothing(x, self.order))
@@ -180,19 +184,21 @@ class UniPC(Solver):
         return x
 
 
-class DEIS(Solver):
+class DEIS(KernelSolver):
     """(3) with the ε̂ of the last 2 or 3 steps: tAB-DEIS, Adams and Bashforth's rule with exact weights, order 2 or 3.
 
     Zhang & Chen 2023, section 3, whose polynomials in time and weights these are; their tAB1 and tAB2, named after the
     degree of the polynomial, are orders 2 and 3 here. ValueError for another order.
     """
 
-    requires: ClassVar = KERNEL
-    nfe = 1
     order: int = static(3)
 
     def __post_init__(self):
         two_or_three(self)
+
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def init(self, x):
         return SolverState(x, x, nothing(x, self.order - 1))

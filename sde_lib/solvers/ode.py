@@ -12,7 +12,9 @@ def flow(x, t, sde, score_fn):
 class Euler(Solver):
     """x_s = x_t + (s − t) F(x_t, t): first order."""
 
-    nfe = 1
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def step(self, keys, state, t, s, sde, score_fn):
         x = state.x + expand(s - t, state.x) * flow(state.x, t, sde, score_fn)
@@ -25,7 +27,9 @@ class Heun(Solver):
     Karras et al. 2022, algorithm 1, for any drift and diffusion and with time itself for the variable.
     """
 
-    nfe = 2
+    @property
+    def nfe(self) -> int:
+        return 2
 
     def step(self, keys, state, t, s, sde, score_fn):
         x, dt = state.x, expand(s - t, state.x)

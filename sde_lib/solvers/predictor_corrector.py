@@ -17,7 +17,6 @@ with (4), the step of Song & Ermon (2019, 2020) with a σ-proportional scale.
 """
 
 import abc
-from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -32,7 +31,10 @@ from sde_lib.solvers.predictors import ReverseDiffusion
 class Corrector(PyTreeNode, abc.ABC):
     """Moves at a fixed time that leave the marginal there as it is."""
 
-    requires: ClassVar[tuple[str, ...]] = ()
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The methods that an SDE must have, beyond drift, diffusion and prior."""
+        return ()
 
     @abc.abstractmethod
     def correct(self, keys, state, time, t, s, sde, score_fn) -> SolverState:
@@ -71,15 +73,15 @@ class Langevin(Corrector):
             raise ValueError(f"Langevin's norm is one of {', '.join(NORMS)}; got {self.norm!r}")
 
     @property
-    def requires(self):
+    def requires(self) -> tuple[str, ...]:
         return () if self.norm == "batch" else ("sigma",)
 
     @property
-    def coupled(self):
+    def coupled(self) -> bool:
         return self.norm == "batch"
 
     @property
-    def nfe(self):
+    def nfe(self) -> int:
         return self.steps
 
     def correct(self, keys, state, time, t, s, sde, score_fn):
@@ -95,12 +97,15 @@ class Langevin(Corrector):
 class AnnealedLangevin(Corrector):
     """Annealed Langevin dynamics: the step is proportional to σ² (4)."""
 
-    requires: ClassVar = ("sigma",)
     snr: Scalar = 0.16
     steps: int = static(1)
 
     @property
-    def nfe(self):
+    def requires(self) -> tuple[str, ...]:
+        return ("sigma",)
+
+    @property
+    def nfe(self) -> int:
         return self.steps
 
     def correct(self, keys, state, time, t, s, sde, score_fn):
@@ -111,7 +116,9 @@ class AnnealedLangevin(Corrector):
 class NoCorrector(Corrector):
     """Leaves the state alone."""
 
-    nfe = 0
+    @property
+    def nfe(self) -> int:
+        return 0
 
     def correct(self, keys, state, time, t, s, sde, score_fn):
         return state
@@ -129,15 +136,15 @@ class PredictorCorrector(Solver):
     corrector_first: bool = static(True)
 
     @property
-    def requires(self):
+    def requires(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.predictor.requires, *self.corrector.requires)))
 
     @property
-    def coupled(self):
+    def coupled(self) -> bool:
         return getattr(self.corrector, "coupled", False)
 
     @property
-    def nfe(self):
+    def nfe(self) -> int:
         return self.predictor.nfe + self.corrector.nfe
 
     def init(self, x):

@@ -11,20 +11,20 @@ posterior's standard deviation, or σ_ts, the two ends between which the optimum
 (4) Song et al. 2021c, arXiv:2010.02502, eq. 12 and 16; η = 0 is a deterministic step, η = 1 is (3).
 """
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 
 from sde_lib.node import Scalar
 from sde_lib.noise import normal_like
 from sde_lib.sde import expand
-from sde_lib.solvers.base import KERNEL, Solver, SolverState
+from sde_lib.solvers.base import KernelSolver, Solver, SolverState
 
 
 class EulerMaruyama(Solver):
     """(1): strong order ½, for every SDE."""
 
-    nfe = 1
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def step(self, keys, state, t, s, sde, score_fn):
         x = state.x
@@ -33,11 +33,12 @@ class EulerMaruyama(Solver):
         return SolverState(mean + noise, mean)
 
 
-class ReverseDiffusion(Solver):
+class ReverseDiffusion(KernelSolver):
     """(2): the forward step's own discretization, run backwards. The published predictor of the VE experiments."""
 
-    requires: ClassVar = KERNEL
-    nfe = 1
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def step(self, keys, state, t, s, sde, score_fn):
         x = state.x
@@ -56,13 +57,15 @@ def transition_std(sde, t, s):
     return sde.transition(t, s).sigma
 
 
-class Ancestral(Solver):
+class Ancestral(KernelSolver):
     """(3): the posterior step of DDPM, for every kernel. The published one has ς = σ_ts for VP (`transition_std`)
     and the posterior's for VE, which is the default here."""
 
-    requires: ClassVar = KERNEL
-    nfe = 1
     large_variance: Scalar = False
+
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def step(self, keys, state, t, s, sde, score_fn):
         x = state.x
@@ -72,7 +75,7 @@ class Ancestral(Solver):
         return SolverState(mean + expand(std, x) * normal_like(keys, x), mean)
 
 
-class DDIM(Solver):
+class DDIM(KernelSolver):
     """(4), with x̂₀ and ε̂ written out by the score, so that nothing is divided by α_t alone:
 
         x_s = x_t/α_ts + (σ_t²/α_ts − σ_t √(σ_s² − η²ς²)) score + η ς z
@@ -80,9 +83,11 @@ class DDIM(Solver):
     eta = 0: first order, deterministic, exact for a point mass. eta = 1: the ancestral step.
     """
 
-    requires: ClassVar = KERNEL
-    nfe = 1
     eta: Scalar = 0.0
+
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def step(self, keys, state, t, s, sde, score_fn):
         x = state.x
@@ -97,7 +102,9 @@ class DDIM(Solver):
 class NoPredictor(Solver):
     """x_s = x_t: leaves the work to a corrector (annealed Langevin dynamics; Song & Ermon 2019, algorithm 1)."""
 
-    nfe = 0
+    @property
+    def nfe(self) -> int:
+        return 0
 
     def step(self, keys, state, t, s, sde, score_fn):
         return SolverState(state.x, state.x)

@@ -109,7 +109,8 @@ def interpolate(
     for place, n in ((rows, x.shape[0]), (columns, x.shape[1])):
         first = jnp.floor(place)
         axes.append([(cubic(place - first - k), mirrored(first.astype(int) + k, n)) for k in (-1, 0, 1, 2)])
-    return sum((wr * wc)[..., None] * x[row, column] for (wr, row), (wc, column) in product(*axes))
+    first, *others = ((wr * wc)[..., None] * x[row, column] for (wr, row), (wc, column) in product(*axes))
+    return sum(others, start=first)
 
 
 def cubic(t: Float[Array, "..."]) -> Float[Array, "..."]:

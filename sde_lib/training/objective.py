@@ -44,7 +44,7 @@ class AppliedNetwork(PyTreeNode):
 
     params: Params
     key: Leaf = None
-    network: Callable = static(None)
+    network: Callable = static()
     train: bool = static(False)
 
     def __call__(self, x: Array, c_noise: Array, cond: Any = None) -> Array:

@@ -63,7 +63,8 @@ def make_train_step(
         def value(params: Params, rows, number):
             key = dropout_key if accumulate == 1 else jax.random.fold_in(dropout_key, number)
             applied = AppliedNetwork(params=objective.network_params(params), key=key, network=network, train=True)
-            losses = weighted(objective, applied, state.replace(params=params), *rows, total_mask(batch, size))
+            keys, t, part = rows
+            losses = weighted(objective, applied, state.replace(params=params), keys, t, part, total_mask(batch, size))
             return jnp.sum(losses), losses
 
         gradient = jax.value_and_grad(value, has_aux=True)
