@@ -1,7 +1,7 @@
 """A solver is one step of the reverse process, from time t to an earlier time s.
 
-The loop over a time grid is in `sde_lib.sampling`, once; a solver knows nothing of the grid. Its only step size is
-s − t. Each step gets its own keys, one a sample; what a solver remembers between steps is in `memory`.
+The loop over a time grid exists once, in `sde_lib.sampling`. A solver does not depend on the grid: its only step size
+is s − t. Each step has its own keys, one per sample. What a solver stores between steps is in `memory`.
 """
 
 import abc
@@ -16,7 +16,7 @@ from sde_lib.sde import GaussianSDE, Process, Time
 
 
 class SolverState(NamedTuple):
-    """x: the samples [B, ...]. mean: x before the last step's noise. memory: what a multistep solver keeps."""
+    """x: the samples [B, ...]. mean: x before the last step's noise. memory: what a multistep solver stores."""
 
     x: Float[Array, "B ..."]
     mean: Float[Array, "B ..."]

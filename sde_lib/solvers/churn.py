@@ -17,7 +17,7 @@ from sde_lib.noise import normal_like
 from sde_lib.parameterization import eps_hat
 from sde_lib.sde import expand, per_time
 from sde_lib.solvers.base import KernelSolver, SolverState
-from sde_lib.solvers.exponential import root
+from sde_lib.solvers.exponential import safe_sqrt
 
 
 class EDMHeun(KernelSolver):
@@ -43,7 +43,7 @@ class EDMHeun(KernelSolver):
         alpha_t, alpha_hat, alpha_s = (expand(sde.alpha(time), x) for time in (t, t_hat, s))
         # Where t̂ = t, rounding may leave a difference of the two levels, whose root is not small.
         variance = expand(jnp.where(t_hat > t, 1.0, 0.0), x) * (rho_hat**2 - rho_t**2)
-        start = x / alpha_t + self.S_noise * root(variance) * normal_like(keys, x)
+        start = x / alpha_t + self.S_noise * safe_sqrt(variance) * normal_like(keys, x)
         slope = _slope(alpha_hat * start, t_hat, sde, score_fn)
         step = rho_s - rho_hat
         end_slope = _slope(alpha_s * (start + step * slope), s, sde, score_fn)

@@ -24,7 +24,7 @@ class Euler(Solver):
 class Heun(Solver):
     """x_s = x_t + ½ (s − t) [F(x_t, t) + F(x_t + (s − t) F(x_t, t), s)]: the trapezoidal rule, second order.
 
-    Karras et al. 2022, algorithm 1, for any drift and diffusion and with time itself for the variable.
+    Karras et al. 2022, algorithm 1, for any drift and diffusion, in the variable t.
     """
 
     @property

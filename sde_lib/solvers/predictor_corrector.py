@@ -1,19 +1,19 @@
-"""Predictor–corrector sampling: a step toward the data, and Langevin steps that keep the marginal right.
+"""Predictor–corrector sampling: steps toward the data, and Langevin steps that keep the marginal correct.
 
 A corrector step at a fixed time (Song et al. 2021, algorithms 2 to 5) is, with step size h and z standard normal,
 
     x ← x + h score(x, t) + √(2h) z.                                                                (1)
 
-With a the alpha_ts of the grid's interval (α_ts for VP as published, 1 for VE), r the signal-to-noise ratio
-`snr`, and norms over a sample's coordinates,
+With a the alpha_ts of the grid's interval (α_ts for VP as published, 1 for VE), r the signal-to-noise ratio `snr`, and
+norms over a sample's coordinates,
 
     Langevin, `batch` norm      h = 2 a² (r mean‖z‖ / mean‖score‖)²      means over the batch                (2)
     Langevin, `expected` norm   h = 2 a² (r σ)²                          ‖z‖/‖score‖ at its expectation     (3)
     annealed Langevin           h = 2 a² (r σ)²                                                           (4)
 
-(2) is algorithms 4 and 5 as published: each sample's step depends on its neighbors. (3) takes the norms that the
-kernel gives, E‖z‖²= d and E‖ε/σ‖² = d/σ²: samples stay independent and the step is known beforehand; it coincides
-with (4), the step of Song & Ermon (2019, 2020) with a σ-proportional scale.
+(2) is algorithms 4 and 5 as published: each sample's step depends on the others in its batch. (3) uses the expected
+norms under the kernel, E‖z‖² = d and E‖ε/σ‖² = d/σ². Samples stay independent, and the step is known in advance. It
+coincides with (4), the step of Song & Ermon (2019, 2020) with a scale proportional to σ.
 """
 
 import abc
@@ -29,7 +29,7 @@ from sde_lib.solvers.predictors import ReverseDiffusion
 
 
 class Corrector(PyTreeNode, abc.ABC):
-    """Moves at a fixed time that leave the marginal there as it is."""
+    """Moves at a fixed time that leave the marginal there unchanged."""
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def langevin_move(state: SolverState, score, step_size, z) -> SolverState:
 
 
 def mean_norm(x: Float[Array, "B ..."]) -> Float[Array, ""]:
-    """The batch's mean of the Euclidean norms of its samples."""
+    """The mean over the batch of the samples' Euclidean norms."""
     return jnp.mean(jnp.linalg.norm(x.reshape(x.shape[0], -1), axis=-1))
 
 
@@ -62,7 +62,11 @@ NORMS = ("expected", "batch")
 
 
 class Langevin(Corrector):
-    """Langevin dynamics with a step by signal-to-noise ratio: norm "expected" is (3), "batch" is (2), as published."""
+    """Langevin dynamics with a step set by the signal-to-noise ratio: norm "expected" is (3); "batch" is (2), as
+    published.
+
+    Raises ValueError for another norm.
+    """
 
     snr: Scalar = 0.16
     steps: int = static(1)
@@ -114,7 +118,7 @@ class AnnealedLangevin(Corrector):
 
 
 class NoCorrector(Corrector):
-    """Leaves the state alone."""
+    """Leaves the state unchanged."""
 
     @property
     def nfe(self) -> int:
@@ -127,8 +131,8 @@ class NoCorrector(Corrector):
 class PredictorCorrector(Solver):
     """A predictor's step and a corrector's, in one of two orders.
 
-    corrector_first (as published in code): correct at t, then predict from t to s.
-    Otherwise (Song et al. 2021, algorithm 1): predict from t to s, then correct at s.
+    corrector_first (as in the published code): correct at t, then predict from t to s. Otherwise (Song et al. 2021,
+    algorithm 1): predict from t to s, then correct at s.
     """
 
     predictor: Solver = ReverseDiffusion()

@@ -7,7 +7,7 @@
 
 (1) Song et al. 2021, eq. 6. (2) their eq. 46 with the forward step x_t = α_ts x_s + σ_ts z in place of its
 discretization. (3) the posterior p(x_s | x_t, x̂₀), Ho et al. 2020, eq. 6 and 7, Song et al. 2021, eq. 47; ς is the
-posterior's standard deviation, or σ_ts, the two ends between which the optimum lies (Ho et al. 2020, section 3.2).
+posterior's standard deviation, or σ_ts. The optimum is between the two (Ho et al. 2020, section 3.2).
 (4) Song et al. 2021c, arXiv:2010.02502, eq. 12 and 16; η = 0 is a deterministic step, η = 1 is (3).
 """
 
@@ -20,7 +20,7 @@ from sde_lib.solvers.base import KernelSolver, Solver, SolverState
 
 
 class EulerMaruyama(Solver):
-    """(1): strong order ½, for every SDE."""
+    """(1): strong order ½, for any SDE."""
 
     @property
     def nfe(self) -> int:
@@ -34,7 +34,7 @@ class EulerMaruyama(Solver):
 
 
 class ReverseDiffusion(KernelSolver):
-    """(2): the forward step's own discretization, run backwards. The published predictor of the VE experiments."""
+    """(2): the discretization of the forward step, reversed. The published predictor of the VE experiments."""
 
     @property
     def nfe(self) -> int:
@@ -58,8 +58,10 @@ def transition_std(sde, t, s):
 
 
 class Ancestral(KernelSolver):
-    """(3): the posterior step of DDPM, for every kernel. The published one has ς = σ_ts for VP (`transition_std`)
-    and the posterior's for VE, which is the default here."""
+    """(3): the posterior step of DDPM, for every kernel.
+
+    ς is the posterior's standard deviation, as published for VE; with `large_variance` it is σ_ts, as published for VP.
+    """
 
     large_variance: Scalar = False
 
@@ -76,7 +78,7 @@ class Ancestral(KernelSolver):
 
 
 class DDIM(KernelSolver):
-    """(4), with x̂₀ and ε̂ written out by the score, so that nothing is divided by α_t alone:
+    """(4), with x̂₀ and ε̂ expressed by the score, so that nothing is divided by α_t alone:
 
         x_s = x_t/α_ts + (σ_t²/α_ts − σ_t √(σ_s² − η²ς²)) score + η ς z
 
@@ -93,14 +95,14 @@ class DDIM(KernelSolver):
         x = state.x
         alpha_ts, sigma_t, sigma_s = (expand(c, x) for c in (sde.alpha_ts(t, s), sde.sigma(t), sde.sigma(s)))
         std = expand(self.eta * posterior_std(sde, t, s), x)
-        # Rounding may leave σ_s² − std² below 0 where the two are equal.
-        kept = jnp.sqrt(jnp.maximum(sigma_s**2 - std**2, 0.0))
-        mean = x / alpha_ts + (sigma_t**2 / alpha_ts - sigma_t * kept) * score_fn(x, t)
+        # By rounding, σ_s² − std² may be negative where the two are equal.
+        rest = jnp.sqrt(jnp.maximum(sigma_s**2 - std**2, 0.0))
+        mean = x / alpha_ts + (sigma_t**2 / alpha_ts - sigma_t * rest) * score_fn(x, t)
         return SolverState(mean + std * normal_like(keys, x), mean)
 
 
 class NoPredictor(Solver):
-    """x_s = x_t: leaves the work to a corrector (annealed Langevin dynamics; Song & Ermon 2019, algorithm 1)."""
+    """x_s = x_t: only a corrector moves x (annealed Langevin dynamics; Song & Ermon 2019, algorithm 1)."""
 
     @property
     def nfe(self) -> int:
