@@ -59,7 +59,7 @@ from sde_lib.solvers import (
 )
 
 T_END = 1e-3
-S_CHURN = 5.0  # EDMHeun's: its churn is this over the number of steps
+S_CHURN = 5.0  # of EDMHeun, whose gamma is S_CHURN over the number of steps
 GRIDS = {grid.__name__: grid(t_end=T_END) for grid in (UniformGrid, PowerGrid, LogSNRGrid, EDMGrid)}
 PUBLISHED = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(norm="batch"))
 PAPER = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(norm="batch"), corrector_first=False)
@@ -71,7 +71,7 @@ NOISY = {
     "Euler–Maruyama": (EulerMaruyama(), "PowerGrid", last_mean),
     "reverse diffusion": (ReverseDiffusion(), "PowerGrid", last_mean),
     "ancestral": (Ancestral(), "PowerGrid", last_mean),
-    "EDMHeun, churn": (EDMHeun(churn=S_CHURN), "PowerGrid", as_is),
+    "EDMHeun, churn": (EDMHeun(gamma=S_CHURN), "PowerGrid", as_is),
     "DPMSolverPlusPlus 2, tau=1": (DPMSolverPlusPlus(tau=1.0), "LogSNRGrid", last_mean),
     "SEEDS2": (SEEDS2(), "LogSNRGrid", last_mean),
 }
@@ -108,8 +108,8 @@ def sampler(name: str, budget: int, grid: str | None = None) -> Sampler:
     """The sampler of this name with as many steps as the budget of evaluations allows."""
     solver, own, denoise = FIXED[name]
     steps = max(1, budget // solver.nfe)
-    if getattr(solver, "churn", 0):
-        solver = solver.replace(churn=S_CHURN / steps)
+    if getattr(solver, "gamma", 0):
+        solver = solver.replace(gamma=S_CHURN / steps)
     return Sampler(solver=solver, grid=GRIDS[grid or own], num_steps=steps, denoise=denoise)
 
 

@@ -108,6 +108,11 @@ RENAMED = {
     "data_lib:fitting": "data_lib:infer_transform",
 }
 
+# Today's name of a class or function: the earlier names of its parameters, and today's.
+RENAMED_PARAMETERS = {
+    "sde_lib.solvers:EDMHeun": {"churn": "gamma", "s_min": "S_tmin", "s_max": "S_tmax", "s_noise": "S_noise"},
+}
+
 
 def current_name(name: str) -> str:
     """Today's name of a class or function that a config of any version names."""
@@ -159,7 +164,8 @@ def _changed(values: dict, section: str, change: Callable[[dict], dict]) -> dict
 def _renamed(value: Any) -> Any:
     if isinstance(value, dict):
         named = {key: current_name(value[key]) for key in ("call", "bind") if isinstance(value.get(key), str)}
-        return {key: _renamed(item) for key, item in value.items()} | named
+        parameters = {old: new for name in named.values() for old, new in RENAMED_PARAMETERS.get(name, {}).items()}
+        return {parameters.get(key, key): _renamed(item) for key, item in value.items()} | named
     if isinstance(value, tuple | list):
         return tuple(_renamed(item) for item in value)
     return value

@@ -1,4 +1,4 @@
-"""The mathematics: forward SDEs, what a network's output means, losses, solvers, sampling, training steps."""
+"""The mathematics: forward SDEs, parameterizations, losses, solvers, sampling, likelihoods, training steps."""
 
 from sde_lib.check import SDECheckError as SDECheckError
 from sde_lib.check import check_sde as check_sde
@@ -110,7 +110,7 @@ from sde_lib.training.state import init_state as init_state
 from sde_lib.training.step import make_eval_step as make_eval_step
 from sde_lib.training.step import make_train_step as make_train_step
 
-# Names of version 0.1, kept importable.
+# Names of version 0.1, still importable.
 CoefficientSDE = LinearSDE
 PathSDE = NonlinearSDE
 StraightLine = RectifiedFlow

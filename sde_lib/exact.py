@@ -5,7 +5,7 @@ If x_0 is a mixture of normals with independent coordinates, Σ_k w_k N(μ_k, di
     p_t = Σ_k w_k N(α μ_k, diag(α² s_k² + σ²)),                                                    (1)
     ∇log p_t(x) = Σ_k r_k(x) (α μ_k − x)/(α² s_k² + σ²),   r_k the posterior weight of component k.     (2)
 
-The ground truth of the tests, the tutorials and the benchmarks. One component is an anisotropic Gaussian.
+This is the ground truth of the tests, the tutorials and the benchmarks. One component is an anisotropic Gaussian.
 """
 
 import math
@@ -29,7 +29,7 @@ class GaussianMixture(PyTreeNode):
 
     def __post_init__(self):
         for name in ("means", "stds", "weights"):
-            if isinstance(getattr(self, name), tuple | list):  # as a config holds them
+            if isinstance(getattr(self, name), tuple | list):  # from a config
                 object.__setattr__(self, name, jnp.asarray(getattr(self, name), float))
 
     def sample(self, keys: Key[Array, " B"]) -> Float[Array, "B ..."]:
@@ -77,5 +77,5 @@ class GaussianMixture(PyTreeNode):
 
 
 def gaussian(mean: Float[Array, "..."], std: Float[Array, "..."]) -> GaussianMixture:
-    """N(mean, diag std²), of the event shape of `mean`."""
+    """N(mean, diag std²), with the event shape of `mean`."""
     return GaussianMixture(means=mean[None], stds=std[None], weights=jnp.ones(1, mean.dtype))

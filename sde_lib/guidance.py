@@ -1,15 +1,15 @@
-"""Guided scores: functions from scores to scores, which any solver then takes.
+"""Guided scores: functions from scores to scores, for any solver.
 
-Bayes' rule at time t reads ∇log p_t(x | c) = ∇log p_t(x) + ∇log p_t(c | x), and the last term may be weighed by w:
+By Bayes' rule at time t, ∇log p_t(x | c) = ∇log p_t(x) + ∇log p_t(c | x). The last term may be weighted by w:
 
     s_w(x, t) = s(x, t) + w ∇log p_t(c | x)                      by a classifier,                           (1)
     s_w(x, t) = s(x, t) + w [s(x, t | c) − s(x, t)]              by two scores, without one,                (2)
 
 (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; Song et al. 2021, arXiv:2011.13456, eq. 14; Ho & Salimans 2022,
-arXiv:2207.12598, eq. 6, whose w is one less). w = 0 is the unconditional score and w = 1 the conditional one, of which
-samples are samples of p(x | c). Any other w gives at each t the score of p_t(x)^{1−w} p_t(x | c)^w, up to a constant,
-and these densities are not one diffused: samples are drawn toward c as w grows, but what they are samples of depends
-on the solver too (Bradley & Nakkiran 2024, arXiv:2408.09000).
+arXiv:2207.12598, eq. 6, whose w is smaller by one). w = 0 is the unconditional score. w = 1 is the conditional one,
+whose samples have the distribution p(x | c). Any other w gives, at each t, the score of p_t(x)^{1−w} p_t(x | c)^w up to
+a constant. These densities are not the marginals of one process. As w grows, samples concentrate on c, but their
+distribution also depends on the solver (Bradley & Nakkiran 2024, arXiv:2408.09000).
 """
 
 from collections.abc import Callable
@@ -26,10 +26,11 @@ from sde_lib.sde import Time
 def classifier_guided(
     score_fn: ScoreFn, log_prob: Callable[[Float[Array, "B ..."], Time], Float[Array, " B"]], scale: Scalar = 1.0
 ) -> ScoreFn:
-    """(1), by log_prob(x, t) = log p_t(c | x) [B] for the wanted c, up to a constant; row i of row i of x alone.
+    """(1), with log_prob(x, t) = log p_t(c | x) [B] for the chosen c, up to a constant; row i depends on row i of x
+    only.
 
-    Besides one evaluation of the score, one of log_prob and its gradient. The classifier has to know noise: it is
-    asked at every t.
+    Each evaluation costs one of the score, and one of log_prob with its gradient. The classifier is evaluated at every
+    t, so it must be trained on noisy data.
     """
 
     def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
@@ -39,7 +40,7 @@ def classifier_guided(
 
 
 def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scalar) -> ScoreFn:
-    """(2). Each evaluation is one of `conditional` and one of `unconditional`."""
+    """(2). Each evaluation costs one of `conditional` and one of `unconditional`."""
 
     def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         free = unconditional(x, t)

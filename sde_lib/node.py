@@ -1,24 +1,30 @@
-"""The base of everything in the library that holds values: a frozen, keyword-only dataclass that is a JAX pytree."""
+"""The base class of all values in the library: a frozen, keyword-only dataclass that is a JAX pytree."""
 
 import dataclasses
-from typing import Any, dataclass_transform
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, dataclass_transform, overload
 
 import jax
 import numpy as np
 
-# What a transformation of JAX may put in the place of a leaf (a tracer, a shape, None) no narrower type admits.
+# A transformation of JAX may replace a leaf by a tracer, a shape or None, which no narrower type admits.
 Scalar = Any
-"""A leaf that is a number where a value is built."""
+"""A leaf: a number when a value is built."""
 Leaf = Any
-"""A leaf that is an array, of the shape that the class's docstring says."""
+"""A leaf: an array of the shape that the class's docstring gives."""
+
+
+T = TypeVar("T")
+NodeType = TypeVar("NodeType", bound="PyTreeNode")
+Function = TypeVar("Function", bound=Callable)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class PyTreeNode:
-    """A frozen dataclass and pytree, built by keywords alone.
+    """A frozen dataclass and pytree, built by keywords only.
 
-    Fields are leaves: they may be traced, differentiated and changed without a recompilation. A field that decides
-    a shape or a program (a number of steps, a function) is declared with `static`.
+    Fields are leaves: they may be traced, differentiated, and changed without recompilation. A field that determines a
+    shape or the program, such as a number of steps or a function, is declared with `static`.
 
     >>> class Point(PyTreeNode):
     ...     x: Scalar = 0.0
@@ -29,33 +35,56 @@ class PyTreeNode:
     [1.0]
     """
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
         _register(cls)
 
-    def replace(self, **changes):
-        """The same with other values in some fields."""
+    def replace(self: NodeType, **changes: Any) -> NodeType:
+        """A copy with other values in some fields."""
         return dataclasses.replace(self, **changes)
 
-    def __repr__(self):
-        """A dataclass's, with long arrays cut short."""
+    def __repr__(self) -> str:
+        """As a dataclass's, with long arrays abbreviated."""
         with np.printoptions(threshold=8, edgeitems=2, precision=4):
             fields = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self))
         return f"{type(self).__qualname__}({fields})"
 
 
-def static(default=dataclasses.MISSING):
-    """A field that is part of the program and not of its data: a change of it recompiles. Without a default it must be
-    given."""
+@overload
+def static() -> Any: ...
+@overload
+def static(default: T) -> T: ...
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is part of the program, not of the data: a new value recompiles. Required without a default."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
-def _register(cls: type) -> None:
-    """Makes the class a pytree whose structure holds the class itself.
+def with_attributes(**attributes: Any) -> Callable[[Function], Function]:
+    """Decorates a function with attributes, such as the `requires` of a loss, and returns that function itself.
 
-    `jax.tree_util.register_dataclass`, which flax.struct uses, does not do: in jax 0.10 the structures of two classes
-    with as many leaves are equal, and `jit` may then run for one the program that it compiled for the other.
+    >>> @with_attributes(nfe=2)
+    ... def twice(x):
+    ...     return 2 * x
+    >>> twice.nfe
+    2
+    """
+
+    def decorate(function: Function) -> Function:
+        for name, value in attributes.items():
+            setattr(function, name, value)
+        return function
+
+    return decorate
+
+
+def _register(cls: type) -> None:
+    """Registers the class as a pytree whose structure contains the class itself.
+
+    `jax.tree_util.register_dataclass`, which flax.struct uses, does not. In jax 0.10 the structures of two classes with
+    equally many leaves are equal, so `jit` may run for one class the program that it compiled for the other.
     """
     fields = dataclasses.fields(cls)
     leaves = [f.name for f in fields if not f.metadata.get("static")]
@@ -76,4 +105,4 @@ def _register(cls: type) -> None:
 
 
 Node = PyTreeNode
-"""The name of version 0.1."""
+"""The name in version 0.1."""

@@ -1,7 +1,7 @@
 """Randomness: every sample owns its key.
 
-Keys travel as an array [B], one a sample, and noise is drawn sample by sample. So what sample i sees depends on the
-seed and on i alone: not on the batch size, on its neighbors, or on how many devices share the batch.
+Keys are passed as an array [B], one per sample, and noise is drawn sample by sample. So the noise of sample i depends
+on the seed and on i only: not on the batch size, the other samples, or the number of devices.
 """
 
 import jax
@@ -9,12 +9,12 @@ from jaxtyping import Array, Float, Integer, Key
 
 
 def sample_keys(key: Key[Array, ""], indices: Integer[Array, " B"]) -> Key[Array, " B"]:
-    """One key for each sample: fold_in(key, i) for i in `indices`, the samples' global numbers."""
+    """One key per sample: fold_in(key, i) for each i in `indices`, the global indices of the samples."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 def fold(keys: Key[Array, " B"], data: int | Integer[Array, ""]) -> Key[Array, " B"]:
-    """The same fold_in for every sample: a new, independent stream for step or purpose `data`."""
+    """fold_in(key, data) of each sample's key: a new, independent stream for the step or purpose `data`."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 

@@ -2,35 +2,37 @@
 
     score(x, t) = c_skip x + c_out F(c_in x, c_noise)                                              (1)
 
-in the manner of Karras et al. (2022, eq. 7), written for the score where they write it for the denoiser: so nothing
-cancels at small σ, and all stays finite where α → 0. With x = α x_0 + σ ε the other quantities follow from the score:
+This is the form of Karras et al. (2022, eq. 7), with the score in place of the denoiser: nothing cancels at small σ,
+and all terms stay finite where α → 0. With x = α x_0 + σ ε the other quantities follow from the score:
 
     x̂₀ = (x + σ² score) / α      (Tweedie's formula; Efron 2011)                                   (2)
     ε̂  = −σ score                                                                                 (3)
     v̂  = α ε̂ − σ x̂₀              (Salimans & Ho 2022, section 4)                                  (4)
 
-and the ways back are the parameterizations themselves, with the identity for a network.
+The inverse maps are the parameterizations themselves, with the identity for a network.
 
 Karras et al. 2022: "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
 """
 
 import abc
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sde_lib.node import PyTreeNode, Scalar
-from sde_lib.sde import SDE, Coefficient, GaussianSDE, Time, expand, per_time
+from sde_lib.sde import SDE, Coefficient, GaussianSDE, Process, Time, expand, per_time
 
 ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
 """(x [B, ...], t [] or [B]) → ∇log p_t(x) [B, ...]."""
 
 
 class Coefficients(NamedTuple):
-    """The four coefficients of (1), each of t's shape; and, where not None, that of the drift f(x, t), which is then
-    added to the score."""
+    """The four coefficients of (1), each of t's shape.
+
+    If c_drift is not None, c_drift times the drift f(x, t) is added to the score.
+    """
 
     c_skip: Coefficient
     c_out: Coefficient
@@ -40,15 +42,18 @@ class Coefficients(NamedTuple):
 
 
 @runtime_checkable
-class NoiseLabel(Protocol):
-    """How the network is told the noise level: (sde, t) → c_noise, of t's shape."""
+class NoiseLabel(Protocol[Process]):
+    """The network's input for the noise level: (sde, t) → c_noise, of t's shape."""
 
-    def __call__(self, sde: SDE, t: Time) -> Coefficient: ...
+    def __call__(self, sde: Process, t: Time) -> Coefficient: ...
 
 
 class ScaledTime(PyTreeNode):
-    """c_noise = scale · t + offset. The published VP networks were trained with scale 999 (Song et al. 2021, their
-    code); DDPM's label k − 1 at t_k = k/N is N t − 1, NCSN's, which counts from the noise, (N − 1) (1 − t)."""
+    """c_noise = scale · t + offset.
+
+    The published VP networks were trained with scale 999 (Song et al. 2021, their code). DDPM's label k − 1 at t_k =
+    k/N is N t − 1. NCSN's label, which counts from the noise, is (N − 1) (1 − t).
+    """
 
     scale: Scalar = 1.0
     offset: Scalar = 0.0
@@ -58,10 +63,10 @@ class ScaledTime(PyTreeNode):
 
 
 class LogSigma(PyTreeNode):
-    """c_noise = scale · log(σ/(α unit)), the logarithm of the noise level seen by x/α.
+    """c_noise = scale · log(σ/(α unit)), the logarithm of the noise level of x/α.
 
-    Scale 1 for the published VE networks, ¼ for Karras et al. (2022, table 1). With data in [−1, 1], unit 2 gives
-    what networks were told whose data were in [0, 1]. Where the coordinates' levels differ it is their mean.
+    Scale is 1 for the published VE networks, ¼ for Karras et al. (2022, table 1). For data in [−1, 1], unit 2 gives the
+    labels of networks that were trained on data in [0, 1]. Where coordinates differ, the label is their mean.
     """
 
     scale: Scalar = 1.0
@@ -71,33 +76,33 @@ class LogSigma(PyTreeNode):
         return self.scale * (-0.5 * per_time(sde.log_snr(t), t) - jnp.log(self.unit))
 
 
-class Parameterization(PyTreeNode, abc.ABC):
-    """(sde, t) → the coefficients of (1). All but `PredictPathScore` need a GaussianSDE."""
+class Parameterization(PyTreeNode, abc.ABC, Generic[Process]):
+    """(sde, t) → the coefficients of (1). All but `PredictPathScore` require a GaussianSDE."""
 
     @abc.abstractmethod
-    def __call__(self, sde: SDE, t: Time) -> Coefficients: ...
+    def __call__(self, sde: Process, t: Time) -> Coefficients: ...
 
 
-class PredictNoise(Parameterization):
+class PredictNoise(Parameterization[GaussianSDE]):
     """F = ε: score = −F/σ (Ho et al. 2020, eq. 11 and 12)."""
 
-    c_noise: NoiseLabel = ScaledTime()
+    c_noise: NoiseLabel[GaussianSDE] = ScaledTime()
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         return Coefficients(0.0, -1 / sde.sigma(t), 1.0, self.c_noise(sde, t))
 
 
-class PredictScore(Parameterization):
-    """F = σ · score: score = F/σ, as the published VE networks have it (Song & Ermon 2020, technique 3)."""
+class PredictScore(Parameterization[GaussianSDE]):
+    """F = σ · score: score = F/σ, as in the published VE networks (Song & Ermon 2020, technique 3)."""
 
-    c_noise: NoiseLabel = LogSigma()
+    c_noise: NoiseLabel[GaussianSDE] = LogSigma()
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         return Coefficients(0.0, 1 / sde.sigma(t), 1.0, self.c_noise(sde, t))
 
 
 class PlainScore(Parameterization):
-    """F = score (Song & Ermon 2019, section 3.2): the network itself must grow as 1/σ, which PredictScore spares it."""
+    """F = score (Song & Ermon 2019, section 3.2). The network itself must grow as 1/σ, unlike with `PredictScore`."""
 
     c_noise: NoiseLabel = LogSigma()
 
@@ -105,20 +110,20 @@ class PlainScore(Parameterization):
         return Coefficients(0.0, 1.0, 1.0, self.c_noise(sde, t))
 
 
-class PredictX0(Parameterization):
+class PredictX0(Parameterization[GaussianSDE]):
     """F = x_0: score = (α F − x)/σ², by (2)."""
 
-    c_noise: NoiseLabel = ScaledTime()
+    c_noise: NoiseLabel[GaussianSDE] = ScaledTime()
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return Coefficients(-1 / sigma**2, alpha / sigma**2, 1.0, self.c_noise(sde, t))
 
 
-class PredictV(Parameterization):
+class PredictV(Parameterization[GaussianSDE]):
     """F = v = α ε − σ x_0, so that ε = (σ x + α F)/(α² + σ²) and score = −(x + (α/σ) F)/(α² + σ²), by (3) and (4)."""
 
-    c_noise: NoiseLabel = ScaledTime()
+    c_noise: NoiseLabel[GaussianSDE] = ScaledTime()
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -126,16 +131,16 @@ class PredictV(Parameterization):
         return Coefficients(-1 / total, -alpha / (sigma * total), 1.0, self.c_noise(sde, t))
 
 
-class EDMPreconditioning(Parameterization):
-    """Unit variance into and out of the network, for data of standard deviation sigma_data.
+class EDMPreconditioning(Parameterization[GaussianSDE]):
+    """Unit variance at the network's input and output, for data of standard deviation sigma_data.
 
         c_skip = −1/T,   c_out = α σ_d/(σ √T),   c_in = 1/√T,   T = α² σ_d² + σ²
 
-    Karras et al. 2022, table 1 and appendix B.6, for x/α at noise level σ/α, carried over to the score by (2).
+    Karras et al. 2022, table 1 and appendix B.6, for x/α at noise level σ/α, converted to the score by (2).
     """
 
     sigma_data: Scalar = 0.5
-    c_noise: NoiseLabel = LogSigma(scale=0.25)
+    c_noise: NoiseLabel[GaussianSDE] = LogSigma(scale=0.25)
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -149,7 +154,7 @@ def make_score_fn(
     sde: SDE,
     parameterization: Parameterization,
 ) -> ScoreFn:
-    """The score of (1). `network` is (c_in x [B, ...], c_noise [B]) → F [B, ...], its parameters already bound."""
+    """The score (1). `network` maps (c_in x [B, ...], c_noise [B]) to F [B, ...]; its parameters are already bound."""
 
     def score_fn(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         c = parameterization(sde, t)
@@ -172,6 +177,6 @@ def eps_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Ar
 
 
 def v_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):
-    """v̂ = α ε̂ − σ x̂₀ (4), with x̂₀ written out: −σ (x + (α² + σ²) score)/α."""
+    """v̂ = α ε̂ − σ x̂₀ (4), expanded to −σ (x + (α² + σ²) score)/α."""
     alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
     return -sigma * (x + (alpha**2 + sigma**2) * score) / alpha

@@ -2,23 +2,23 @@
 
     t_max = t_0 > t_1 > … > t_N = t_min
 
-A grid is a function of the SDE and of N; a solver steps from t_k to t_{k+1}; `denoise` says what is returned at the
-end. Number and spacing of the steps belong to the sampler: neither the SDE nor a checkpoint knows of them.
+A grid is a function of the SDE and of N. A solver steps from t_k to t_{k+1}. `denoise` determines what is returned at
+the end. The number and spacing of the steps belong to the sampler, not to the SDE or a checkpoint.
 """
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Generic, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from sde_lib.node import PyTreeNode, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, static, with_attributes
 from sde_lib.noise import fold
 from sde_lib.parameterization import ScoreFn, x0_hat
-from sde_lib.sde import SDE, GaussianSDE, per_time
+from sde_lib.sde import KERNEL, SDE, GaussianSDE, Process, per_time
 from sde_lib.solvers.base import Solver, SolverState
 from sde_lib.solvers.predictor_corrector import PredictorCorrector
 
@@ -26,17 +26,17 @@ Times = Float[Array, " N"]
 Start = Float[Array, "..."] | Float[np.ndarray, "..."] | None
 
 
-class Grid(PyTreeNode, abc.ABC):
+class Grid(PyTreeNode, abc.ABC, Generic[Process]):
     """(sde, num_steps) → num_steps + 1 times, from t_max down to the later of t_end and t_min.
 
-    `requires` names what an SDE must have beyond its two ends.
+    `requires` names the methods that an SDE must have.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
     t_end: Scalar = 0.0
 
     @abc.abstractmethod
-    def __call__(self, sde: SDE, num_steps: int) -> Times: ...
+    def __call__(self, sde: Process, num_steps: int) -> Times: ...
 
     def end(self, sde: SDE):
         return jnp.maximum(self.t_end, sde.t_min)
@@ -60,7 +60,7 @@ class PowerGrid(Grid):
         return with_ends(times, sde.t_max, self.end(sde))
 
 
-class LogSNRGrid(Grid):
+class LogSNRGrid(Grid[GaussianSDE]):
     """t_k equidistant in λ = log α²/σ² (Lu et al. 2022, arXiv:2206.00927, section 3.4)."""
 
     requires = ("log_snr",)
@@ -71,8 +71,8 @@ class LogSNRGrid(Grid):
         return with_ends(times, sde.t_max, self.end(sde))
 
 
-class EDMGrid(Grid):
-    """Noise levels σ/α at (a^{1/ρ} + k/N (b^{1/ρ} − a^{1/ρ}))^ρ from the largest a to the smallest b.
+class EDMGrid(Grid[GaussianSDE]):
+    """Noise levels σ/α at (a^{1/ρ} + k/N (b^{1/ρ} − a^{1/ρ}))^ρ, from the largest a to the smallest b.
 
     Karras et al. 2022, eq. 5, for any α and σ.
     """
@@ -82,20 +82,22 @@ class EDMGrid(Grid):
 
     def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
         ends = jnp.stack([jnp.exp(-0.5 * per_time(sde.log_snr(t), t)) for t in (sde.t_max, self.end(sde))])
-        levels = jnp.linspace(*ends ** (1 / self.rho), num_steps + 1) ** self.rho
+        first, last = ends ** (1 / self.rho)
+        levels = jnp.linspace(first, last, num_steps + 1) ** self.rho
         return with_ends(sde.time_of_log_snr(-2 * jnp.log(levels)), sde.t_max, self.end(sde))
 
 
 def with_ends(times: Times, first, last) -> Times:
-    """The times with their ends exact: a bisection leaves them off by rounding."""
+    """The times with exact ends: a bisection leaves rounding errors there."""
     return times.at[0].set(first).at[-1].set(last)
 
 
 @runtime_checkable
 class Denoise(Protocol):
-    """What is returned at the end: (state, t, sde, score_fn) → samples.
+    """The final denoising: (state, t, sde, score_fn) → samples.
 
-    Evaluations it makes stand in `nfe`, if any, and what it needs of the SDE in `requires`.
+    The function may have two attributes: `nfe`, the evaluations it makes, and `requires`, the methods that an SDE must
+    have.
     """
 
     def __call__(self, state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]: ...
@@ -106,21 +108,18 @@ def last_mean(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array
     return state.mean
 
 
+@with_attributes(requires=KERNEL, nfe=1)
 def tweedie(state: SolverState, t, sde: GaussianSDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
-    """E[x_0 | x_t], by one more evaluation."""
+    """E[x_0 | x_t] by Tweedie's formula, which takes one more evaluation."""
     return x0_hat(sde, state.x, t, score_fn(state.x, t))
 
 
-tweedie.nfe = 1
-tweedie.requires = ("alpha", "sigma")
-
-
 def as_is(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
-    """The samples of p_t at the grid's end, with the noise they carry."""
+    """The samples of p_t at the grid's end, with their noise."""
     return state.x
 
 
-ALONE = {
+FOR_ANY_SDE = {
     "solver": "Euler, Heun, EulerMaruyama, and PredictorCorrector of EulerMaruyama with Langevin(norm='batch')",
     "grid": "UniformGrid and PowerGrid",
     "denoise": "last_mean and as_is",
@@ -128,26 +127,26 @@ ALONE = {
 
 
 def check_pair(part, sde: SDE, kind: str = "solver") -> None:
-    """Raises TypeError where the SDE lacks what a sampler's part steps by, naming the parts that need nothing more."""
+    """Raises TypeError if the SDE lacks a method that a sampler's part requires; names the parts for any SDE."""
     missing = [name for name in getattr(part, "requires", ()) if not hasattr(sde, name)]
     if missing:
         name = getattr(part, "__name__", type(part).__name__)
         raise TypeError(
             f"{name} needs {' and '.join(missing)} of the SDE, which {type(sde).__name__} lacks; "
-            f"for any SDE there are {ALONE[kind]}"
+            f"for any SDE there are {FOR_ANY_SDE[kind]}"
         )
 
 
-def _solve(keys, solver: Solver, sde: SDE, score_fn: ScoreFn, x_T, times: Times, keep, kept) -> tuple:
-    """The loop over a grid: (last state, `kept` after keep(k, x_k, kept) for k = 0 … N)."""
+def _solve(keys, solver: Solver, sde: SDE, score_fn: ScoreFn, x_T, times: Times, record, recorded) -> tuple:
+    """The loop over a grid: (last state, `recorded` after record(k, x_k, recorded) for k = 0 … N)."""
     check_pair(solver, sde)
 
     def body(carry, interval):
-        (state, kept), (k, t, s) = carry, interval
+        (state, recorded), (k, t, s) = carry, interval
         state = solver.step(fold(keys, k), state, t, s, sde, score_fn)
-        return (state, keep(k + 1, state.x, kept)), None
+        return (state, record(k + 1, state.x, recorded)), None
 
-    steps, start = jnp.arange(times.shape[0] - 1), (solver.init(x_T), keep(0, x_T, kept))
+    steps, start = jnp.arange(times.shape[0] - 1), (solver.init(x_T), record(0, x_T, recorded))
     return jax.lax.scan(body, start, (steps, times[:-1], times[1:]))[0]
 
 
@@ -162,10 +161,10 @@ def sample(
 ) -> Float[Array, "B ..."]:
     """Samples at times[-1], from x_T at times[0].
 
-    Row i is a function of x_T[i] and keys[i] alone, except with Langevin's batch norm. The size of
-    the compiled program does not depend on the number of steps. Raises TypeError where the SDE cannot serve the solver.
+    Row i is a function of x_T[i] and keys[i] only, except with Langevin's batch norm. The size of the compiled program
+    is independent of the number of steps. Raises TypeError if the SDE lacks a method that the solver requires.
     """
-    state, _ = _solve(keys, solver, sde, score_fn, x_T, times, lambda k, x, kept: None, None)
+    state, _ = _solve(keys, solver, sde, score_fn, x_T, times, lambda k, x, recorded: None, None)
     return denoise(state, times[-1], sde, score_fn)
 
 
@@ -178,36 +177,49 @@ def sample_path(
     times: Times,
     keep: Sequence[int] | np.ndarray | None = None,
 ) -> Float[Array, "K B ..."]:
-    """The samples at times[keep], for pictures of the way: at every time, x_T first, where `keep` is None.
+    """The samples at times[keep] [K, B, ...], for pictures of the trajectory; at every time, x_T first, if `keep` is
+    None.
 
-    `keep` holds rising numbers from 0 to N. Memory is taken for what is kept alone.
+    `keep` holds increasing indices from 0 to N, else ValueError. Memory is allocated for these samples only.
     """
     n = times.shape[0]
     keep = np.arange(n) if keep is None else np.asarray(keep)
     if keep.ndim != 1 or not len(keep) or keep[0] < 0 or keep[-1] >= n or np.any(np.diff(keep) < 1):
-        raise ValueError(f"keep: expected rising numbers from 0 to {n - 1}, of the times of the grid; got {keep}")
+        raise ValueError(f"keep: expected increasing indices of the grid's times, from 0 to {n - 1}; got {keep}")
     places = np.full(n, len(keep))
     places[keep] = np.arange(len(keep))
 
     def put(k, x, path):
-        return path.at[jnp.asarray(places)[k]].set(x, mode="drop")  # the place len(keep) is none
+        return path.at[jnp.asarray(places)[k]].set(x, mode="drop")  # len(keep) is out of bounds
 
     return _solve(keys, solver, sde, score_fn, x_T, times, put, jnp.zeros((len(keep), *x_T.shape), x_T.dtype))[1]
 
 
 def prior_draw(keys: Key[Array, " B"], sde: SDE, shape: tuple[int, ...], x_T=None) -> Float[Array, "B ..."]:
-    """Where sampling starts: a draw of the prior, or x_T where it is given. ValueError for another shape of x_T."""
+    """The start of sampling: x_T, or a draw from the prior if it is None. ValueError for another shape of x_T."""
     if x_T is None:
         return sde.prior_sample(fold(keys, 0), shape)
     if jnp.shape(x_T) != (keys.shape[0], *shape):
-        raise ValueError(f"x_T: expected {(keys.shape[0], *shape)}, a start for each key; got {jnp.shape(x_T)}")
+        raise ValueError(f"x_T: expected {(keys.shape[0], *shape)}, one start per key; got {jnp.shape(x_T)}")
     return jnp.asarray(x_T)
 
 
-class Sampler(PyTreeNode):
-    """A solver, a grid, a number of steps and an end, put together: what a config names.
+@runtime_checkable
+class AnySampler(Protocol):
+    """A Sampler, an AdaptiveSDE or a ProbabilityFlowODE: draws samples and counts evaluations; a pytree."""
 
-    Sample i is a function of keys[i]: its prior draw and its noise are two streams folded out of that key.
+    def with_evaluations(
+        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
+    ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
+        """(samples [B, *shape], score evaluations of each [B])."""
+        ...
+
+
+class Sampler(PyTreeNode):
+    """A solver, a grid, a number of steps and a final denoising: what a config names.
+
+    Sample i is a function of keys[i]: its prior draw and its noise are two streams folded from that key. Raises
+    ValueError for less than one step.
     """
 
     solver: Solver = PredictorCorrector()
@@ -217,20 +229,20 @@ class Sampler(PyTreeNode):
 
     def __post_init__(self):
         if self.num_steps < 1:
-            raise ValueError(f"a sampler takes at least 1 step; got num_steps={self.num_steps}")
+            raise ValueError(f"a sampler requires at least 1 step; got num_steps={self.num_steps}")
 
     @property
     def coupled(self) -> bool:
-        """Whether a sample also depends on its neighbors in the batch: with Langevin's batch norm."""
+        """Whether a sample also depends on the others in its batch: with Langevin's batch norm."""
         return getattr(self.solver, "coupled", False)
 
     @property
     def nfe(self) -> int:
-        """Score evaluations a sample, the final denoising included."""
+        """Score evaluations per sample, including the final denoising."""
         return self.num_steps * self.solver.nfe + getattr(self.denoise, "nfe", 0)
 
     def check(self, sde: SDE) -> None:
-        """TypeError, naming the part and others in its place, where the SDE lacks what a part needs."""
+        """Raises TypeError if the SDE lacks a method that a part requires; names the part and its alternatives."""
         check_pair(self.solver, sde)
         check_pair(self.grid, sde, "grid")
         check_pair(self.denoise, sde, "denoise")
@@ -238,7 +250,7 @@ class Sampler(PyTreeNode):
     def __call__(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> Float[Array, "B ..."]:
-        """Samples [B, *shape], from x_T or else a draw of the prior."""
+        """Samples [B, *shape], from x_T or, if it is None, a draw from the prior."""
         self.check(sde)
         x_T = prior_draw(keys, sde, shape, x_T)
         return sample(fold(keys, 1), self.solver, sde, score_fn, x_T, self.grid(sde, self.num_steps), self.denoise)
@@ -246,15 +258,15 @@ class Sampler(PyTreeNode):
     def with_evaluations(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
-        """(samples [B, *shape], score evaluations of each [B]): here `nfe` for all."""
+        """(samples [B, *shape], score evaluations of each sample [B]): here `nfe` for all."""
         return self(keys, sde, score_fn, shape, x_T), jnp.full(keys.shape, self.nfe)
 
     def path(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], keep=None, x_T: Start = None
     ) -> tuple[Times, Float[Array, "K B ..."]]:
-        """(times [K], samples [K, B, *shape]): the way that `__call__` goes, before its final denoising.
+        """(times [K], samples [K, B, *shape]): the trajectory of `__call__`, before its final denoising.
 
-        At all N + 1 times of the grid, or at those numbered in `keep`.
+        At all N + 1 times of the grid, or only at those with the indices `keep`.
         """
         times = self.grid(sde, self.num_steps)
         x_T = prior_draw(keys, sde, shape, x_T)

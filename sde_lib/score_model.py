@@ -1,7 +1,7 @@
-"""A trained model in one value: process, parameterization, network and parameters, and what one does with them.
+"""A trained model as one value: process, parameterization, network and parameters, and the operations on them.
 
-Data x are in their own units, as `sample` returns them; scores and latent codes are in model space, where the
-transform F takes the data: log p(x) = log p(F(x)) + Σ log |dF/dx|.
+Data x are in their own units, as `sample` returns them. Scores and latent codes are in model space, to which the
+transform F maps the data: log p(x) = log p(F(x)) + Σ log |dF/dx|.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from sde_lib.likelihood.flow import Likelihood, LogProb
 from sde_lib.node import PyTreeNode, Scalar, static
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
-from sde_lib.sampling import Sampler, Start
+from sde_lib.sampling import AnySampler, Sampler, Start
 from sde_lib.sde import SDE, Time
 
 Data = np.ndarray | Array
@@ -31,20 +31,20 @@ Data = np.ndarray | Array
 class ScoreModel(PyTreeNode):
     """A score network with its parameters, for events of one shape.
 
-    `network` is a Network (params, x, c_noise); `sampler` a Sampler, AdaptiveSDE or ProbabilityFlowODE; `transform`
-    maps data to model space (forward) and back (inverse), is affine with the factor `slope`, and is the identity where
-    it is None. Row i of what is drawn, or of what a likelihood estimates, is a function of (key, i) and its own data
-    alone, up to rounding. `split`, a sharding, spreads the batches of likelihoods and codes over devices.
+    `network` is a Network (params, x, c_noise); `sampler` is a Sampler, AdaptiveSDE or ProbabilityFlowODE. `transform`
+    maps data to model space (forward) and back (inverse). It is affine with the factor `slope`; None is the identity.
+    `split`, a sharding, distributes the batches of likelihoods and codes over devices. Row i of samples and of
+    likelihood estimates is a function of (key, i) and its own data only, up to rounding.
 
-    `guidance`, w of (2) in `sde_lib.guidance`, is for samples with a cond, of a network that was trained to do without
-    one too (`cond_dropout`); a score is then two calls of the network. None, and 1 at twice the cost, is the score
-    given cond; likelihoods, bounds and codes always take that.
+    `guidance` is w of (2) in `sde_lib.guidance`. It applies to samples with a cond, and requires a network that was
+    trained without one too (`cond_dropout`). A score is then two calls of the network. None is the score conditioned on
+    cond; 1 is the same at twice the cost. Likelihoods, bounds and codes always use that score.
     """
 
     sde: SDE
     parameterization: Parameterization
     params: Any
-    sampler: PyTreeNode = Sampler()
+    sampler: AnySampler = Sampler()
     likelihood: Likelihood = dataclasses.field(default_factory=lambda: Likelihood())
     guidance: Scalar | None = None
     network: Any = static(None)
@@ -53,37 +53,37 @@ class ScoreModel(PyTreeNode):
     split: Any = static(None)
 
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
-        """∇log p_t(x), for x [B, *shape] in model space and t [] or [B]."""
+        """∇log p_t(x) [B, *shape], for x [B, *shape] in model space and t [] or [B]."""
         network = lambda x, c_noise: self.network(self.params, x, c_noise, cond=cond)  # noqa: E731
         return make_score_fn(network, self.sde, self.parameterization)(x, t)
 
     def sample(self, key: Key[Array, ""], n: int, cond: Any = None, x_T: Start = None) -> np.ndarray:
-        """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) alone.
+        """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) only.
 
-        They start from x_T [n, *shape] in model space where it is given (encoded data, or one point n times), else
-        from the prior.
+        They start from x_T [n, *shape] in model space if it is given (encoded data, or one point n times), else from
+        the prior.
         """
         return self.to_data(self.sample_indices(key, jnp.arange(n), cond, x_T))
 
     def sample_indices(
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
     ) -> Float[Array, "B ..."]:
-        """The samples of these numbers in the stream of `key`, [B, *shape] in model space."""
+        """The samples with these indices in the stream of `key`, [B, *shape] in model space."""
         return self.with_evaluations(key, indices, cond, x_T)[0]
 
     def with_evaluations(
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
-        """(samples of these numbers [B, *shape] in model space, score evaluations of each [B])."""
+        """(samples with these indices [B, *shape] in model space, score evaluations of each [B])."""
         return _sample(self, sample_keys(key, indices), cond, x_T)
 
     def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
-        """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`Likelihood`)."""
+        """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`LogProb`)."""
         found = _log_prob(self, self._keys(key, x), self.to_model(x), cond)
         return found._replace(value=found.value + self._log_volume())
 
     def encode(self, x: Data, cond: Any = None) -> Float[Array, "B ..."]:
-        """The latent codes [B, *shape] of data x: where the flow takes them at t_max."""
+        """The latent codes [B, *shape] of data x: the end of the flow at t_max."""
         return _encode(self, self.to_model(x), cond)
 
     def decode(self, z: Float[Array, "B ..."], temperature: float = 1.0, cond: Any = None) -> np.ndarray:
@@ -100,17 +100,19 @@ class ScoreModel(PyTreeNode):
         first: int = 0,
         dequantizer: Dequantizer | None = None,
     ) -> Float[Array, " B"]:
-        """Bits per dimension of discrete data x [B, *shape], by dequantization with this many samples (`sde_lib.bits`),
-        uniform or by a trained `dequantizer`, which is in model space.
+        """Bits per dimension [B] of discrete data x [B, *shape], by dequantization with `samples` draws
+        (`likelihood.bits`).
 
-        `step` is the distance between neighboring values in the units of the data: 1 for data of an integer type, and
-        to be given for others. ValueError without it, and for several samples of a likelihood that is estimated by
-        probes: their noise, averaged as exp(noise), would make the data look more likely than they are. `first` is the
-        number of x's first row in the stream of `key`, for a data set that comes in parts.
+        The draws are uniform, or from a trained `dequantizer`, which is in model space. `step` is the distance between
+        neighboring values in the units of the data: 1 for integer types, required for others. `first` is the index of
+        x's first row in the stream of `key`, for a data set in several parts.
+
+        Raises ValueError without a step. Raises it also for several samples with a likelihood estimated by probes:
+        their noise is averaged as exp(noise), which would overestimate the likelihood.
         """
         if samples > 1 and not isinstance(self.likelihood.divergence, Exact):
             raise ValueError(
-                f"{samples} samples for bits per dimension need an exact divergence: Likelihood(divergence=Exact())"
+                f"{samples} samples for bits per dimension require an exact divergence: Likelihood(divergence=Exact())"
             )
         width = self.bin_width(x, step)
         return _bits(self, self._keys(key, x, first), self.to_model(x), width, cond, dequantizer, samples)
@@ -124,29 +126,30 @@ class ScoreModel(PyTreeNode):
         cond: Any = None,
         first: int = 0,
     ) -> Elbo:
-        """The reverse SDE's lower bound on log p(x) in nats (`sde_lib.bits`).
+        """The reverse SDE's lower bound on log p(x) in nats (`likelihood.bits`).
 
-        With `levels`, all the values that x can take, it is on log P(x) of discrete data; that needs a transform which
-        treats all coordinates alike, ValueError where it does not.
+        With `levels`, all values that x can take, it bounds log P(x) of discrete data. That requires a transform that
+        treats all coordinates alike, else ValueError.
         """
         if levels is not None:
             if self.transform is not None and np.ndim(self.transform.slope):
-                raise ValueError("the ELBO of discrete data needs a transform that treats all coordinates alike")
+                raise ValueError("the ELBO of discrete data requires a transform that treats all coordinates alike")
             levels = np.asarray(levels) if self.transform is None else self.transform.forward(np.asarray(levels))
         found = _elbo(self, self._keys(key, x, first), self.to_model(x), levels, cond, num_times)
         return found if levels is not None else found._replace(value=found.value + self._log_volume())
 
     def bin_width(self, x: Data, step: float | None = None) -> np.ndarray:
-        """The distance between neighboring values of x in model space, for each coordinate. ValueError if unknown."""
+        """The distance between neighboring values of x in model space, for each coordinate. ValueError if it is
+        unknown."""
         if step is None and not np.issubdtype(np.asarray(x).dtype, np.integer):
             raise ValueError(
-                f"bits per dimension are of discrete data: expected an integer type, got {np.asarray(x).dtype}. For "
-                f"values on another lattice give `step`; data without one have a log density in nats, by log_prob"
+                f"bits per dimension require discrete data: expected an integer type, got {np.asarray(x).dtype}. For "
+                f"other discrete values pass `step`; continuous data have a log density in nats, by log_prob"
             )
         return np.abs(self._slope()) * (1.0 if step is None else step)
 
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
-        """Data [B, *shape] in model space. ValueError for another shape."""
+        """Data [B, *shape] in model space. Raises ValueError for another shape."""
         x = np.asarray(x)
         if x.shape[1:] != self.shape:
             raise ValueError(f"expected data of shape [B, {', '.join(map(str, self.shape))}], got {x.shape}")
@@ -154,7 +157,7 @@ class ScoreModel(PyTreeNode):
         return x if self.split is None else jax.device_put(x, self.split)
 
     def to_data(self, x: Float[Array, "B ..."]) -> np.ndarray:
-        """Model space [B, *shape] in the units of the data."""
+        """x [B, *shape] from model space to the units of the data."""
         return np.asarray(x) if self.transform is None else self.transform.inverse(np.asarray(x))
 
     def _slope(self) -> np.ndarray:
@@ -171,7 +174,7 @@ class ScoreModel(PyTreeNode):
         return sample_keys(key, first + jnp.arange(len(x)))
 
     def score_given(self, cond: Any = None) -> ScoreFn:
-        """The score of samples with this cond, (x, t) → [B, ...], guided if `guidance` says so."""
+        """The score (x, t) → [B, ...] conditioned on cond, with `guidance` if it is set."""
         given = partial(self.score, cond=cond)
         return given if cond is None or self.guidance is None else classifier_free(given, self.score, self.guidance)
 

@@ -199,7 +199,7 @@ FAST_NOISY = {
     "seeds2": SEEDS2(),
     "sde_dpm++2m": DPMSolverPlusPlus(tau=1.0),
     "sde_dpm++3m": DPMSolverPlusPlus(order=3, tau=1.0),
-    "edm_churn": EDMHeun(churn=0.2, s_min=0.01),
+    "edm_churn": EDMHeun(gamma=0.2, S_tmin=0.01),
 }
 FAST = {name: solver for name, (solver, _) in FAST_FLOW.items()} | FAST_NOISY
 

@@ -21,6 +21,7 @@ from config_lib.spec import build, diff, from_json, to_json
 from configs import cifar10, digits, digits_subvp, digits_ve, points, score_sde
 from io_lib import workdir
 from run_modes.experiment import make_experiment
+from sde_lib.solvers import EDMHeun
 
 GOLDEN = Path(__file__).parent / "golden" / "before_layout"
 ONE = jax.devices()[:1]
@@ -125,6 +126,14 @@ def test_an_old_loss_with_its_own_times():
     assert build(config.time_distribution).power == 2.0
     assert len(build(config.data).test) == 400
     assert config.eval.reference_split == config.eval.bpd.split == "test"
+
+
+@pytest.mark.parametrize("name", ["sde_lib.solvers.churn:EDMHeun", "sde_lib.solvers:EDMHeun"])
+def test_old_parameters(name):
+    """Those of `EDMHeun`, which has the names of Karras et al. (2022) now."""
+    old = {"solver": {"call": name, "churn": 0.1, "s_min": 0.01, "s_max": 50.0, "s_noise": 1.003}}
+    solver = build(from_json(json.dumps(old)).solver)
+    assert solver == EDMHeun(gamma=0.1, S_tmin=0.01, S_tmax=50.0, S_noise=1.003)
 
 
 def test_config_sections_reach_the_objective():

@@ -12,7 +12,7 @@ import numpy as np
 
 from sde_lib.noise import fold, sample_keys
 from sde_lib.processes.paths import heun_step
-from sde_lib.sde import SDE
+from sde_lib.sde import SDE, has_kernel
 
 PIECE = 512  # of the times that a program takes at once
 
@@ -149,7 +149,7 @@ class Case(NamedTuple):
 
     @property
     def gaussian(self) -> bool:
-        return hasattr(self.sde, "alpha") and hasattr(self.sde, "sigma")
+        return has_kernel(self.sde)
 
     @property
     def interval(self) -> tuple[float, float]:

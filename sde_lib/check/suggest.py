@@ -42,7 +42,7 @@ from jaxtyping import Array, Float
 
 from sde_lib.node import PyTreeNode
 from sde_lib.processes.closed_form import VP
-from sde_lib.sde import SDE, GaussianSDE, expand
+from sde_lib.sde import SDE, GaussianSDE, expand, has_kernel
 
 BETA_MIN = 0.1
 SHARE_OF_DETAIL, SHARE_OF_STD = 1 / 4, 1 / 100  # of (2)
@@ -176,7 +176,7 @@ def suggest(
         raise ValueError(f"suggest: expected at least 2 points [N, ...] to compare, got {x.shape} and {max_points=}")
     if kl <= 0:
         raise ValueError(f"suggest: expected kl > 0, got {kl}")
-    if sde is not None and not hasattr(sde, "alpha"):
+    if sde is not None and not has_kernel(sde):
         raise TypeError(f"suggest: expected a process with a kernel (alpha and sigma), got {type(sde).__name__}")
     flat = x.reshape(len(x), -1)
     mean, std = _moments(flat)
@@ -250,8 +250,9 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     wrong = sum(np.count_nonzero(~np.isfinite(block)) for block in _blocks(x))
     if wrong:
         raise ValueError(f"suggest: expected finite values, got {wrong} of {x.size} that are not")
-    mean = sum(block.sum(axis=0) for block in _blocks(x)) / len(x)
-    return mean, np.sqrt(sum(((block - mean) ** 2).sum(axis=0) for block in _blocks(x)) / len(x))
+    zero = np.zeros(x.shape[1])
+    mean = sum((block.sum(axis=0) for block in _blocks(x)), start=zero) / len(x)
+    return mean, np.sqrt(sum((((block - mean) ** 2).sum(axis=0) for block in _blocks(x)), start=zero) / len(x))
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

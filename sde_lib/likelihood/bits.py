@@ -49,7 +49,7 @@ from sde_lib.likelihood.dequantization import Dequantizer
 from sde_lib.losses import dequantize
 from sde_lib.noise import fold
 from sde_lib.parameterization import ScoreFn
-from sde_lib.sde import SDE, expand, per_time
+from sde_lib.sde import SDE, expand, has_kernel, per_time
 from sde_lib.training.likelihood_weighting import log_snr_quantile, log_snr_range
 
 
@@ -130,7 +130,7 @@ def elbo(
     and x0[i]. TypeError where the SDE has no kernel.
     """
     missing = [name for name in ("alpha", "sigma", "prior_std") if not hasattr(sde, name)]
-    if missing:
+    if missing or not has_kernel(sde):
         raise TypeError(f"the ELBO needs {', '.join(missing)} of the SDE, which {type(sde).__name__} lacks")
     if num_times < 2 or num_times % 2:
         raise ValueError(f"times are drawn in pairs: num_times must be even; got {num_times}")

@@ -79,7 +79,7 @@ def fit_dequantizer(
         updates, state = adam.update(slope, state)
         return optax.apply_updates(q, updates), state
 
-    state = adam.init(q)
+    state = adam.init(q)  # pyright: ignore[reportArgumentType]  # optax declares no pytrees but containers of arrays
     for k in range(steps):
         q, state = step(q, state, jax.random.fold_in(key, k))
     return q

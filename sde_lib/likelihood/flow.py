@@ -182,6 +182,6 @@ def slerp(
         return (n0 + weight * (n1 - n0)) * (share(1 - weight) * e0 + share(weight) * e1)
 
     rows = jax.vmap(one, (0, 0, None))
-    flat = [(z / std).reshape(len(z), -1) for z in (z0, z1)]
-    path = jax.vmap(rows, (None, None, 0))(*flat, weights.astype(z0.dtype))
+    u0, u1 = ((z / std).reshape(len(z), -1) for z in (z0, z1))
+    path = jax.vmap(rows, (None, None, 0))(u0, u1, weights.astype(z0.dtype))
     return std[None] * path.reshape(len(weights), *z0.shape) if jnp.ndim(std) else std * path.reshape(-1, *z0.shape)

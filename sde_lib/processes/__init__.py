@@ -1,4 +1,4 @@
-"""Forward processes: in closed form, by tables, by coefficients, by simulated paths; a score of one under another."""
+"""Forward processes: in closed form, by tables, by coefficients, by simulated paths; transfer of scores."""
 
 from sde_lib.processes.closed_form import EDM as EDM
 from sde_lib.processes.closed_form import VE as VE

@@ -1,16 +1,16 @@
-"""The processes of the literature, each by its kernel: x_t = α(t) x_0 + σ(t) ε.
+"""The processes of the literature, each specified by its kernel: x_t = α(t) x_0 + σ(t) ε.
 
-    VP                 β linear                             DDPM's limit: noise comes in, the data fade
-    SubVP              β linear                             less noise than VP on the way
-    VE                 σ geometric                          NCSN's limit: noise alone
-    CosineVP           α = cos                              VP, with the data fading evenly
-    EDM                σ = t                                VE, with time itself as the noise level
-    RectifiedFlow       α = 1 − t, σ = t                     the straight path from data to noise
-    OrnsteinUhlenbeck  constant coefficients                the textbook's process
-    DiagonalVP         β linear, each coordinate its own    data whose coordinates have unlike scales
+    VP                 β linear                       the continuous limit of DDPM
+    SubVP              β linear                       less variance than VP
+    VE                 σ geometric                    the continuous limit of NCSN: noise only
+    CosineVP           α = cos                        VP with a cosine schedule
+    EDM                σ = t                          VE with time itself as the noise level
+    RectifiedFlow      α = 1 − t, σ = t               linear interpolation between data and noise
+    OrnsteinUhlenbeck  constant coefficients          the textbook's process
+    DiagonalVP         β linear, per coordinate       for data whose coordinates have different scales
 
-`sde_lib.schedules` has those given by a table or learned. All parameters are leaves of the pytree: changing one does
-not recompile, and a gradient can flow into it.
+`sde_lib.processes.schedules` has tabulated and learned schedules. All parameters are leaves of the pytree: changing one
+does not recompile, and gradients flow into it.
 
 Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
 """
@@ -71,7 +71,7 @@ class VE(GaussianSDE):
         α(t) = 1,   σ(t) = σ_min (σ_max/σ_min)^t
 
     The continuous limit of NCSN. Song et al. 2021, eq. 30 and 31. As published, σ(0) is σ_min and not 0: the data are
-    taken to carry that much noise from the start. The prior is N(0, σ_max² I).
+    assumed to have that much noise from the start. The prior is N(0, σ_max² I).
     """
 
     sigma_min: Scalar = 0.01
@@ -85,12 +85,12 @@ class VE(GaussianSDE):
 
 
 class CosineVP(GaussianSDE):
-    """VP whose data fade along a cosine: with θ(t) = (π/2) (t + s)/(1 + s),
+    """VP with a cosine schedule: with θ(t) = (π/2) (t + s)/(1 + s),
 
         α(t) = cos θ(t)/cos θ(0),   σ²(t) = 1 − α² = sin(θ(t) − θ(0)) sin(θ(t) + θ(0))/cos² θ(0)
 
-    Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17, with their offset s = 0.008. α would be 0 at t = 1, and the rate
-    infinite: t_max stands before it, as their clipping of β at 0.999 does.
+    Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17, with their offset s = 0.008. At t = 1 α would be 0 and the rate
+    infinite, so t_max is smaller; their clipping of β at 0.999 has the same effect.
     """
 
     t_max: Scalar = 0.999
@@ -129,12 +129,12 @@ class EDM(GaussianSDE):
 
 
 class RectifiedFlow(GaussianSDE):
-    """The straight path from data to noise, x_t = (1 − t) x_0 + t ε: α(t) = 1 − t, σ(t) = t.
+    """Linear interpolation between data and noise, x_t = (1 − t) x_0 + t ε: α(t) = 1 − t, σ(t) = t.
 
     The path of rectified flow and flow matching (Liu et al. 2023, arXiv:2209.03003, eq. 1; Lipman et al. 2023,
-    arXiv:2210.02747, section 4.1), whose velocity E[ε − x_0 | x_t] is the drift of this process's probability flow. As
-    an SDE its rate −1/(1 − t) and g² = 2t/(1 − t) are infinite where the data are gone, so t_max stands before 1, where
-    a thousandth of them is left.
+    arXiv:2210.02747, section 4.1). Its velocity E[ε − x_0 | x_t] is the drift of this process's probability flow. In
+    the SDE the rate −1/(1 − t) and g² = 2t/(1 − t) are infinite at t = 1, where the data vanish. So t_max is 0.999,
+    where a thousandth of them is left.
     """
 
     t_min: Scalar = 1e-3
@@ -175,8 +175,8 @@ class DiagonalVP(GaussianSDE):
 
         α_i(t) = exp(−½ r_i ∫β),   σ_i²(t) = s_i² (1 − exp(−r_i ∫β))
 
-    For data whose coordinates have unlike scales: with s_i their standard deviations, each coordinate loses the same
-    share of its variance to noise at each t. `scales` and `speeds` are of the event's shape, or broadcast to it; β is
+    For data whose coordinates have different scales: with s_i their standard deviations, each coordinate loses the same
+    fraction of its variance to noise at each t. `scales` and `speeds` have the event's shape, or broadcast to it; β is
     VP's. The prior is N(0, diag s²).
     """
 
@@ -195,7 +195,7 @@ class DiagonalVP(GaussianSDE):
         return self._scales(jnp.zeros(()))
 
     def _integral(self, t: Time) -> Coefficient:
-        """r_i ∫β, [t or 1, *event]."""
+        """r_i ∫β [t or 1, *event]."""
         t, speeds = jnp.asarray(t), jnp.asarray(self.speeds)
         event = jnp.broadcast_shapes(speeds.shape, jnp.shape(self.scales))
         t = t.reshape((-1,) + (1,) * len(event))

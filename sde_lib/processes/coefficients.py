@@ -1,17 +1,17 @@
-"""Processes known by their coefficients: α and σ by quadrature.
+"""Processes specified by their coefficients: α and σ by quadrature.
 
 Given f(t) and g(t), the moment equations have the solution
 
     L(t) = ∫₀ᵗ f,   α(t) = exp L(t),   V(t) = σ(t)² = σ(0)² exp 2L(t) + ∫₀ᵗ g²(u) exp 2(L(t) − L(u)) du         (1)
 
-(Särkkä & Solin 2019, section 6.2). Over a stretch [a, b] it takes two numbers, ΔL = L(b) − L(a) and the variance ΔV
-that the noise of the stretch has at its end, and stretches join by
+(Särkkä & Solin 2019, section 6.2). An interval [a, b] has two numbers: ΔL = L(b) − L(a), and ΔV, the variance at b of
+the noise added on [a, b]. Intervals compose by
 
     (L, V) ∘ (ΔL, ΔV) = (L + ΔL, V exp 2ΔL + ΔV).                                                        (2)
 
-[0, t_max] is cut into panels whose lengths halve toward both ends, so that a coefficient may be singular just beyond
-either of them. On a panel f and g² are read at the 12 nodes of Gauss and Legendre, and the inner integral L(u) is that
-of the polynomial through them. The panels are joined once; a time costs the rest of its own panel, so 12 evaluations.
+[0, t_max] is divided into panels whose lengths halve toward both ends, so that a coefficient may be singular just
+outside. On a panel, f and g² are evaluated at the 12 Gauss–Legendre nodes, and the inner integral L(u) is that of the
+polynomial through them. The panels are composed once. A time then costs the rest of its own panel: 12 evaluations.
 """
 
 import abc
@@ -30,7 +30,7 @@ _EDGES = np.concatenate([[0.0], _HALF, 1 - _HALF[-2::-1]])  # fractions of t_max
 
 
 def _gauss_legendre(n: int):
-    """Nodes and weights on [0, 1], and I with (I f)_i = ∫₀^{node i} of the polynomial that takes the values f."""
+    """Nodes and weights on [0, 1], and I with (I f)_i = ∫₀^{node i} of the polynomial with values f at the nodes."""
     x, w = np.polynomial.legendre.leggauss(n)
     to_coefficients = np.linalg.inv(np.polynomial.legendre.legvander(x, n - 1))
     integrals = np.stack(
@@ -43,11 +43,12 @@ _NODES, _WEIGHTS, _INTEGRALS = _gauss_legendre(12)
 
 
 class LinearSDE(GaussianSDE):
-    """A process with a linear drift, given by its coefficients: dx = f(t) x dt + g(t) dw.
+    """A process with a linear drift, specified by its coefficients: dx = f(t) x dt + g(t) dw.
 
-    A subclass writes `drift_rate` and `diffusion`, smooth on [0, t_max]; α and σ are (1), accurate to 1e-6, inside jit,
-    differentiable in t and in the process's parameters. A coefficient with a feature much narrower than t_max/50 in the
-    middle of the interval needs a kernel of its own. `sigma_start` is σ(0): 0 where the data are clean at t = 0.
+    A subclass defines `drift_rate` and `diffusion`, smooth on [0, t_max]. α and σ are (1), accurate to 1e-6, under jit,
+    and differentiable in t and in the process's parameters. A feature much narrower than t_max/50 in the middle of the
+    interval is not resolved: define α and σ of a `GaussianSDE` instead. `sigma_start` is σ(0), 0 if the data are clean
+    at t = 0.
 
     >>> class Linear(LinearSDE):
     ...     def drift_rate(self, t):
@@ -82,7 +83,7 @@ class LinearSDE(GaussianSDE):
     def alpha_ts(self, t: Time, s: Time) -> Coefficient:
         return jnp.exp(self._moments(t)[0] - self._moments(s)[0])
 
-    @jax.jit  # as a hundred small operations it would be slow where a user calls it outside jit
+    @jax.jit  # a hundred small operations, slow when a user calls them outside jit
     def _moments(self, t: Time) -> tuple[Array, Array]:
         """L(t) and V(t) (1), coefficients."""
         t = jnp.asarray(t)
@@ -90,23 +91,24 @@ class LinearSDE(GaussianSDE):
         edges = jnp.asarray(_EDGES, t.dtype) * jnp.asarray(self.t_max, t.dtype)
         log_alpha, variance = self._at_edges(edges)
         panel = jnp.searchsorted(edges[1:-1], flat, side="right")
-        dlog_alpha, dvariance = self._stretch(edges[panel], flat - edges[panel])
-        log_alpha, variance = _join((log_alpha[panel], variance[panel]), (dlog_alpha, dvariance))
+        dlog_alpha, dvariance = self._increments(edges[panel], flat - edges[panel])
+        log_alpha, variance = _compose((log_alpha[panel], variance[panel]), (dlog_alpha, dvariance))
         event = self._event(t.dtype)
-        return tuple(m.reshape((*(t.shape if t.ndim or not event else (1,)), *event)) for m in (log_alpha, variance))
+        shape = (*(t.shape if t.ndim or not event else (1,)), *event)
+        return log_alpha.reshape(shape), variance.reshape(shape)
 
     def _at_edges(self, edges: Float[Array, " P"]) -> tuple[Array, Array]:
-        """L and V at the panels' edges [P, D]: the panels joined by (2), after σ(0)."""
-        dlog_alpha, dvariance = self._stretch(edges[:-1], jnp.diff(edges))
+        """L and V at the panels' edges [P, D]: the panels composed by (2), starting with σ(0)."""
+        dlog_alpha, dvariance = self._increments(edges[:-1], jnp.diff(edges))
         start = jnp.full_like(dvariance[:1], jnp.square(self.sigma_start))
         steps = jnp.concatenate([jnp.zeros_like(start), dlog_alpha]), jnp.concatenate([start, dvariance])
-        return jax.lax.associative_scan(_join, steps)
+        return jax.lax.associative_scan(_compose, steps)
 
-    def _stretch(self, start: Float[Array, " N"], length: Float[Array, " N"]) -> tuple[Array, Array]:
-        """ΔL and ΔV over the stretches [start, start + length], each [N, D]: D is 1 where coordinates are alike."""
+    def _increments(self, start: Float[Array, " N"], length: Float[Array, " N"]) -> tuple[Array, Array]:
+        """ΔL and ΔV over the intervals [start, start + length], each [N, D]; D is 1 where coordinates are alike."""
         nodes, weights, integrals = (jnp.asarray(a, start.dtype) for a in (_NODES, _WEIGHTS, _INTEGRALS))
         u = start[:, None] + length[:, None] * nodes[None]
-        f, g = _at(self.drift_rate, u), _at(self.diffusion, u)
+        f, g = _at_nodes(self.drift_rate, u), _at_nodes(self.diffusion, u)
         length = length[:, None]
         exact = jax.lax.Precision.HIGHEST
         dlog_alpha = length * jnp.einsum("i,nid->nd", weights, f, precision=exact)
@@ -116,26 +118,26 @@ class LinearSDE(GaussianSDE):
         return jnp.broadcast_to(dlog_alpha, dvariance.shape), dvariance
 
     def _event(self, dtype) -> tuple[int, ...]:
-        """The event shape of the coefficients: () where all coordinates are alike."""
+        """The event shape of the coefficients; () where all coordinates are alike."""
         shapes = [jax.eval_shape(c, jnp.zeros(1, dtype)).shape[1:] for c in (self.drift_rate, self.diffusion)]
         return np.broadcast_shapes(*shapes)
 
 
-def _at(coefficient, u: Float[Array, "N p"]) -> Float[Array, "N p D"]:
-    """The coefficient at all nodes, its coordinates on one axis."""
+def _at_nodes(coefficient, u: Float[Array, "N p"]) -> Float[Array, "N p D"]:
+    """The coefficient at all nodes, with its coordinates on one axis."""
     values = jnp.asarray(coefficient(u.reshape(-1)), u.dtype)
     values = jnp.broadcast_to(values, (u.size,)) if values.ndim == 0 else values
     return values.reshape(*u.shape, -1)
 
 
-def _join(first, second):
+def _compose(first, second):
     """(2)."""
     (log_alpha, variance), (dlog_alpha, dvariance) = first, second
     return log_alpha + dlog_alpha, variance * jnp.exp(2 * dlog_alpha) + dvariance
 
 
-class _NoiseAlone(LinearSDE):
-    """dx = g(t) dw with another process's g."""
+class _PureNoise(LinearSDE):
+    """dx = g(t) dw with the g of another process."""
 
     process: SDE
 
@@ -147,5 +149,5 @@ class _NoiseAlone(LinearSDE):
 
 
 def accumulated_noise_std(sde: SDE, t: Time) -> Coefficient:
-    """√∫₀ᵗ g²: the standard deviation of the noise that came in by t, if the drift had moved none of it."""
-    return _NoiseAlone(process=sde, t_max=sde.t_max).sigma(t)
+    """√∫₀ᵗ g²: the standard deviation of the noise added up to t, if the drift is ignored."""
+    return _PureNoise(process=sde, t_max=sde.t_max).sigma(t)

@@ -1,11 +1,11 @@
-"""Monotone curves through tables: piecewise cubic, once differentiable, and never outside their neighbors' values.
+"""Monotone curves through tables: piecewise cubic, continuously differentiable, without overshoot.
 
-Between the knots t_k and t_{k+1}, with u = (t − t_k)/h_k, the Hermite cubic of values y and slopes m,
+Between the knots t_k and t_{k+1}, with u = (t − t_k)/h_k, the Hermite cubic of values y and slopes m is
 
-    y(t) = y_k + u [h m_k + u (3 Δ − h (2 m_k + m_{k+1}) + u (h (m_k + m_{k+1}) − 2 Δ))],   Δ = y_{k+1} − y_k,   (1)
+    y(t) = y_k + u [h m_k + u (3 Δ − h (2 m_k + m_{k+1}) + u (h (m_k + m_{k+1}) − 2 Δ))],   Δ = y_{k+1} − y_k.   (1)
 
-is monotone where the slopes are those of Fritsch & Butland (1984, SIAM J. Sci. Stat. Comput. 5, 300): at an inner knot
-a weighted harmonic mean of the secants on both sides, with the weights of Fritsch & Carlson's PCHIP.
+It is monotone with the slopes of Fritsch & Butland (1984, SIAM J. Sci. Stat. Comput. 5, 300). At an inner knot the
+slope is a weighted harmonic mean of the secants on both sides, with the weights of Fritsch & Carlson's PCHIP.
 """
 
 import jax
@@ -17,11 +17,12 @@ from jaxtyping import Array, Float
 def monotone_cubic(
     t: Float[Array, "..."], knots: Float[Array, " N"], first: Float[Array, ""], rises: Float[Array, " N-1"]
 ) -> Float[Array, "..."]:
-    """y(t) (1) through y_0 = `first` and y_{k+1} = y_k + rises_k, of t's shape and dtype; beyond the
-    ends the last cubic goes on.
+    """y(t) (1) through y_0 = `first` and y_{k+1} = y_k + rises_k, of t's shape and dtype; extrapolated by the last
+    cubic.
 
-    `rises` all of one sign, `knots` increasing, at least two. The rises are given, not the values, since the slope is
-    theirs: differences of float32 values would be too coarse. Differentiable in t, first and rises.
+    `rises` have one sign; there are at least two `knots`, increasing. The rises are passed instead of the values
+    because the slopes are computed from them: differences of float32 values would be too coarse. Differentiable in t,
+    first and rises.
     """
     knots, first, rises = knots.astype(t.dtype), first.astype(t.dtype), rises.astype(t.dtype)
     h = jnp.diff(knots)
@@ -32,14 +33,14 @@ def monotone_cubic(
     return values[k] + u * (low + u * (3 * delta - 2 * low - high + u * (low + high - 2 * delta)))
 
 
-def evenly(t: Float[Array, "..."], first: Float[Array, ""], rises: Float[Array, " K"]) -> Float[Array, "..."]:
-    """The same with K + 1 knots k/K over [0, 1]; exact in float32 at any number of knots."""
+def on_even_knots(t: Float[Array, "..."], first: Float[Array, ""], rises: Float[Array, " K"]) -> Float[Array, "..."]:
+    """`monotone_cubic` with K + 1 knots k/K over [0, 1]; exact in float32 for any number of knots."""
     count = rises.shape[0]
     return monotone_cubic(t * count, jnp.arange(count + 1, dtype=t.dtype), first, rises)
 
 
 def _slopes(h: Float[Array, " M"], secant: Float[Array, " M"]) -> Float[Array, " M+1"]:
-    """dy/dt at the M + 1 knots, given the secants between them, all of one sign."""
+    """dy/dt at the M + 1 knots, given the secants between them, which have one sign."""
     if h.shape[0] == 1:
         return jnp.concatenate([secant, secant])
     before, after = 2 * h[1:] + h[:-1], h[1:] + 2 * h[:-1]
@@ -48,7 +49,9 @@ def _slopes(h: Float[Array, " M"], secant: Float[Array, " M"]) -> Float[Array, "
 
 
 def _end(h, next_h, secant, next_secant) -> Float[Array, " 1"]:
-    """The slope of the parabola through three knots at its end, kept between a tenth and three times the secant there:
-    more would overshoot, none at all would stop the process."""
+    """The slope at the end of the parabola through three knots, limited to 0.1 to 3 times the secant there.
+
+    A larger one would overshoot; 0 would stop the process.
+    """
     slope = secant + (secant - next_secant) * h / (h + next_h)
     return jnp.reshape(secant * jnp.clip(slope / secant, 0.1, 3.0), (1,))

@@ -1,4 +1,4 @@
-"""Processes without a kernel: dx = f(x, t) dt + g(t) dw with any drift, simulated.
+"""Processes without a kernel: dx = f(x, t) dt + g(t) dw with any drift, by simulation.
 
 Paths are simulated from x_0 to each sample's own time t in N steps of h = t/N, by Heun's rule for the drift,
 
@@ -24,10 +24,10 @@ from sde_lib.sde import SDE, Coefficient, Time, expand, per_time
 
 
 class NonlinearSDE(SDE):
-    """A process given by `drift(x, t)` and `diffusion(t)` alone, with a mixture of normals for its prior.
+    """A process specified by `drift(x, t)` and `diffusion(t)`, with a mixture of normals as its prior.
 
-    The prior is given, or fitted to simulated paths by `fit_prior`. A subclass that knows its prior better writes
-    `prior_sample` and `prior_logp` and leaves `prior` alone.
+    The prior is given, or fitted to simulated paths by `fit_prior`. A subclass with a known prior defines
+    `prior_sample` and `prior_logp` instead of `prior`.
     """
 
     prior: GaussianMixture | None = None
@@ -48,15 +48,15 @@ class NonlinearSDE(SDE):
 
     def _prior(self, shape: tuple[int, ...]) -> GaussianMixture:
         if self.prior is None:
-            raise ValueError(f"{type(self).__name__} has no prior: fit one with fit_prior(sde, x0), or give prior=")
+            raise ValueError(f"{type(self).__name__} has no prior: fit one with fit_prior(sde, x0), or pass prior=")
         found = jnp.shape(self.prior.means)[1:]
         if found != tuple(shape):
-            raise ValueError(f"the prior of {type(self).__name__} has events {found}; expected {tuple(shape)}")
+            raise ValueError(f"the prior of {type(self).__name__} has event shape {found}; expected {tuple(shape)}")
         return self.prior
 
 
 class LogPathNoise(PyTreeNode):
-    """c_noise = scale · log √(∫₀ᵗ g²): LogSigma's counterpart for processes without a kernel."""
+    """c_noise = scale · log √(∫₀ᵗ g²): replaces LogSigma for processes without a kernel."""
 
     scale: Scalar = 1.0
 
@@ -67,10 +67,10 @@ class LogPathNoise(PyTreeNode):
 class PredictPathScore(Parameterization):
     """score = 2 f(x, t)/g² + F/√(∫₀ᵗ g²), for processes without a kernel.
 
-    The first term is the score of the stationary density where f is a gradient (p ∝ exp(2 ∫f/g²)), so that F → 0 as the
-    process settles. Everywhere else it is a stable start: by it alone the reverse drift is −f, and a sample in the
-    tails, where the network has seen nothing, is drawn back as strongly as in the forward process. Where σ is not known
-    the noise that came in by t stands for it, which is right while t is small and the score is large.
+    Where f is a gradient, the first term is the score of the stationary density, p ∝ exp(2 ∫f/g²), so that F → 0 as the
+    process converges. Elsewhere it is a stable start. The first term alone makes the reverse drift −f: a sample in the
+    tails, where the network has had no data, is pulled back as strongly as in the forward process. σ is unknown, and
+    the accumulated noise √(∫₀ᵗ g²) replaces it. The two agree while t is small and the score is large.
     """
 
     c_noise: NoiseLabel = LogPathNoise()
@@ -84,7 +84,7 @@ class PredictPathScore(Parameterization):
 def simulate(
     keys: Key[Array, " B"], sde: SDE, x0: Float[Array, "B ..."], t: Time, num_steps: int = 64
 ) -> Float[Array, "B ..."]:
-    """x_t by (1) in num_steps steps, from x_0 to each sample's own t.
+    """x_t [B, ...] by (1) in num_steps steps, from x_0 to each sample's own t.
 
     Row i is a function of x0[i], t[i] and keys[i].
     """
@@ -98,7 +98,7 @@ def simulate(
 def simulate_path(
     keys: Key[Array, " B"], sde: SDE, x0: Float[Array, "B ..."], times: Float[Array, " N"], substeps: int = 8
 ) -> Float[Array, "N B ..."]:
-    """The path at the rising `times`, from x_0 at times[0], by (1) in `substeps` steps between two of them."""
+    """The path at the increasing `times`, from x_0 at times[0], by (1) in `substeps` steps per interval."""
 
     def leg(x, interval):
         k, start, length = interval
@@ -123,9 +123,11 @@ def heun_step(keys: Key[Array, " B"], sde: SDE, x: Float[Array, "B ..."], u: Tim
 
 
 class PriorMisfit(NamedTuple):
-    """How far a prior is from x at t_max: the largest Kolmogorov–Smirnov distance between simulated points, which the
-    fit has not seen, and draws of the prior, over coordinates and random directions; `floor` is that between two sets
-    of simulated points."""
+    """How far a prior is from x at t_max.
+
+    `distance` is the largest Kolmogorov–Smirnov distance, over coordinates and random directions, between draws from
+    the prior and simulated points that the fit did not use. `floor` is the same between two sets of simulated points.
+    """
 
     distance: float
     floor: float
@@ -135,7 +137,7 @@ class PriorMisfit(NamedTuple):
 
 
 class FittedProcess(NamedTuple):
-    """A process with its fitted prior, and how well that fits."""
+    """A process with its fitted prior, and the misfit of that prior."""
 
     sde: NonlinearSDE
     misfit: PriorMisfit
@@ -149,10 +151,10 @@ def fit_prior(
     num_steps: int = 256,
     seed: int = 0,
 ) -> FittedProcess:
-    """The process with a mixture of normals, fitted to paths simulated from the data, for its prior; and its misfit.
+    """The process with a fitted prior, a mixture of normals, and the misfit of that prior.
 
-    Each example starts four paths, two of which are kept for the misfit. A misfit well above its floor asks for more
-    components, or for a longer t_max.
+    The mixture is fitted to ends of paths simulated from the data. Each example starts four paths: two for the fit, two
+    for the misfit. A misfit well above its floor calls for more components, or a longer t_max.
     """
     from sklearn.mixture import GaussianMixture as Mixture
 
@@ -163,11 +165,12 @@ def fit_prior(
     )
     train, first, second = ends[: 2 * len(x0)], ends[2 * len(x0) : 3 * len(x0)], ends[3 * len(x0) :]
     found = Mixture(components, covariance_type="diag", random_state=seed).fit(train.reshape(len(train), -1))
+    means, variances, weights = (np.asarray(a) for a in (found.means_, found.covariances_, found.weights_))
     shape = (components, *x0.shape[1:])
     prior = GaussianMixture(
-        means=jnp.asarray(found.means_.reshape(shape), x0.dtype),
-        stds=jnp.asarray(np.sqrt(found.covariances_).reshape(shape), x0.dtype),
-        weights=jnp.asarray(found.weights_ / np.sum(found.weights_), x0.dtype),
+        means=jnp.asarray(means.reshape(shape), x0.dtype),
+        stds=jnp.asarray(np.sqrt(variances).reshape(shape), x0.dtype),
+        weights=jnp.asarray(weights / np.sum(weights), x0.dtype),
     )
     draws = np.asarray(jax.jit(prior.sample)(sample_keys(jax.random.key(seed + 1), jnp.arange(len(x0)))))
     misfit = PriorMisfit(sliced_distance(first, draws, seed), sliced_distance(first, second, seed))
@@ -175,8 +178,10 @@ def fit_prior(
 
 
 def sliced_distance(a: np.ndarray, b: np.ndarray, seed: int = 0, directions: int = 64) -> float:
-    """The largest Kolmogorov–Smirnov distance of two sets [N, ...] and [M, ...] over `directions` random directions
-    and, where there are no more than those, over the coordinates."""
+    """The largest Kolmogorov–Smirnov distance of two sets [N, ...] and [M, ...] over `directions` random directions.
+
+    Also over the coordinates, if there are no more than `directions` of them.
+    """
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     d = a.shape[1]
     lines = np.random.default_rng(seed).normal(size=(d, directions)) if d > 1 else np.ones((1, 1))

@@ -1,13 +1,14 @@
 """Processes whose schedule is a table, or is learned.
 
-Variance-preserving ones are given by the log signal-to-noise ratio λ alone (Kingma et al. 2021, arXiv:2107.00630,
-eq. 2):
+Variance-preserving processes are specified by the log signal-to-noise ratio λ alone (Kingma et al. 2021,
+arXiv:2107.00630, eq. 2):
 
     α²(t) = sigmoid(λ(t)),   σ²(t) = sigmoid(−λ(t)).                                                    (1)
 
-A discrete-time model has its table at times t_k; between them the table is continued by a monotone cubic
-(`sde_lib.interpolation`), so that at the table's times the process is the discrete model exactly, and in between it is
-an SDE like any other. `GridTime` draws training times on the table; `UniformGrid` with as many steps samples on it.
+A discrete-time model has its table at times t_k, and a monotone cubic interpolates between them
+(`sde_lib.processes.interpolation`). So the process is exactly the discrete model at the table's times, and an SDE like
+any other in between. `GridTime` with N steps draws training times on the table; `UniformGrid` with N − 1 steps samples
+on it.
 
     DDPM, t_k = k/N, k = 1 … N:        ᾱ_k = Π_{i≤k} (1 − β_i),  α(t_k) = √ᾱ_k,  σ²(t_k) = 1 − ᾱ_k       (2)
     NCSN, t_k = k/(N − 1), k = 0 … N−1:  α = 1,  σ(t_k) = σ_k                                            (3)
@@ -22,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_lib.node import Leaf, Scalar
-from sde_lib.processes.interpolation import evenly, monotone_cubic
+from sde_lib.processes.interpolation import monotone_cubic, on_even_knots
 from sde_lib.sde import Coefficient, GaussianSDE, Time
 
 
 class LogSNRSDE(GaussianSDE):
-    """A variance-preserving process given by λ(t) (1), which must fall. A subclass writes `log_snr`."""
+    """A variance-preserving process specified by λ(t) (1), which must decrease. A subclass defines `log_snr`."""
 
     @abc.abstractmethod
     def log_snr(self, t: Time) -> Coefficient:
@@ -44,8 +45,10 @@ class LogSNRSDE(GaussianSDE):
 
 
 class TabulatedLogSNR(LogSNRSDE):
-    """λ through a table: `values` [N], falling, at the times `knots` [N], rising from 0 to t_max. The values are
-    leaves, so they can be learned, as long as they keep falling."""
+    """λ through a table: decreasing `values` [N] at the times `knots` [N], which increase from 0 to t_max.
+
+    The values are leaves, so they can be learned, as long as they keep decreasing.
+    """
 
     knots: Leaf
     values: Leaf
@@ -56,13 +59,13 @@ class TabulatedLogSNR(LogSNRSDE):
 
 
 class LearnedLogSNR(LogSNRSDE):
-    """λ falling from `log_snr_max` to `log_snr_min` over [0, 1] by parts of its range, softmax(logits) [K]:
+    """λ decreasing from `log_snr_max` to `log_snr_min` over [0, 1] by fractions of its range, softmax(logits) [K]:
 
         λ(k/K) = λ_max − (λ_max − λ_min) Σ_{j≤k} softmax(logits)_j
 
-    so that any logits give a schedule. Zeros give the one that is linear in λ. The ends do not move: the likelihood
-    bound depends on them alone, and the shape between them only on the variance of its estimate (Kingma et al. 2021,
-    section 5.1): learn it by the gradient of the square of the loss with the likelihood weight.
+    so that any logits give a schedule. Zeros give the one that is linear in λ. The ends are fixed: the likelihood bound
+    depends on them alone. The shape between them affects only the variance of its estimate (Kingma et al. 2021, section
+    5.1). Learn it by the gradient of the squared loss with the likelihood weight.
     """
 
     logits: Leaf
@@ -72,12 +75,16 @@ class LearnedLogSNR(LogSNRSDE):
     def log_snr(self, t: Time) -> Coefficient:
         t = jnp.asarray(t)
         parts = jax.nn.softmax(jnp.asarray(self.logits).astype(t.dtype))
-        return self.log_snr_max - (self.log_snr_max - self.log_snr_min) * evenly(t, jnp.zeros_like(parts[0]), parts)
+        return self.log_snr_max - (self.log_snr_max - self.log_snr_min) * on_even_knots(
+            t, jnp.zeros_like(parts[0]), parts
+        )
 
 
 class DiscreteVP(GaussianSDE):
-    """DDPM's process (2), as an SDE on (0, 1]: `rises` [N] are −log(1 − β_k), whose sum to k is −log ᾱ_k.
-    Built by `discrete_vp`."""
+    """DDPM's process (2), as an SDE on (0, 1]: `rises` [N] are −log(1 − β_k), whose sum up to k is −log ᾱ_k.
+
+    Built by `discrete_vp`.
+    """
 
     rises: Leaf
 
@@ -93,26 +100,26 @@ class DiscreteVP(GaussianSDE):
     def _integral(self, t: Time) -> Coefficient:
         """−log ᾱ."""
         rises = jnp.asarray(self.rises)
-        return evenly(jnp.asarray(t), jnp.zeros_like(rises[0]), rises)
+        return on_even_knots(jnp.asarray(t), jnp.zeros_like(rises[0]), rises)
 
 
 def discrete_vp(
     num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, betas: tuple[float, ...] | None = None
 ) -> DiscreteVP:
-    """DDPM's process (2): β_1 … β_N linear from beta_min to beta_max, or the table given. t_min is t_1 = 1/N.
+    """DDPM's process (2): β_1 … β_N linear from beta_min to beta_max, or the table `betas`. t_min is t_1 = 1/N.
 
-    The published linear table is the default (Ho et al. 2020, section 4). ValueError for a β outside (0, 1).
+    The published linear table is the default (Ho et al. 2020, section 4). Raises ValueError for a β outside (0, 1).
     """
     table = np.linspace(beta_min, beta_max, num_steps) if betas is None else np.asarray(betas, np.float64)
     if table.ndim != 1 or len(table) < 2 or not np.all((table > 0) & (table < 1)):
-        raise ValueError(f"betas are at least two numbers between 0 and 1; got {table}")
+        raise ValueError(f"betas: expected at least two numbers between 0 and 1; got {table}")
     return DiscreteVP(rises=-np.log1p(-table), t_min=1 / len(table))
 
 
 class DiscreteVE(GaussianSDE):
-    """NCSN's process (3), as an SDE on [0, 1]: `log_sigmas` [N], rising, at t_k = k/(N − 1). Built by `discrete_ve`.
+    """NCSN's process (3), as an SDE on [0, 1]: increasing `log_sigmas` [N] at t_k = k/(N − 1).
 
-    The smallest noise level is at t = 0, so nothing is singular there and t_min is 0.
+    Built by `discrete_ve`. The smallest noise level is at t = 0, so nothing is singular there and t_min is 0.
     """
 
     log_sigmas: Leaf
@@ -123,18 +130,18 @@ class DiscreteVE(GaussianSDE):
 
     def sigma(self, t: Time) -> Coefficient:
         values = jnp.asarray(self.log_sigmas)
-        return jnp.exp(evenly(jnp.asarray(t), values[0], jnp.diff(values)))
+        return jnp.exp(on_even_knots(jnp.asarray(t), values[0], jnp.diff(values)))
 
 
 def discrete_ve(
     num_scales: int = 10, sigma_min: float = 0.01, sigma_max: float = 1.0, sigmas: tuple[float, ...] | None = None
 ) -> DiscreteVE:
-    """NCSN's process (3): σ geometric from sigma_min to sigma_max, or the table given, rising.
+    """NCSN's process (3): σ geometric from sigma_min to sigma_max, or the increasing table `sigmas`.
 
-    The defaults are those of Song & Ermon 2019, section 5.
-    ValueError for a table that is not positive or does not rise.
+    The defaults are those of Song & Ermon 2019, section 5. Raises ValueError for a table that is not positive or does
+    not increase.
     """
     table = np.geomspace(sigma_min, sigma_max, num_scales) if sigmas is None else np.asarray(sigmas, np.float64)
     if table.ndim != 1 or len(table) < 2 or not np.all(table > 0) or not np.all(np.diff(table) > 0):
-        raise ValueError(f"sigmas are at least two positive, rising numbers; got {table}")
+        raise ValueError(f"sigmas: expected at least two positive, increasing numbers; got {table}")
     return DiscreteVE(log_sigmas=np.log(table))

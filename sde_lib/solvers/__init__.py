@@ -1,4 +1,4 @@
-"""Solvers: one reverse step each (`base`), by kind."""
+"""Solvers: each is one step of the reverse process (`base`)."""
 
 from sde_lib.solvers.base import Solver as Solver
 from sde_lib.solvers.base import SolverState as SolverState

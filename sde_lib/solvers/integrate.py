@@ -54,7 +54,8 @@ def full_precision(function: Callable) -> Callable:
     """The function, whose products and convolutions are traced at JAX's "highest" precision, or at what is set."""
 
     def precise(*args):
-        with jax.default_matmul_precision(jax.config.jax_default_matmul_precision or "highest"):
+        chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
+        with jax.default_matmul_precision(chosen or "highest"):
             return function(*args)
 
     return precise
@@ -115,24 +116,39 @@ class Adaptive(PyTreeNode):
             u = u0 + (u1 - u0) * done
             return _scaled((u1 - u0) * power * u ** (power - 1), field(y, u**power))
 
-        reused = int(self.method.tableau.fsal)  # a step's last stage is then the first of the next
+        reused = int(self._tableau.fsal)  # a step's last stage is then the first of the next
         rows = _Rows(y, slope(y, none) if reused else y, none, none + FIRST_STEP, none)
         rows = _repeat(lambda rows: self._try(slope, rows), rows, self.max_steps)
         y = jax.tree.map(lambda leaf: where_row(rows.done == 1, leaf, jnp.nan), rows.y)
-        return y, reused + rows.tries.astype(int) * (self.method.tableau.num_stages - reused)
+        return y, reused + rows.tries.astype(int) * (self._tableau.num_stages - reused)
 
     def coarser(self):
         """(This with ten times the tolerance, the share of the difference that is our error: 1/9 if proportional)."""
         return self.replace(rtol=10 * self.rtol, atol=10 * self.atol), 1 / 9
 
+    @property
+    def _tableau(self) -> diffrax.ButcherTableau:
+        tableau = self.method.tableau
+        if not isinstance(tableau, diffrax.ButcherTableau):
+            raise TypeError(f"expected a method with one Butcher tableau; got {type(self.method).__name__}")
+        return tableau
+
+    @property
+    def _order(self) -> int:
+        """p of (2)."""
+        order = self.method.order(diffrax.ODETerm(lambda t, y, args: y))
+        if order is None:
+            raise TypeError(f"expected a method of known order; got {type(self.method).__name__}")
+        return order
+
     def _try(self, slope, rows: _Rows) -> _Rows:
         """One step tried by each row that moves."""
         moving, left = rows.moving(), 1 - rows.done
         h = jnp.where(moving, jnp.minimum(rows.h, left), 0.0)
-        y, error, last = _step(self.method.tableau, slope, rows, h)
+        y, error, last = _step(self._tableau, slope, rows, h)
         E = self._size(error, rows.y, y)
         accepted = moving & (E < 1)
-        step_size = StepSize(safety=SAFETY, exponent=1 / self.method.order(None), low=0.2, high=10.0)
+        step_size = StepSize(safety=SAFETY, exponent=1 / self._order, low=0.2, high=10.0)
         choose = lambda new, old: jax.tree.map(lambda a, b: where_row(accepted, a, b), new, old)  # noqa: E731
         return _Rows(
             y=choose(y, rows.y),

@@ -12,7 +12,9 @@ def flow(x, t, sde, score_fn):
 class Euler(Solver):
     """x_s = x_t + (s − t) F(x_t, t): first order."""
 
-    nfe = 1
+    @property
+    def nfe(self) -> int:
+        return 1
 
     def step(self, keys, state, t, s, sde, score_fn):
         x = state.x + expand(s - t, state.x) * flow(state.x, t, sde, score_fn)
@@ -22,10 +24,12 @@ class Euler(Solver):
 class Heun(Solver):
     """x_s = x_t + ½ (s − t) [F(x_t, t) + F(x_t + (s − t) F(x_t, t), s)]: the trapezoidal rule, second order.
 
-    Karras et al. 2022, algorithm 1, for any drift and diffusion and with time itself for the variable.
+    Karras et al. 2022, algorithm 1, for any drift and diffusion, in the variable t.
     """
 
-    nfe = 2
+    @property
+    def nfe(self) -> int:
+        return 2
 
     def step(self, keys, state, t, s, sde, score_fn):
         x, dt = state.x, expand(s - t, state.x)

@@ -1,20 +1,22 @@
-"""A grid made for a process and a score: steps are short where a solver errs, and long where it does not.
+"""A grid optimized for a process and a score: steps are short where a solver's error is large, and long where it is
+small.
 
-A one-step solver of order p, going from t to t − h, errs by e = c(t) h^{p+1} of the size of x. With N steps whose
-density in time is n(t) (∫ n dt = 1, h = 1/(N n)) the errors are alike everywhere, and their largest least, for
+A one-step solver of order p, going from t to t − h, has an error e = c(t) h^{p+1} relative to the size of x. Let the
+density of N steps in time be n(t), with ∫ n dt = 1 and h = 1/(N n). The errors are equal everywhere, and their largest
+is least, for
 
     n(t) ∝ c(t)^{1/(p+1)}                                                                          (1)
 
-(de Boor 1973, "Good approximation by splines with variable knots"). A fine reference solve along the flow tells c: at
-each of its knots the solver goes once over the whole interval h_k and once over both halves, and the difference of the
-two is e_k, in proportion to it. The share of the steps that falls into the interval is then
+(de Boor 1973, "Good approximation by splines with variable knots"). A fine reference solve along the flow measures c:
+at each of its knots the solver goes once over the whole interval h_k and once over both halves. The difference of the
+two is e_k, which is proportional to the error. The share of the steps that falls into the interval is then
 
     n_k h_k ∝ e_k^{1/(p+1)},     e_k = √(mean |x_two halves − x_one|² / mean |x|²),                (2)
 
-the means over trajectories and coordinates. What the flow makes of an error later on is left out, except that it is
-measured against the size of x, which shrinks from the noise to the data with the errors made before.
+with means over trajectories and coordinates. How the flow changes an error later is ignored. But the error is measured
+relative to x, which shrinks from the noise to the data together with the errors made before.
 
-For normal data N(0, s²), σ(t) = t and DDIM, e ∝ h² s²/(s² + t²)², so that (1) is even in arctan(t/s).
+For normal data N(0, s²), σ(t) = t and DDIM, e ∝ h² s²/(s² + t²)², so (1) is uniform in arctan(t/s).
 """
 
 import jax
@@ -31,9 +33,9 @@ from sde_lib.solvers.predictors import DDIM
 
 
 class TabulatedGrid(Grid):
-    """Steps in proportion to a table: shares[j] of all lie between times[0] and times[j], linear in between.
+    """Steps in proportion to a table: shares[j] of all are between times[0] and times[j], linear in between.
 
-    times and shares increase, from the end of the table to t_max and from 0 to 1; arrays, or tuples as a config holds.
+    times and shares increase, from the end of the table to t_max and from 0 to 1; arrays, or tuples in a config.
     """
 
     times: Leaf
@@ -57,16 +59,17 @@ def optimized_grid(
     start: Grid = LogSNRGrid(),
     num_knots: int = 64,
 ) -> TabulatedGrid:
-    """The grid (1) for events of this shape, from trajectories that start at the prior's draws of these keys.
+    """The grid (1) for events of this shape, from trajectories that start at prior draws with these keys.
 
     `solver` is a deterministic one-step solver and `order` its p, such as DDIM and 1, or DPMSolver(order=2) and 2. The
-    reference solve goes over 2 num_knots steps of the grid `start`, whose end is the new grid's too, at three times the
-    solver's cost a knot.
+    reference solve takes 2 num_knots steps of the grid `start`, whose end is also the new grid's. It costs three times
+    the solver's evaluations per knot.
 
-    Multistep solvers err like the one-step solver of their order once steps are short; with few, order 3 extrapolates
-    over steps too unlike. On two mixtures in the plane, beside `LogSNRGrid` and with the grid of its order, (2M) erred
-    less at 6 to 40 steps, by up to 2.2 times; (3M) and UniPC of order 3 erred 2 to 4 times more at 10 steps, and 1.4 to
-    2.6 times less at 40; UniPC of order 2 from 1.5 times less to 2 times more. DEIS was as good on `PowerGrid`.
+    Multistep solvers have the errors of the one-step solver of their order if steps are short. With few steps, order 3
+    extrapolates over steps of very different lengths. Measured on two mixtures in the plane against `LogSNRGrid`, with
+    the grid of each solver's order: (2M) had smaller errors at 6 to 40 steps, by up to 2.2 times. (3M) and UniPC of
+    order 3 had 2 to 4 times larger ones at 10 steps, and 1.4 to 2.6 times smaller ones at 40. UniPC of order 2 had from
+    1.5 times smaller to 2 times larger ones. DEIS was equally good on `PowerGrid`.
     """
     times = start(sde, 2 * num_knots)
 
@@ -81,7 +84,7 @@ def optimized_grid(
 
     x_T = sde.prior_sample(fold(keys, 0), shape)
     _, errors = jax.lax.scan(body, x_T, (times[:-2:2], times[1:-1:2], times[2::2]))
-    # Rounding alone must not decide where a step goes, and no interval may be left without a share.
+    # Rounding errors must not determine where steps are, and every interval must have a share.
     errors = jnp.maximum(errors, 1e-6 * jnp.max(errors))
     shares = jnp.concatenate([jnp.zeros(1), jnp.cumsum(errors[::-1] ** (1 / (order + 1)))])
     return TabulatedGrid(times=times[::-2], shares=shares / shares[-1], t_end=start.t_end)

@@ -1,23 +1,22 @@
-"""Predictor–corrector sampling: a step toward the data, and Langevin steps that keep the marginal right.
+"""Predictor–corrector sampling: steps toward the data, and Langevin steps that keep the marginal correct.
 
 A corrector step at a fixed time (Song et al. 2021, algorithms 2 to 5) is, with step size h and z standard normal,
 
     x ← x + h score(x, t) + √(2h) z.                                                                (1)
 
-With a the alpha_ts of the grid's interval (α_ts for VP as published, 1 for VE), r the signal-to-noise ratio
-`snr`, and norms over a sample's coordinates,
+With a the alpha_ts of the grid's interval (α_ts for VP as published, 1 for VE), r the signal-to-noise ratio `snr`, and
+norms over a sample's coordinates,
 
     Langevin, `batch` norm      h = 2 a² (r mean‖z‖ / mean‖score‖)²      means over the batch                (2)
     Langevin, `expected` norm   h = 2 a² (r σ)²                          ‖z‖/‖score‖ at its expectation     (3)
     annealed Langevin           h = 2 a² (r σ)²                                                           (4)
 
-(2) is algorithms 4 and 5 as published: each sample's step depends on its neighbors. (3) takes the norms that the
-kernel gives, E‖z‖²= d and E‖ε/σ‖² = d/σ²: samples stay independent and the step is known beforehand; it coincides
-with (4), the step of Song & Ermon (2019, 2020) with a σ-proportional scale.
+(2) is algorithms 4 and 5 as published: each sample's step depends on the others in its batch. (3) uses the expected
+norms under the kernel, E‖z‖² = d and E‖ε/σ‖² = d/σ². Samples stay independent, and the step is known in advance. It
+coincides with (4), the step of Song & Ermon (2019, 2020) with a scale proportional to σ.
 """
 
 import abc
-from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -30,9 +29,12 @@ from sde_lib.solvers.predictors import ReverseDiffusion
 
 
 class Corrector(PyTreeNode, abc.ABC):
-    """Moves at a fixed time that leave the marginal there as it is."""
+    """Moves at a fixed time that leave the marginal there unchanged."""
 
-    requires: ClassVar[tuple[str, ...]] = ()
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The methods that an SDE must have, beyond drift, diffusion and prior."""
+        return ()
 
     @abc.abstractmethod
     def correct(self, keys, state, time, t, s, sde, score_fn) -> SolverState:
@@ -52,7 +54,7 @@ def langevin_move(state: SolverState, score, step_size, z) -> SolverState:
 
 
 def mean_norm(x: Float[Array, "B ..."]) -> Float[Array, ""]:
-    """The batch's mean of the Euclidean norms of its samples."""
+    """The mean over the batch of the samples' Euclidean norms."""
     return jnp.mean(jnp.linalg.norm(x.reshape(x.shape[0], -1), axis=-1))
 
 
@@ -60,7 +62,11 @@ NORMS = ("expected", "batch")
 
 
 class Langevin(Corrector):
-    """Langevin dynamics with a step by signal-to-noise ratio: norm "expected" is (3), "batch" is (2), as published."""
+    """Langevin dynamics with a step set by the signal-to-noise ratio: norm "expected" is (3); "batch" is (2), as
+    published.
+
+    Raises ValueError for another norm.
+    """
 
     snr: Scalar = 0.16
     steps: int = static(1)
@@ -71,15 +77,15 @@ class Langevin(Corrector):
             raise ValueError(f"Langevin's norm is one of {', '.join(NORMS)}; got {self.norm!r}")
 
     @property
-    def requires(self):
+    def requires(self) -> tuple[str, ...]:
         return () if self.norm == "batch" else ("sigma",)
 
     @property
-    def coupled(self):
+    def coupled(self) -> bool:
         return self.norm == "batch"
 
     @property
-    def nfe(self):
+    def nfe(self) -> int:
         return self.steps
 
     def correct(self, keys, state, time, t, s, sde, score_fn):
@@ -95,12 +101,15 @@ class Langevin(Corrector):
 class AnnealedLangevin(Corrector):
     """Annealed Langevin dynamics: the step is proportional to σ² (4)."""
 
-    requires: ClassVar = ("sigma",)
     snr: Scalar = 0.16
     steps: int = static(1)
 
     @property
-    def nfe(self):
+    def requires(self) -> tuple[str, ...]:
+        return ("sigma",)
+
+    @property
+    def nfe(self) -> int:
         return self.steps
 
     def correct(self, keys, state, time, t, s, sde, score_fn):
@@ -109,9 +118,11 @@ class AnnealedLangevin(Corrector):
 
 
 class NoCorrector(Corrector):
-    """Leaves the state alone."""
+    """Leaves the state unchanged."""
 
-    nfe = 0
+    @property
+    def nfe(self) -> int:
+        return 0
 
     def correct(self, keys, state, time, t, s, sde, score_fn):
         return state
@@ -120,8 +131,8 @@ class NoCorrector(Corrector):
 class PredictorCorrector(Solver):
     """A predictor's step and a corrector's, in one of two orders.
 
-    corrector_first (as published in code): correct at t, then predict from t to s.
-    Otherwise (Song et al. 2021, algorithm 1): predict from t to s, then correct at s.
+    corrector_first (as in the published code): correct at t, then predict from t to s. Otherwise (Song et al. 2021,
+    algorithm 1): predict from t to s, then correct at s.
     """
 
     predictor: Solver = ReverseDiffusion()
@@ -129,15 +140,15 @@ class PredictorCorrector(Solver):
     corrector_first: bool = static(True)
 
     @property
-    def requires(self):
+    def requires(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.predictor.requires, *self.corrector.requires)))
 
     @property
-    def coupled(self):
+    def coupled(self) -> bool:
         return getattr(self.corrector, "coupled", False)
 
     @property
-    def nfe(self):
+    def nfe(self) -> int:
         return self.predictor.nfe + self.corrector.nfe
 
     def init(self, x):

@@ -1,9 +1,9 @@
-"""One controller for all adaptive solvers: a step is accepted where its error E is at most 1, and the next one is
+"""One controller for all adaptive solvers. A step is accepted if its error E is at most 1, and the next step is
 
     h ← h · clip(θ E^{−r}, low, high),                                                                     (1)
 
-rounded to the nearest power of 2^¼. Unrounded, h would follow E to the last digit, and so the order in which a sum is
-rounded, which differs between batches and devices.
+rounded to the nearest power of 2^¼. Without rounding, h would depend on the last digit of E. That digit depends on the
+order in which a sum is rounded, which differs between batches and devices.
 """
 
 import jax.numpy as jnp
@@ -21,16 +21,16 @@ class StepSize(PyTreeNode):
     high: Scalar = jnp.inf
 
     def next(self, h: Float[Array, " B"], error: Float[Array, " B"], accepted: Bool[Array, " B"]) -> Float[Array, " B"]:
-        """(1) for each row; after a rejected step the factor is at most θ."""
+        """(1) for each row [B]; after a rejected step the factor is at most θ."""
         high = jnp.where(accepted, self.high, self.safety)
         return rounded(h * jnp.clip(self.safety * error**-self.exponent, self.low, high))
 
 
 def rounded(h: Float[Array, "..."]) -> Float[Array, "..."]:
-    """h to the nearest power of 2^¼; 0, infinity and NaN stay."""
+    """h rounded to the nearest power of 2^¼; 0, infinity and NaN are unchanged."""
     return jnp.exp2(jnp.round(4 * jnp.log2(h)) / 4)
 
 
 def where_row(mask: Bool[Array, " B"], x: Float[Array, "B ..."], otherwise) -> Float[Array, "B ..."]:
-    """x where its row's mask is true."""
+    """x in the rows whose mask is true, `otherwise` in the rest."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, otherwise)

@@ -1,4 +1,4 @@
-"""Training: objectives and what they are made of, the state, the optimizer, and the one step they all go through."""
+"""Training: objectives, losses on simulated paths, the state, the optimizer, and the step."""
 
 from sde_lib.training.augmentation import Augmentation as Augmentation
 from sde_lib.training.likelihood_weighting import ImportanceLikelihoodWeight as ImportanceLikelihoodWeight

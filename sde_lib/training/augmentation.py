@@ -1,4 +1,4 @@
-"""Augmentation that does not leak: images are moved at random, and the network is told how.
+"""Augmentation that does not leak: images are transformed at random, and the network is conditioned on the transform.
 
 An image is transformed by u ↦ G u of its plane, u = (column, row) from the center in pixels, with parameters a0 … a7:
 
@@ -10,16 +10,17 @@ An image is transformed by u ↦ G u of its plane, u = (column, row) from the ce
     A = rot(a4) diag(r^a5, r^−a5) rot(−a4)  a4 ~ U(−π, π), a5 ~ N(0, 1)    stretching along a direction
     T = shift by d (W a6, H a7)             a6, a7 ~ N(0, 1)          translation
 
-F's a0 is drawn with its own probability and then ½; each of the others with `probability`, else its parameters are 0.
-The network's condition is, of dimension 9,
+The flip a0 is considered with probability `flip`, and then made with ½. Each other transform is made with `probability`
+(the flip a1 with half of it); else its parameters are 0. The network's condition has dimension 9,
 
     c = (a0, a1, a2, cos a3 − 1, sin a3, a5 cos a4, a5 sin a4, a6, a7),                                      (2)
 
-zero where nothing is done: it learns the score of moved images under c ≠ 0 and of the images as they are under c = 0,
-under which samples are drawn. Karras et al. 2022, arXiv:2206.00364, appendix F.2 and table 6 (probability 0.12 to 0.15,
-s = r = 2^0.2, d = 1/8), after Karras et al. 2020, arXiv:2006.06676. Here the new image is y(u) = x(G⁻¹ u) by cubic
-interpolation (Keys 1981, a = −½) with reflection at the edges, which is exact for flips and for whole pixels; theirs
-samples twice as densely in between.
+and is zero where nothing is done. The network learns the score of transformed images under c ≠ 0, and that of the
+original images under c = 0, which samples are drawn with. Karras et al. 2022, arXiv:2206.00364, appendix F.2 and table
+6 (probability 0.12 to 0.15, s = r = 2^0.2, d = 1/8), after Karras et al. 2020, arXiv:2006.06676.
+
+Here the new image is y(u) = x(G⁻¹ u) by cubic interpolation (Keys 1981, a = −½) with reflection at the edges. It is
+exact for flips and for shifts by whole pixels. Theirs uses an intermediate image of twice the resolution.
 """
 
 from itertools import product
@@ -34,7 +35,7 @@ DIM = 9
 
 
 class Augmentation(PyTreeNode):
-    """(keys [B], x [B, H, W, C]) → (x transformed as (1), conditions (2) [B, 9]); example i by keys[i] alone."""
+    """(keys [B], x [B, H, W, C]) → (x transformed by (1), conditions (2) [B, 9]); row i depends on keys[i] and x[i]."""
 
     probability: Scalar = 0.12
     flip: Scalar = 1.0
@@ -87,12 +88,12 @@ class Augmentation(PyTreeNode):
 
 def condition(a: Float[Array, " 8"]) -> Float[Array, " 9"]:
     """c (2)."""
-    turned = [jnp.cos(a[3]) - 1, jnp.sin(a[3])]
-    return jnp.stack([*a[:3], *turned, a[5] * jnp.cos(a[4]), a[5] * jnp.sin(a[4]), *a[6:]])
+    rotation_part = [jnp.cos(a[3]) - 1, jnp.sin(a[3])]
+    return jnp.stack([*a[:3], *rotation_part, a[5] * jnp.cos(a[4]), a[5] * jnp.sin(a[4]), *a[6:]])
 
 
 def rotation(angle: Float[Array, ""]) -> Float[Array, "3 3"]:
-    """(column, row) ↦ turned by the angle, from the first axis toward the second."""
+    """(column, row) ↦ rotated by the angle, from the first axis toward the second."""
     c, s, one, zero = jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle), jnp.zeros_like(angle)
     return jnp.stack([jnp.stack([c, -s, zero]), jnp.stack([s, c, zero]), jnp.stack([zero, zero, one])])
 
@@ -104,23 +105,24 @@ def diagonal(first: Float[Array, ""], second: Float[Array, ""]) -> Float[Array, 
 def interpolate(
     x: Float[Array, "H W C"], rows: Float[Array, "H W"], columns: Float[Array, "H W"]
 ) -> Float[Array, "H W C"]:
-    """x at these places by Keys' cubic, a sum over 4 × 4 neighbors; beyond the edges x is mirrored."""
+    """x at these positions by Keys' cubic, a sum over 4 × 4 neighbors; outside, x is mirrored at its edges."""
     axes = []
     for place, n in ((rows, x.shape[0]), (columns, x.shape[1])):
         first = jnp.floor(place)
         axes.append([(cubic(place - first - k), mirrored(first.astype(int) + k, n)) for k in (-1, 0, 1, 2)])
-    return sum((wr * wc)[..., None] * x[row, column] for (wr, row), (wc, column) in product(*axes))
+    first, *others = ((wr * wc)[..., None] * x[row, column] for (wr, row), (wc, column) in product(*axes))
+    return sum(others, start=first)
 
 
 def cubic(t: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Keys' kernel with a = −½: 1 at 0, 0 at the other whole numbers, exact for parabolas."""
+    """Keys' kernel with a = −½: 1 at 0, 0 at the other integers, exact for parabolas."""
     t = jnp.abs(t)
     near, far = (1.5 * t - 2.5) * t**2 + 1, ((2.5 - 0.5 * t) * t - 4) * t + 2
     return jnp.where(t <= 1, near, jnp.where(t < 2, far, jnp.zeros_like(t)))
 
 
 def mirrored(i: Array, n: int) -> Array:
-    """… 1 0 | 0 1 … n−1 | n−1 n−2 …"""
+    """The indices reflected at both ends: … 1 0 | 0 1 … n−1 | n−1 n−2 …"""
     i = i % (2 * n)
     return jnp.minimum(i, 2 * n - 1 - i)
 

@@ -1,18 +1,18 @@
 """Training for likelihood: the weight that bounds −log p, with times drawn where it is large.
 
-Denoising score matching with the weight g² bounds the likelihood (Song et al. 2021b, eq. 8), but with t uniform its
-variance is large: at t_min g²/σ² is thousands of times its mean. They draw t with a density ∝ g²/σ² (section 4.3),
-whose distribution function they have in closed form for each process. For every Gaussian process it is the log
-signal-to-noise ratio λ = log α²/σ²: by g² = dσ²/dt − 2 (d log α/dt) σ²,
+Denoising score matching with the weight g² bounds the likelihood (Song et al. 2021b, eq. 8). With t uniform its
+variance is large: at t_min, g²/σ² is thousands of times its mean. They draw t with a density ∝ g²/σ² (section 4.3), and
+give its distribution function in closed form for each process. For every Gaussian process it is the log signal-to-noise
+ratio λ = log α²/σ²: by g² = dσ²/dt − 2 (d log α/dt) σ²,
 
     dλ/dt = 2 d log α/dt − (dσ²/dt)/σ² = −g²/σ²                                                            (1)
     density(t) = (g²/σ²)/Λ,   ∫_{t_min}^t density = (λ(t_min) − λ(t))/Λ,   Λ = λ(t_min) − λ(t_max)         (2)
 
-so t is drawn by drawing λ uniformly and inverting. What is left of the weight is
+so t is drawn by drawing λ uniformly and inverting. The rest of the weight is
 
-    g²/((t_max − t_min) density) = σ² Λ/(t_max − t_min):                                                   (3)
+    g²/((t_max − t_min) density) = σ² Λ/(t_max − t_min).                                                   (3)
 
-the same loss in expectation, and but for a constant that of the noise prediction at uniform λ (Kingma et al. 2021,
+The loss has the same expectation. Up to a constant it is that of the noise prediction at uniform λ (Kingma et al. 2021,
 arXiv:2107.00630, section 5). Where coordinates differ, g²/σ² and λ in (2) are means over them.
 
 Song et al. 2021b: "Maximum Likelihood Training of Score-Based Diffusion Models", arXiv:2101.09258.
@@ -27,14 +27,14 @@ from sde_lib.sde import Coefficient, GaussianSDE, Time, per_time
 
 
 class LogSNRTime(PyTreeNode):
-    """t with λ(t) uniform between its ends (2), stratified over the batch as in StratifiedTime."""
+    """t with λ(t) uniform over its range (2), stratified over the batch as in StratifiedTime."""
 
     def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]:
         return log_snr_quantile(sde, (jax.random.uniform(key) + jnp.arange(n) / n) % 1.0)
 
 
 class ImportanceLikelihoodWeight(PyTreeNode):
-    """(3): for dsm_loss with LogSNRTime, which then has the expectation of LikelihoodWeight at uniform t."""
+    """(3), for dsm_loss with LogSNRTime: the expectation of LikelihoodWeight at uniform t."""
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
         g2 = jnp.asarray(sde.diffusion(t)) ** 2

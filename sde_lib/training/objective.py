@@ -1,20 +1,20 @@
-"""Objectives: what is minimized. The training step draws the times and the keys; an objective judges with them.
+"""Objectives: what is minimized. The training step draws times and keys; an objective computes losses with them.
 
     loss(θ) = mean_i ℓ_i(θ),   ℓ = objective(keys, t, network, batch, state) [B]                          (1)
 
-An objective is one value that holds what it needs: the process, the parameterization, a distribution of t, a weight, a
-teacher. The step gives it
+An objective is one value with all that it needs: the process, the parameterization, a distribution of t, a weight, a
+teacher. The step passes
 
     keys [B]   one key per sample: all other noise of sample i comes from keys[i];
-    t          the times `objective.times` drew, one draw for the whole batch, since stratified times need that;
-    network    the network with parameters, (x, c_noise, cond) → output, the same dropout masks at every call;
+    t          the times that `objective.times` drew: one draw for the whole batch, as stratified times require;
+    network    the network with parameters, (x, c_noise, cond) → output, with the same dropout masks at every call;
                `network.replace(params=...)` is the network with other parameters: the EMA's, or a teacher's;
-    batch      a dict of arrays [B, ...]: "x", and where there is one the condition;
+    batch      a dict of arrays [B, ...]: "x" and, if there is one, the condition;
     state      the TrainState: `state.params` are the parameters that the gradient is taken with respect to,
                `state.ema_params` their average, `state.step` the number of steps taken.
 
-Keys, times and batch are rows: a batch in parts is the same loss, part by part. An objective with parameters of its own
-makes them in `init`, and says in `network_params` which of all are the network's.
+Keys, times and batch have one row per sample, so a batch in parts has the same loss, part by part. An objective with
+parameters of its own creates them in `init`; `network_params` selects the network's from all of them.
 """
 
 import abc
@@ -39,12 +39,12 @@ Batch = dict[str, Array]
 class AppliedNetwork(PyTreeNode):
     """A network with its parameters: (x [B, ...], c_noise [B], cond) → output.
 
-    `key` draws the dropout masks, in training alone; it is the same at every call, and so are the masks.
+    `key` draws the dropout masks, in training only. It is the same at every call, and so are the masks.
     """
 
     params: Params
     key: Leaf = None
-    network: Callable = static(None)
+    network: Callable = static()
     train: bool = static(False)
 
     def __call__(self, x: Array, c_noise: Array, cond: Any = None) -> Array:
@@ -52,20 +52,20 @@ class AppliedNetwork(PyTreeNode):
 
 
 class Objective(PyTreeNode, abc.ABC):
-    """What a training step minimizes (1). A subclass writes `times` and `__call__`."""
+    """What a training step minimizes (1). A subclass defines `times` and `__call__`."""
 
     @abc.abstractmethod
     def times(self, key: Key[Array, ""], n: int) -> Float[Array, "n ..."]:
-        """The times of n samples [n], or several for each [n, k]: one draw for the batch."""
+        """The times of n samples [n], or several per sample [n, k]: one draw for the batch."""
 
     @abc.abstractmethod
     def __call__(
         self, keys: Key[Array, " B"], t: Array, network: AppliedNetwork, batch: Batch, state: TrainState
     ) -> Float[Array, " B"]:
-        """ℓ_i of (1), one value per sample; row i is a function of row i of keys, t and batch alone."""
+        """ℓ_i of (1), one value per sample; entry i is a function of row i of keys, t and batch only."""
 
     def init(self, key: Key[Array, ""], params: Params) -> Params:
-        """All trained parameters, given the network's: those alone, unless the objective has its own."""
+        """All trained parameters, given the network's: only those, unless the objective has its own."""
         return params
 
     def network_params(self, params: Params) -> Params:
@@ -76,8 +76,8 @@ class Objective(PyTreeNode, abc.ABC):
 class ScoreMatching(Objective):
     """A loss of the score: denoising score matching, or any other `loss(keys, score_fn, sde, x0, t)`.
 
-    Discrete data have no density. Where the likelihood of one is wanted, `bin_width`, the distance between their
-    neighboring values in model space, spreads them evenly over their bins (`dequantize`).
+    Discrete data have no density. To train for their likelihood, set `bin_width`, the distance between neighboring
+    values in model space: data are then spread uniformly over their bins (`dequantize`).
     """
 
     sde: SDE
@@ -88,7 +88,7 @@ class ScoreMatching(Objective):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """The methods that the loss requires of the SDE; of a loss whose options are bound, too."""
+        """The methods that the loss requires of the SDE, looking through functools.partial."""
         return getattr(getattr(self.loss, "func", self.loss), "requires", ())
 
     def times(self, key: Key[Array, ""], n: int) -> Float[Array, " n"]:
@@ -103,7 +103,7 @@ class ScoreMatching(Objective):
 
 
 def condition(batch: Batch) -> Any:
-    """What the network is conditioned on: batch["cond"], else batch["label"], else None."""
+    """The network's condition: batch["cond"], else batch["label"], else None."""
     return batch.get("cond", batch.get("label"))
 
 

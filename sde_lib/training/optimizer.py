@@ -1,4 +1,4 @@
-"""Adam as the published experiments use it: warm-up, an optional decay, a clip of the gradient's global norm."""
+"""Adam as the published experiments use it: warm-up, an optional decay, clipping by the gradient's global norm."""
 
 import optax
 
@@ -15,15 +15,15 @@ def adam(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Adam after a clip of the global norm, the learning rate rising linearly over `warmup_steps`.
+    """Adam after clipping by the global norm, with a learning rate that increases linearly over `warmup_steps`.
 
-    With `decay_steps` it then falls along a half cosine to 0 at that step, and the rise takes at most half of them;
-    without, it stays. The published experiments use the defaults (Song et al. 2021, appendix H).
+    With `decay_steps` it then decays along a half cosine to 0 at that step, and the warm-up takes at most half of these
+    steps. Without, it stays constant. The published experiments use the defaults (Song et al. 2021, appendix H).
     """
     schedule = optax.schedules.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
     if decay_steps is not None:
-        rise = min(warmup_steps, decay_steps // 2)
-        schedule = optax.schedules.warmup_cosine_decay_schedule(0.0, learning_rate, rise, decay_steps)
+        warmup = min(warmup_steps, decay_steps // 2)
+        schedule = optax.schedules.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, decay_steps)
     return optax.chain(
         clip_by_global_norm(clip_norm),
         optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),

@@ -1,23 +1,24 @@
 """Losses for processes without a kernel: their scores learned from simulated paths (`sde_lib.processes.paths`).
 
-Two losses have the score of the simulated marginal for their minimizer.
+The minimizer of both losses is the score of the simulated marginal.
 
-Transitions. Let the last of the N steps be Euler–Maruyama's: given y, the point before it, x_t is normal, and
+Transitions. Let the last of the N steps be Euler–Maruyama's. Given y, the point before it, x_t is normal, and
 
     L = E ½ ‖ g√h s(x_t, t) + z ‖²,     x_t = y + h f(y, t − h) + g √h z,                               (1)
 
-is denoising score matching on p(x_t | y) with the weight g² h: the minimizer is ∇log p_t of the path so discretized
-(De Bortoli et al. 2021, arXiv:2106.01357, section 3; Huang et al. 2021, arXiv:2106.02808), which is off by O(h²). One
-evaluation of the network, no derivative in x, any dimension; but the step is N times smaller than the path, and z
-drowns the score N times as much as in the loss of a known kernel. Take it in high dimension and for large networks.
+is denoising score matching on p(x_t | y) with the weight g² h. The minimizer is ∇log p_t of the discretized path (De
+Bortoli et al. 2021, arXiv:2106.01357, section 3; Huang et al. 2021, arXiv:2106.02808), with an error of O(h²). It takes
+one evaluation of the network and no derivative in x, in any dimension. But the step is N times shorter than the path,
+so the noise z is N times larger against the score than in the loss with a known kernel. Use it in high dimension and
+for large networks.
 
 Sliced. With v of independent signs,
 
     L = E w(t) [ v·∇_x (v·s(x_t, t)) + ½ ‖s(x_t, t)‖² ],                                              (2)
 
-is score matching (Hyvärinen 2005, theorem 1) with its trace estimated (Song et al. 2019, arXiv:1905.07088, eq. 8);
-with the exact trace it is implicit score matching. No noise but the data's own, so it learns faster in few dimensions;
-each step costs a directional derivative of the network, and the trace's variance grows with the dimension. Take the
+is score matching (Hyvärinen 2005, theorem 1) with an estimated trace (Song et al. 2019, arXiv:1905.07088, eq. 8). With
+the exact trace it is implicit score matching. Its only noise is the data's, so it learns faster in few dimensions. Each
+step costs a directional derivative of the network, and the variance of the trace grows with the dimension. Use the
 exact trace in one to about four dimensions, the sliced one up to some tens.
 """
 
@@ -45,7 +46,7 @@ def transition_loss(
     num_steps: int = 32,
     reduce: Callable[[Float[Array, "B ..."]], Float[Array, " B"]] = half_sum,
 ) -> Float[Array, " B"]:
-    """Denoising score matching on the last of `num_steps` transitions (1), one value a sample."""
+    """Denoising score matching on the last of `num_steps` transitions (1), one value per sample."""
     t, path_keys, noise_keys = t.astype(x0.dtype), fold(keys, 0), fold(keys, 1)
     h = t / num_steps
     y = simulate(path_keys, sde, x0, t - h, num_steps)
@@ -65,10 +66,10 @@ def sliced_loss(
     num_steps: int = 32,
     exact_trace: bool = False,
 ) -> Float[Array, " B"]:
-    """Sliced score matching (2), or implicit score matching with the exact trace; one value a sample.
+    """Sliced score matching (2), or implicit score matching with the exact trace; one value per sample.
 
-    The weight is w = ∫₀ᵗ g², which is about the variance of the noise while t is small. The value may be negative: it
-    is the Fisher divergence less a constant.
+    The weight is w = ∫₀ᵗ g², approximately the variance of the noise while t is small. The value may be negative: it is
+    the Fisher divergence minus a constant.
     """
     t, path_keys, probe_keys = t.astype(x0.dtype), fold(keys, 0), fold(keys, 1)
     x = simulate(path_keys, sde, x0, t, num_steps)

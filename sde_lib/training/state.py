@@ -6,7 +6,7 @@ The EMA starts as a copy of the parameters and warms up,
 
     r_k = min(r, (1 + k)/(10 + k)) after k steps,                                                        (2)
 
-so that an early checkpoint can be used.
+so that an early checkpoint is usable.
 """
 
 from typing import Any
@@ -22,8 +22,11 @@ Params = Any
 
 
 class TrainState(PyTreeNode):
-    """All that a run carries from step to step: step int32 [], key a typed key [] that never changes, since a step
-    folds its number in. `params` are all trained parameters: the network's, or what `Objective.init` made of them."""
+    """All that a run carries from step to step: step int32 [], and key, a typed key [].
+
+    The key never changes, since each step folds its number into it. `params` are all trained parameters: the network's,
+    or what `Objective.init` returned.
+    """
 
     step: Leaf
     params: Params
@@ -33,7 +36,7 @@ class TrainState(PyTreeNode):
 
 
 def init_state(key: Key[Array, ""], params: Params, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; the EMA is a copy, since an alias could not be donated."""
+    """The state before the first step. The EMA is a copy, since an alias could not be donated."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -2,17 +2,17 @@
 
     loss(θ) = Σ_i m_i ℓ_i(θ) / Σ_i m_i                                                                      (1)
 
-with ℓ_i by an objective (`sde_lib.training.objective`) and m the batch's mask, 1 for all where there is none. The step
-draws: one key per sample, and the times in one draw for the batch. All its randomness is a function of
-(key, step, example), so a state needs no other memory of it, and a run resumes exactly. Nothing here knows of devices:
-under `jax.jit` with a batch sharded over a mesh the sums in (1) are over the whole batch.
+with ℓ_i from an objective (`sde_lib.training.objective`) and m the batch's mask, 1 for all if there is none. The step
+draws one key per sample, and the times in one draw for the batch. All its randomness is a function of (key, step,
+example). So a state stores no other randomness, and a run resumes exactly. Nothing here depends on devices: under
+`jax.jit` with a batch sharded over a mesh, the sums in (1) are over the whole batch.
 
-A batch that does not fit into memory is processed in k parts, with the same loss and gradient as at once:
+A batch that does not fit into memory is processed in k parts, with the same loss and gradient as in one:
 
     ∇loss(θ) = Σ_j ∇ Σ_{i mod k = j} m_i ℓ_i(θ) / Σ_i m_i                                                   (2)
 
-Every k-th example is in a part, so that each part is spread over as many devices as the batch. Dropout alone differs:
-its masks are drawn part by part.
+A part has every k-th example, so each part is spread over as many devices as the batch. Only dropout differs: its masks
+are drawn part by part.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from sde_lib.training.state import Params, TrainState, updated
 from sde_lib.training.xla import after, global_norm
 
 Augment = Callable[..., tuple[Array, Array]]
-"""(keys [B], x) → (x transformed, a vector [B, d] that says how), as `Augmentation`."""
+"""(keys [B], x) → (x transformed, a vector [B, d] that describes the transform), as `Augmentation`."""
 
 
 def make_train_step(
@@ -45,13 +45,14 @@ def make_train_step(
     """(state, batch) → (state, metrics): one step on (1).
 
     `network` is called as (params, x, c_noise, cond=, key=, train=); the batch is a dict of arrays [B, ...]. `augment`
-    transforms batch["x"]: the network is then conditioned on its vector, or on the pair (label, vector).
+    transforms batch["x"]. The network is then conditioned on its vector, or on the pair (label, vector).
 
-    With `accumulate` = k the batch is processed in k parts (2), in a loop that is best unrolled on a CPU, for the
-    reason that `scan_steps` gives; ValueError where k does not divide the batch. With `skip` a step whose loss or
-    gradient is not finite changes nothing but the step's number. In addition to loss and grad_norm the metrics say
-    where the loss was not finite: `bad_examples`, and the range of t, bad_t_low to bad_t_high, in which they, or where
-    there are none the whole batch, lay.
+    With `accumulate` = k the batch is processed in k parts (2); ValueError if k does not divide it. On a CPU the loop
+    is best unrolled, for the reason that `scan_steps` gives. With `skip`, a step whose loss or gradient is not finite
+    changes nothing but the step's number.
+
+    The metrics are loss, grad_norm, `bad_examples`, bad_t_low and bad_t_high: the number of losses that are not finite,
+    and the range of their times, or of all times if all losses are finite.
     """
 
     def train_step(state: TrainState, batch: Batch):
@@ -63,7 +64,8 @@ def make_train_step(
         def value(params: Params, rows, number):
             key = dropout_key if accumulate == 1 else jax.random.fold_in(dropout_key, number)
             applied = AppliedNetwork(params=objective.network_params(params), key=key, network=network, train=True)
-            losses = weighted(objective, applied, state.replace(params=params), *rows, total_mask(batch, size))
+            keys, t, part = rows
+            losses = weighted(objective, applied, state.replace(params=params), keys, t, part, total_mask(batch, size))
             return jnp.sum(losses), losses
 
         gradient = jax.value_and_grad(value, has_aux=True)
@@ -79,7 +81,7 @@ def make_train_step(
 
 
 def make_eval_step(network, objective: Objective):
-    """(state, key, batch) → the loss (1) of state.params without dropout, and Σ m_i: for a mean over many batches."""
+    """(state, key, batch) → (the loss (1) of state.params without dropout, Σ m_i), for a mean over many batches."""
 
     def eval_step(state: TrainState, key: Key[Array, ""], batch: Batch):
         size = batch["x"].shape[0]
@@ -92,7 +94,7 @@ def make_eval_step(network, objective: Objective):
 
 
 def weighted(objective: Objective, network: AppliedNetwork, state, keys, t, batch: Batch, total) -> Float[Array, " B"]:
-    """What each row contributes to (1): m_i ℓ_i / total. A row of mask 0 is padding and may hold anything."""
+    """The terms of (1), one per row: m_i ℓ_i / total. A row of mask 0 is padding and may hold anything."""
     losses = objective(keys, t, network, batch, state)
     mask = batch.get("mask", jnp.ones_like(losses))
     return jnp.where(mask > 0, losses, 0) * mask / total
@@ -104,7 +106,7 @@ def total_mask(batch: Batch, size: int) -> Float[Array, ""] | int:
 
 
 def accumulated(gradient: Callable, params: Params, rows, k: int, unroll: bool):
-    """Σ over k parts of gradient(params, rows of the part, its number) → ((loss, losses [B]), grads); by (2)."""
+    """Σ over k parts (2) of gradient(params, rows of the part, its number) → ((loss, losses [B]), grads)."""
     if k == 1:
         return gradient(params, rows, 0)
     size = jax.tree.leaves(rows)[0].shape[0]
@@ -132,13 +134,13 @@ def accumulated(gradient: Callable, params: Params, rows, k: int, unroll: bool):
 
 
 def augmented(augment: Augment, key: Key[Array, ""], batch: Batch) -> Batch:
-    """The batch with x transformed, and the vector that says how as (part of) its condition."""
+    """The batch with x transformed, and with the vector of the transform as (part of) its condition."""
     x, vector = augment(sample_keys(jax.random.fold_in(key, 2), jnp.arange(batch["x"].shape[0])), batch["x"])
     return batch | {"x": x, "label": (batch["label"], vector) if "label" in batch else vector}
 
 
 def where_bad(bad: Bool[Array, " B"], t: Float[Array, "B ..."]) -> dict[str, Array]:
-    """How many losses are not finite, and the range of their times, or of all times where all are finite."""
+    """The number of losses that are not finite, and the range of their times, or of all times if all are finite."""
     t = t.reshape(t.shape[0], -1)
     shown = bad | ~jnp.any(bad)
     low = jnp.min(jnp.where(shown, jnp.min(t, axis=1), jnp.inf))
@@ -150,7 +152,7 @@ def scan_steps(train_step):
     """(state, batches) → (state, metrics), both with a leading axis of steps: several steps in one call.
 
     For accelerators, where the host is the bottleneck of a small network. XLA's CPU compiler runs the gradients of
-    convolutions many times slower inside a loop than outside one, so there a call should be a single step.
+    convolutions many times slower inside a loop than outside, so on a CPU a call should be a single step.
     """
 
     def train_steps(state: TrainState, batches: Batch):

@@ -128,7 +128,7 @@ def test_a_path_keeps_the_times_that_are_asked_for():
         np.testing.assert_array_equal(some_times, times[np.asarray(keep)])
         np.testing.assert_allclose(some, states[np.asarray(keep)], atol=1e-6)
     for wrong in ((), (2, 1), (1, 1), (-1, 2), (0, 7)):
-        with pytest.raises(ValueError, match="keep: expected rising numbers from 0 to 6"):
+        with pytest.raises(ValueError, match="keep: expected increasing indices of the grid's times, from 0 to 6"):
             path(wrong)
 
 
@@ -143,7 +143,7 @@ def test_where_a_sample_starts_can_be_given(sampler):
     assert np.abs(moved[2] - drawn[2]).max() > 0.01
     np.testing.assert_allclose(moved[[0, 1, 3]], np.asarray(drawn)[[0, 1, 3]], atol=1e-5)
     assert sampler.nfe is None or np.all(np.asarray(evaluations) == sampler.nfe)
-    with pytest.raises(ValueError, match=r"x_T: expected \(4, 4, 3\), a start for each key; got \(3, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"x_T: expected \(4, 4, 3\), one start per key; got \(3, 4, 3\)"):
         model.sample(key, 4, x_T=x_T[:3])
 
 

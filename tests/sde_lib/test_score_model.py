@@ -139,7 +139,7 @@ def test_refusals():
         MODEL.bits_per_dim(KEY, LEVELS.astype(np.float32))
     with pytest.raises(ValueError, match=r"expected data of shape \[B, 2, 3\], got \(64, 6\)"):
         MODEL.log_prob(KEY, LEVELS.reshape(64, 6))
-    with pytest.raises(ValueError, match=r"8 samples for bits per dimension need an exact divergence"):
+    with pytest.raises(ValueError, match=r"8 samples for bits per dimension require an exact divergence"):
         MODEL.replace(likelihood=Likelihood()).bits_per_dim(KEY, LEVELS, samples=8)
     with pytest.raises(ValueError, match=r"treats all coordinates alike"):
         MODEL.replace(transform=Standardize(mean=(1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0))).elbo(KEY, LEVELS, levels=[0, 1])

@@ -199,7 +199,7 @@ def test_fitted_prior_and_its_misfit():
 def test_a_missing_or_wrong_prior_is_named():
     with pytest.raises(ValueError, match=r"DoubleWell has no prior: fit one with fit_prior"):
         DoubleWell().prior_sample(keys(2), (1,))
-    with pytest.raises(ValueError, match=r"the prior of DoubleWell has events \(1,\); expected \(2,\)"):
+    with pytest.raises(ValueError, match=r"the prior of DoubleWell has event shape \(1,\); expected \(2,\)"):
         DoubleWell(prior=DATA).prior_sample(keys(2), (2,))
 
 

@@ -58,7 +58,7 @@ def test_a_score_learnt_with_ve_samples_with_vp():
 def test_what_cannot_be_matched_is_refused():
     with pytest.raises(TypeError, match="DiagonalVP has a signal-to-noise ratio for each coordinate"):
         transfer_score(MIXTURE.score_fn(VP()), VP(), DIAGONAL["diagonal_vp"])
-    with pytest.raises(ValueError, match=r"log-SNR from .* to .* is wanted; .* was trained"):
+    with pytest.raises(ValueError, match=r"expected log-SNR that overlaps the .* to .* of training; got .* to .*"):
         within(VE(sigma_min=1.0, sigma_max=2.0), VE(sigma_min=0.01, sigma_max=0.1))
     cut = within(VE(sigma_min=0.1, sigma_max=1.0), VP())
     np.testing.assert_allclose(cut.log_snr(cut.t_max), 0.0, atol=1e-6)

@@ -312,7 +312,7 @@ def test_edm_without_churn_is_heun_in_the_noise_level():
 
 
 def test_churn_by_formula():
-    """Karras et al. 2022, algorithm 2: γ up to √2 − 1, only between s_min and s_max, no farther back than t_max."""
+    """Karras et al. 2022, algorithm 2: γ up to √2 − 1, only between S_tmin and S_tmax, no farther back than t_max."""
     sde, x, s, score_fn = EDM(t_max=10.0), POINTS, 1.0, MODES.score_fn(EDM())
     z = np.asarray(churn.normal_like(keys_of(4), x))
 
@@ -325,12 +325,12 @@ def test_churn_by_formula():
         heun = Heun()
         return heun.step(keys_of(4), heun.init(start), jnp.asarray(back), jnp.asarray(s), sde, score_fn).x
 
-    np.testing.assert_allclose(step(2.0, s, churn=0.1), expected(2.0, 2.2), rtol=1e-9)
-    np.testing.assert_allclose(step(2.0, s, churn=0.1, s_noise=1.01), expected(2.0, 2.2, 1.01), rtol=1e-9)
-    np.testing.assert_allclose(step(2.0, s, churn=5.0), expected(2.0, 2.0 * np.sqrt(2)), rtol=1e-9)
-    np.testing.assert_allclose(step(9.0, s, churn=0.4), expected(9.0, 10.0), rtol=1e-9)
-    for limits in ({"s_min": 2.1}, {"s_max": 1.9}):
-        np.testing.assert_allclose(step(2.0, s, churn=0.1, **limits), expected(2.0, 2.0), rtol=1e-9)
+    np.testing.assert_allclose(step(2.0, s, gamma=0.1), expected(2.0, 2.2), rtol=1e-9)
+    np.testing.assert_allclose(step(2.0, s, gamma=0.1, S_noise=1.01), expected(2.0, 2.2, 1.01), rtol=1e-9)
+    np.testing.assert_allclose(step(2.0, s, gamma=5.0), expected(2.0, 2.0 * np.sqrt(2)), rtol=1e-9)
+    np.testing.assert_allclose(step(9.0, s, gamma=0.4), expected(9.0, 10.0), rtol=1e-9)
+    for limits in ({"S_tmin": 2.1}, {"S_tmax": 1.9}):
+        np.testing.assert_allclose(step(2.0, s, gamma=0.1, **limits), expected(2.0, 2.0), rtol=1e-9)
 
 
 def end_moments(solver_of, sde, data, grid, counts, monkeypatch):
@@ -391,12 +391,12 @@ def moments(data, sde, t):
         lambda steps: SEEDS2(),
         lambda steps: DPMSolverPlusPlus(tau=1.0),
         lambda steps: DPMSolverPlusPlus(order=3, tau=1.0),
-        lambda steps: EDMHeun(churn=10.0 / steps),
+        lambda steps: EDMHeun(gamma=10.0 / steps),
     ],
     ids=["seeds2", "sde_dpm++2m", "sde_dpm++3m", "edm_churn"],
 )
 def test_order_of_the_variance(solver_of, name_of_sde, monkeypatch):
-    """The error of the end's mean and variance falls as N^-2 for all of them; EDM's with the churn as 1/N."""
+    """The error of the end's mean and variance falls as N^-2 for all of them; EDM's with gamma as 1/N."""
     sde, _, last = WAYS[name_of_sde]
     data = gaussian(jnp.asarray([0.7]), jnp.asarray([0.5]))
     exact_mean, exact_std = (float(m[0]) for m in moments(data, sde, jnp.asarray(last)))
