@@ -26,10 +26,10 @@ from models.layers import (
     conv1x1,
     conv3x3,
     dense,
-    gradient_written,
     over_sqrt2,
 )
 from models.resampling import Number, Taps, fir_downsample, fir_filter, fir_upsample, pad_to_even, spatial_axes
+from models.xla import gradient_written
 
 RESAMPLINGS = ("none", "up", "down")
 
