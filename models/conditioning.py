@@ -76,7 +76,7 @@ def checked_labels(labels: object, batch: int, num_classes: int) -> Array:
     if labels is None:
         return jnp.full(batch, num_classes, jnp.int32)
     shape, dtype = getattr(labels, "shape", None), getattr(labels, "dtype", None)
-    if shape != (batch,) or not jnp.issubdtype(dtype, jnp.integer):
+    if shape != (batch,) or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         got = type(labels).__name__ if shape is None else f"{dtype} of shape {shape}"
         raise ValueError(f"cond: expected integer labels of shape {(batch,)}, got {got}")
     return jnp.asarray(labels)

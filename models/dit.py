@@ -158,8 +158,8 @@ class DiT(nn.Module):
         return from_patches(out, self.patch, x.shape[1:]).astype(x.dtype)
 
     @staticmethod
-    def _block(self, h: Array, c: Array) -> Array:
-        return DiTBlock(self.heads, self.mlp_ratio)(h, c)
+    def _block(module: "DiT", h: Array, c: Array) -> Array:
+        return DiTBlock(module.heads, module.mlp_ratio)(h, c)
 
     @nn.nowrap
     def _embed(self, c_noise: Array, cond: object, train: bool) -> Array:

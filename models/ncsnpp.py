@@ -223,7 +223,9 @@ class NCSNpp(nn.Module):
             h, pyramid = self._add_output(h, pyramid, x)
             if level > 0:
                 h = crop_like(self._resampled(h, block, "up"), skips[-1])
-        return pyramid if self.progressive == "output_skip" else self._to_output(h, x)
+        if self.progressive == "output_skip" and pyramid is not None:
+            return pyramid
+        return self._to_output(h, x)
 
     @nn.nowrap
     def _to_output(self, h: Array, x: Array) -> Array:

@@ -14,7 +14,7 @@ it may be a static argument of jax.jit or a constant of a closure.
 import inspect
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ class Network(Protocol):
         train: bool = False,
     ) -> Array:
         """The network's output, of x's shape."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def as_network(module: Any) -> Network:
     if isinstance(module, Network):
         return module
     if callable(module):
-        return FunctionNetwork(module)
+        return FunctionNetwork(cast(Callable[..., Array], module))
     raise TypeError(f"as_network: expected {fits}, got {type(module).__name__}")
 
 

@@ -25,6 +25,7 @@ x is [B, *spatial, C], for any number of spatial axes, and everything computes i
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
@@ -186,7 +187,7 @@ class MSFBlock(nn.Module):
     @nn.compact
     def __call__(self, inputs: list[Array], norm: Map, resize: Callable[..., Array]) -> Float[Array, "..."]:
         size = inputs[0].shape[1:-1]
-        return sum(resize(ncsn_conv(norm(x), self.features), size) for x in inputs)
+        return reduce(jnp.add, (resize(ncsn_conv(norm(x), self.features), size) for x in inputs))
 
 
 class RefineBlock(nn.Module):

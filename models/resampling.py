@@ -15,6 +15,7 @@ output or input at a time, which is 4 to 30 times faster than a convolution on a
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ def _upsample_axis(x: Array, axis: int, kernel: list[float]) -> Array:
     phases = []
     for r in (0, 1):
         shifts = [((r + j - low) // 2, k) for j, k in enumerate(kernel) if (r + j - low) % 2 == 0]
-        phases.append(sum(k * _window(padded, axis, margin + shift, n) for shift, k in shifts))
+        phases.append(reduce(jnp.add, (k * _window(padded, axis, margin + shift, n) for shift, k in shifts)))
     stacked = jnp.stack(phases, axis=axis + 1)
     return stacked.reshape((*x.shape[:axis], 2 * n, *x.shape[axis + 1 :]))
 
@@ -82,7 +83,7 @@ def _downsample_axis(x: Array, axis: int, kernel: list[float]) -> Array:
     n, length = x.shape[axis], len(kernel)
     # An odd number of taps needs one more zero, so that the two phases have the same size.
     phases = even_and_odd(_pad(x, axis, (length - 1) // 2, (length - 2) // 2 + length % 2), axis)
-    return sum(k * _window(phases[j % 2], axis, j // 2, n // 2) for j, k in enumerate(kernel))
+    return reduce(jnp.add, (k * _window(phases[j % 2], axis, j // 2, n // 2) for j, k in enumerate(kernel)))
 
 
 def fir_filter(x: Float[Array, "..."], taps: Taps, low: int, high: int) -> Float[Array, "..."]:
@@ -91,7 +92,7 @@ def fir_filter(x: Float[Array, "..."], taps: Taps, low: int, high: int) -> Float
     for axis in spatial_axes(x):
         n = x.shape[axis] + low + high - len(kernel) + 1
         padded = _pad(x, axis, low, high)
-        x = sum(k * _window(padded, axis, j, n) for j, k in enumerate(kernel))
+        x = reduce(jnp.add, (k * _window(padded, axis, j, n) for j, k in enumerate(kernel)))
     return x
 
 

@@ -133,9 +133,10 @@ class _Machine:
         return name
 
     def call(self, name: Any, arguments: Any) -> Any:
-        if type(name) is not Name or type(arguments) is not tuple or self.table[name] is None:
+        function = self.table[name] if type(name) is Name else None
+        if function is None or type(arguments) is not tuple:
             raise ValueError(f"its pickle calls {shown(name)} with {shown(arguments)}")
-        return self.table[name](*arguments)
+        return function(*arguments)
 
     def build(self, target: Any, state: Any) -> None:
         if not hasattr(target, "build"):

@@ -22,7 +22,7 @@ from published_lib.torch_file import is_torch_file, read_torch
 class Moments(NamedTuple):
     """What Adam remembers: the number of its steps, and the averages of gradients and of their squares."""
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # optax's name; tuple.count is not needed
     mu: Any
     nu: Any
 
@@ -42,8 +42,8 @@ def read_published(path: str | Path, shapes: dict) -> Published:
     content = read_torch(path) if torch else read_msgpack(path)
     try:
         return _of_torch(content, shapes) if torch else _of_flax(content, shapes)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:  # on one line, whatever the names in the file
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 # flax

@@ -20,7 +20,7 @@ one of ours only if they are counted together, or never stand in one network.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -129,11 +129,11 @@ def _module(name: str) -> str:
 
 def _inside(module: str | None, theirs: list[str], shapes: dict) -> LeafPath | None:
     """The path of our leaf, for a path of theirs inside of our module."""
-    if module not in shapes:
+    if module is None or module not in shapes:
         return None
-    path, group, kind = [module], shapes[module], _split(module)[0]
+    path, group, kind = (module,), shapes[module], _split(module)[0]
     for part in theirs[:-1]:
-        path.append(_part(kind, part))
+        path = (*path, _part(kind, part))
         group, kind = group.get(path[-1]), _split(path[-1])[0]
         if not isinstance(group, dict):
             return None
@@ -151,13 +151,14 @@ def _part(module: str, part: str) -> str:
 
 def _split(name: str) -> tuple[str, str]:
     """("NIN", "_0") of NIN_0."""
-    match = re.fullmatch(r"(.*?)(_\d+)?", name)
-    return match[1], match[2] or ""
+    kind, underscore, number = name.rpartition("_")
+    return (kind, f"_{number}") if underscore and number.isdecimal() else (name, "")
 
 
 def _filled(leaves: list[Leaf], shapes: dict) -> dict:
     """Our tree with their values, or the ValueError."""
-    wanted, found, unknown, misfits = flatten_dict(shapes), {}, [], []
+    wanted = cast(dict[LeafPath, jax.ShapeDtypeStruct], flatten_dict(shapes))
+    found, unknown, misfits = {}, [], []
     for leaf in leaves:
         if leaf.ours is None or leaf.ours in found:
             unknown.append(f"{leaf.name} {_shape(leaf.value)}")

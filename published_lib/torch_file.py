@@ -119,7 +119,7 @@ def _require_plain(archive: zipfile.ZipFile, size: int) -> None:
 class _Storage(NamedTuple):
     kind: str
     key: str
-    count: int
+    length: int
 
 
 class _Tensor(NamedTuple):
@@ -176,7 +176,7 @@ def _storage(pid: Any) -> _Storage:
     tag, kind, key, _, count = pid[:5] if type(pid) is tuple and len(pid) >= 5 else (None,) * 5
     if tag != "storage" or type(kind) is not Name or kind.module != "torch" or type(key) is not str:
         raise ValueError(f"expected the persistent id of a storage, got {shown(pid)}")
-    if not _counts((count,)):
+    if type(count) is not int or not _counts((count,)):
         raise ValueError(f"storage {shown(key)}: expected a number of elements, got {shown(count)}")
     return _Storage(kind.name, key, count)
 
@@ -241,11 +241,11 @@ class _Arrays:
     def _numbers(self, storage: _Storage) -> np.ndarray:
         if storage.key not in self._storages:
             self._storages[storage.key] = self._entry(storage.key)
-        if self._storages[storage.key] is None:
-            raise ValueError(f"there is no entry for storage {shown(storage.key)}")
         raw, dtype = self._storages[storage.key], np.dtype(_STORAGES[storage.kind])
-        if len(raw) != storage.count * dtype.itemsize:
-            raise ValueError(f"storage {shown(storage.key)}: expected {storage.count} numbers of {dtype.itemsize} "
+        if raw is None:
+            raise ValueError(f"there is no entry for storage {shown(storage.key)}")
+        if len(raw) != storage.length * dtype.itemsize:
+            raise ValueError(f"storage {shown(storage.key)}: expected {storage.length} numbers of {dtype.itemsize} "
                              f"bytes, got {len(raw)} bytes")  # fmt: skip
         return np.frombuffer(raw, dtype)
 
