@@ -1,8 +1,8 @@
 """The layers of the networks, for any number of spatial axes: x is [B, *spatial, C].
 
 The functions that own parameters (conv, dense, noise_features) are called inside a compact method. Everything computes
-in the dtype of x, with float32 parameters. So a network computes in bfloat16 when it turns x into it first; the parts
-whose rounding would be felt stay in float32:
+in the dtype of x, with float32 parameters. So a network computes in bfloat16 if it casts x first. The parts that are
+sensitive to rounding stay in float32:
 
     x ── cast ── convolutions, maps, activations: bfloat16 ──────────────────── cast ── last norm and convolution ──►
                    │ norms: moments, scale and shift in float32          │ the softmax of attention in float32
@@ -28,7 +28,7 @@ NONLINEARITIES = ("swish", "elu", "relu", "lrelu")
 
 
 def compute_dtype(name: str | None, x: Array) -> jnp.dtype:
-    """The dtype of that name; None stands for x's own. float16 is not offered: it needs scaled losses."""
+    """The dtype of that name, or x's own for None. float16 is not offered: it requires scaled losses."""
     return x.dtype if name is None else jnp.dtype(name)
 
 
@@ -44,10 +44,10 @@ def check_dtype(name: str | None) -> None:
 
 
 def rematerialized(wanted: bool, block: Callable[..., Array]) -> Callable[..., Array]:
-    """block(module, *arrays), which makes its layers in `module`, so that the backward pass computes them again.
+    """`block(module, *arrays)`, which makes its layers in `module`; if `wanted`, the backward pass recomputes it.
 
-    Of each block only what enters it is kept (Chen et al. 2016, arXiv 1604.06174): less memory for one more forward
-    pass. The parameters keep their names, and dropout its mask. The block as it is, if not wanted."""
+    Then only the inputs of each block are stored (Chen et al. 2016, arXiv 1604.06174): less memory, for one more
+    forward pass. The parameters have the same names, and dropout draws the same mask again."""
     return nn.remat(block) if wanted else block
 
 
@@ -95,8 +95,9 @@ def activation(name: str) -> Callable[[Array], Array]:
 class GroupNorm(nn.Module):
     """(x - mean) / sqrt(var + 1e-6) scale + bias, over all positions and the channels of a group (Wu & He 2018).
 
-    There are min(C // min_group, 32) groups, or the next fewer that divide C. Mean and variance are at least float32;
-    flax's own layer does not take other dtypes under strict promotion, nor does its variance survive a large mean."""
+    There are min(C // min_group, 32) groups, or the next smaller number that divides C. Mean and variance are computed
+    in at least float32. flax's own layer fails for other dtypes under strict promotion, and loses the variance if the
+    mean is large."""
 
     min_group: int = 4
 
@@ -117,7 +118,7 @@ class GroupNorm(nn.Module):
 def attention(
     q: Float[Array, "B N heads D"], k: Float[Array, "B M heads D"], v: Float[Array, "B M heads D"]
 ) -> Float[Array, "B N heads D"]:
-    """softmax(q k^T / sqrt D) v for each head, in the dtype of q; the softmax is always float32's."""
+    """softmax(q k^T / sqrt D) v for each head, in the dtype of q; the softmax is always in float32."""
     with jax.numpy_dtype_promotion("standard"):  # inside, jax mixes q's dtype with float32
         return jax.nn.dot_product_attention(q, k, v)
 
@@ -125,9 +126,8 @@ def attention(
 class Dropout(nn.Module):
     """In training, entries of x [..., C] are 0 with probability `rate`, the others divided by 1 − rate.
 
-    Each takes half of a random word, since drawing is what dropout costs: a third less time than a word each. So the
-    rate is a multiple of 2^−16. The mask is a function of the key, the layer and the entry's place.
-    Error: ValueError for a rate that is not in [0, 1)."""
+    An entry uses 16 random bits, so the rate is rounded to a multiple of 2^−16. The mask is a function of the key, the
+    layer and the entry's index. Error: ValueError for a rate outside [0, 1)."""
 
     rate: Number = 0.0
 
@@ -146,7 +146,7 @@ class Dropout(nn.Module):
 
 
 def over_sqrt2(x: Float[Array, "..."], rescale: bool) -> Float[Array, "..."]:
-    """x / sqrt(2) if rescale: keeps the variance of a sum of two branches (Song et al. 2021, section H)."""
+    """x / sqrt(2) if rescale: preserves the variance of a sum of two branches (Song et al. 2021, section H)."""
     return x / math.sqrt(2.0) if rescale else x
 
 
@@ -165,7 +165,7 @@ def positional_features(c_noise: Float[Array, " B"], dim: int) -> Float[Array, "
 
 
 class GaussianFourierProjection(nn.Module):
-    """(sin 2 pi W c, cos 2 pi W c) with W ~ N(0, scale^2) drawn once and held fixed: [B] -> [B, 2 dim].
+    """(sin 2 pi W c, cos 2 pi W c) with W ~ N(0, scale^2) drawn once and not trained: [B] -> [B, 2 dim].
 
     Source: Tancik et al. 2020, section 5; Song et al. 2021, section H.1."""
 

@@ -8,9 +8,8 @@
 | `random_halves` | 7 ms instead of 12 for the random numbers of a dropout, 8 × 32² × 128 | jax 0.10.2, CPU | use flax's `nn.Dropout`; masks change |
 | `dropout_stream`, `threefry2x32` | 61 s of processor time instead of 67 to compile that training step | jax 0.10.2, CPU | as for `random_halves` |
 
-benchmarks/RESULTS.md describes the measurements. Two more choices that speed decided are part of their modules, since
-they are not about XLA alone: filters are sums of slices (`resampling`), and blocks can be recomputed in the backward
-pass (`layers.rematerialized`).
+benchmarks/RESULTS.md describes the measurements. Filters as sums of slices (`resampling`) and recomputed blocks
+(`layers.rematerialized`) are not here: they are not about XLA alone.
 """  # noqa: E501
 
 import math
@@ -28,7 +27,7 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of Threefry-2x32
 def gradient_written(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x; XLA for CPUs writes its gradient to memory once.
 
-    By default XLA recomputes the sums of gradients along a chain of residual blocks wherever they are used: the
+    By default XLA recomputes the sums of gradients along a chain of residual blocks wherever they are used. The
     gradient of the first block's bias then recomputes those of all later blocks. The workaround applies to one device
     only: on several simulated devices, all would have to wait for the first example."""
     return written_once(x) if jax.default_backend() == "cpu" and jax.device_count() == 1 else x
@@ -63,9 +62,9 @@ def group_moments(
 ) -> tuple[Float[Array, "B N C"], Float[Array, "B 1 C"], Float[Array, "B 1 C"]]:
     """x − r, and the mean and variance of x − r over the positions and channels of a group.
 
-    r is the group's mean at the first position. The normalized x does not depend on r, so no gradient goes through r;
-    and since r is near the mean, the variance is accurate as E (x − r)² − (E (x − r))². So both moments take one pass
-    over x forward, and one backward."""
+    r is the group's mean at the first position. The normalized x does not depend on r, so no gradient goes through r.
+    Since r is near the mean, the variance is accurate as E (x − r)² − (E (x − r))². So both moments take one pass over
+    x forward, and one backward."""
     batch, _, channels = x.shape
 
     def group_mean(values: Array) -> Array:
