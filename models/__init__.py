@@ -1,4 +1,4 @@
-"""Networks, and the boundary behind which the rest of the library sees them."""
+"""Networks, and the one interface through which the rest of the library calls them."""
 
 from models.adm import ADM as ADM
 from models.dit import DIT_SIZES as DIT_SIZES

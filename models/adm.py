@@ -1,9 +1,9 @@
 """The U-Net of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233, section 3) in the form of Karras et al. (2022, arXiv
 2206.00364, appendix F.2), who trained EDM's ImageNet networks with it.
 
-Down: on each level `num_res_blocks` blocks, then one that halves. Middle: a block with attention, a block. Up: on each
-level one that doubles, but on the lowest, then `num_res_blocks + 1` blocks, each of which also takes an activation of
-the way down.
+Down: each level has `num_res_blocks` blocks, then a block that halves the size. Middle: a block with attention, a
+block. Up: each level except the lowest starts with a block that doubles the size. Then come `num_res_blocks + 1`
+blocks, each of which also takes an activation of the down path.
 
     block   x ── norm, act ── resample ── conv ── norm · (1 + scale) + shift ── act, dropout ── conv ── + ── attention►
             │                          emb ── dense ── scale, shift                                     │
@@ -11,9 +11,9 @@ the way down.
 
     emb     c_noise ── features ── dense ── act ── dense ── + class, vector ── act ──►
 
-Other than NCSN++ it scales by the noise level as well as it shifts; its attention has heads of `head_features` channels
-and stands in every block of a level. Resampling is by means and nearest neighbors. The last convolutions start nearly
-at zero.
+In contrast to NCSN++, the noise level also scales the activations. Attention has heads of `head_features` channels, and
+a level with attention has it in every block. Resampling is by means and nearest neighbors. The last convolutions start
+nearly at zero.
 
     ImageNet 64^2, EDM        nf=192, ch_mult=(1, 2, 3, 4), num_res_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1,
                               num_classes=1000                                            295.9 million parameters
@@ -97,8 +97,8 @@ class ADM(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
     Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is in
-    `attn_levels`, and in the middle. cond is labels [B], a vector [B, cond_dim], or both, as `Conditioning` says; dtype
-    and remat as in NCSNpp. Errors: ValueError for an option, a rank of x, or a cond that does not fit."""
+    `attn_levels`, and in the middle. cond is labels [B], a vector [B, cond_dim], or both (see `Conditioning`); dtype
+    and remat are as in NCSNpp. Errors: ValueError for an invalid option, rank of x, or cond."""
 
     nf: int = 192
     ch_mult: tuple[int, ...] = (1, 2, 3, 4)

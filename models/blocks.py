@@ -6,10 +6,10 @@
     up         x ── taps at twice the size ── conv of size 3 ──►
     attention  x ── norm ── q, k, v ── softmax(q kᵀ / sqrt C) v ── dense ── + x ──► / sqrt 2
 
-The residual block is that of Ho et al. 2020 (arXiv 2006.11239, appendix B) and, where it resamples, of BigGAN (Brock et
-al. 2019, arXiv 1809.11096, appendix B), as Song et al. 2021 (arXiv 2011.13456, section H) put them together; filtered
-resampling is that of StyleGAN2 (`resampling`). Everything computes in the dtype of x, but dense(act(emb)) in that of
-emb.
+The residual block is that of Ho et al. 2020 (arXiv 2006.11239, appendix B). Where it resamples, it is that of BigGAN
+(Brock et al. 2019, arXiv 1809.11096, appendix B). Song et al. 2021 (arXiv 2011.13456, section H) combine the two, with
+the filtered resampling of StyleGAN2 (`resampling`). Everything computes in the dtype of x, except dense(act(emb)),
+which computes in that of emb.
 """
 
 import jax.numpy as jnp
@@ -26,16 +26,16 @@ from models.layers import (
     conv1x1,
     conv3x3,
     dense,
-    gradient_written,
     over_sqrt2,
 )
 from models.resampling import Number, Taps, fir_downsample, fir_filter, fir_upsample, pad_to_even, spatial_axes
+from models.xla import gradient_written
 
 RESAMPLINGS = ("none", "up", "down")
 
 
 class ConvDownsample(nn.Module):
-    """taps at full rate, then a convolution of size 3 and stride 2: [B, *n, C] -> [B, *ceil(n/2), features].
+    """The filter at full rate, then a convolution of size 3 and stride 2: [B, *n, C] -> [B, *ceil(n/2), features].
 
     Without taps, y[m] = sum_j w[j] x[2m + j] (Ho et al. 2020)."""
 
@@ -53,10 +53,10 @@ class ConvDownsample(nn.Module):
 
 
 class ConvUpsample(nn.Module):
-    """Twice the size by taps, then a convolution of size 3: [B, *n, C] -> [B, *2n, features].
+    """Filtered upsampling by 2, then a convolution of size 3: [B, *n, C] -> [B, *2n, features].
 
-    The filter runs on over the edge of x, and the convolution sees what it leaves there, as in the published transposed
-    convolution. Without taps: nearest neighbors, which are taps (1, 1)."""
+    The convolution uses the filter's output one position beyond the edge of x, as the published transposed convolution
+    does. Without taps: nearest neighbors, which are taps (1, 1)."""
 
     features: int
     taps: Taps = (1, 1)
@@ -72,8 +72,8 @@ class ConvUpsample(nn.Module):
 class ResidualBlock(nn.Module):
     """h + F(h, emb), at the same, twice or half the size (Brock et al. 2019; Song et al. 2021, section H).
 
-    F is norm, act, resampling, conv, + dense(act(emb)), norm, act, dropout, conv. emb is [B, E], or None: no noise
-    level enters. With resample="none" it is the block of Ho et al. 2020."""
+    F is norm, act, resampling, conv, + dense(act(emb)), norm, act, dropout, conv. emb is [B, E], or None for a block
+    that is not conditioned on the noise level. With resample="none" it is the block of Ho et al. 2020."""
 
     features: int
     resample: str = "none"

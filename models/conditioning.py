@@ -1,15 +1,15 @@
-"""What a network is told beside x and the noise level: a class, a vector, or both; one embedding for all networks.
+"""Conditioning: class labels, a vector, or both. All networks share this embedding.
 
     labels [B]          ── E[label]     ─┐
     vector [B, cond_dim] ── W vector    ─┴─ + emb [B, F]
 
-    cond          stands for
-    labels        a class of 0 … num_classes − 1, or num_classes: the null label, "no class told"
-    vector        any real numbers: augmentation parameters, an embedding of text; zeros tell nothing (no bias)
-    (both)        a pair, where the network has both; each may be None; labels alone stand for (labels, None)
+    cond          meaning
+    labels        classes 0 … num_classes − 1, or num_classes: the null label, for no class
+    vector        any real numbers: augmentation parameters, an embedding of text; zeros add nothing (no bias)
+    (both)        a pair, for a network with both; each may be None; labels alone are (labels, None)
     None          the null label, and the vector of zeros
 
-In training `dropout` tells an example nothing with this probability, so that one network learns the conditional and
+In training, an example's cond is replaced by None with probability `dropout`. So one network learns the conditional and
 the unconditional score (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
 """
 
@@ -24,7 +24,7 @@ from models.layers import Number, dense
 class Conditioning(nn.Module):
     """emb [B, F] -> emb + E[label] + W vector; without classes and vector it is emb, and there are no parameters.
 
-    Errors: ValueError for a cond that does not fit."""
+    Errors: ValueError for a cond of another kind, shape or dtype."""
 
     num_classes: int = 0
     cond_dim: int = 0
@@ -33,19 +33,20 @@ class Conditioning(nn.Module):
     @nn.compact
     def __call__(self, emb: Float[Array, "B F"], cond: object = None, train: bool = False) -> Float[Array, "B F"]:
         labels, vector = self._parts(emb, cond)
-        told = self._told(emb.shape[0], train)
+        conditioned = self._conditioned(emb.shape[0], train)
         if labels is not None:
-            labels = labels if told is None else jnp.where(told, labels, self.num_classes)
+            labels = labels if conditioned is None else jnp.where(conditioned, labels, self.num_classes)
             emb = emb + nn.Embed(self.num_classes + 1, emb.shape[-1], dtype=emb.dtype)(labels)
         if vector is not None:
             vector = vector.astype(emb.dtype)
-            vector = vector if told is None else jnp.where(told[:, None], vector, jnp.zeros_like(vector))
+            if conditioned is not None:
+                vector = jnp.where(conditioned[:, None], vector, jnp.zeros_like(vector))
             emb = emb + dense(vector, emb.shape[-1], use_bias=False)
         return emb
 
     @nn.nowrap
     def _parts(self, emb: Array, cond: object) -> tuple[Array | None, Array | None]:
-        """Labels, where there are classes, and the vector, where there is one."""
+        """The labels if there are classes, and the vector if there is one."""
         if not (self.num_classes or self.cond_dim):
             if cond is not None:
                 raise ValueError("cond: expected None, since the network has num_classes=0 and cond_dim=0, got one")
@@ -64,8 +65,8 @@ class Conditioning(nn.Module):
         )
 
     @nn.nowrap
-    def _told(self, batch: int, train: bool) -> Array | None:
-        """[B], false where the condition is kept back; None where it never is."""
+    def _conditioned(self, batch: int, train: bool) -> Array | None:
+        """[B], false for examples whose cond is dropped; None if none is ever dropped."""
         if not train or not self.dropout or not (self.num_classes or self.cond_dim):
             return None
         return jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, (batch,))
@@ -76,7 +77,7 @@ def checked_labels(labels: object, batch: int, num_classes: int) -> Array:
     if labels is None:
         return jnp.full(batch, num_classes, jnp.int32)
     shape, dtype = getattr(labels, "shape", None), getattr(labels, "dtype", None)
-    if shape != (batch,) or not jnp.issubdtype(dtype, jnp.integer):
+    if shape != (batch,) or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         got = type(labels).__name__ if shape is None else f"{dtype} of shape {shape}"
         raise ValueError(f"cond: expected integer labels of shape {(batch,)}, got {got}")
     return jnp.asarray(labels)

@@ -8,12 +8,12 @@ one, two and three spatial axes: signals, images, volumes.
              └──────────────────────────────────────────────┘ └──────────────────────────────────────┘
     c ── act ── dense, 0 at first ── shift, scale, gate of each of the two;    modulated:  h (1 + scale) + shift     (1)
 
-A patch is a cube of `patch` positions along every spatial axis; an axis that it does not divide is made longer by
-repeating the last position, and the output is cut. The norms have no gains of their own. As every gate and the last map
-are 0 at first, each block is the identity and F is 0 (adaLN-Zero). Without `positions` it does not know where a patch
-stands: permuting patches permutes the output.
+A patch is a cube of `patch` positions along every spatial axis. An axis whose length `patch` does not divide is padded
+by repeating the last position, and the output is cropped. The norms have no learned gains. Every gate and the last map
+start at 0, so at first each block is the identity and F is 0 (adaLN-Zero). Without `positions`, permuting the patches
+permutes the output.
 
-Table 1 there, for 32 x 32 x 4 with `patch` 2, 1000 classes and an output of 8 channels (ours has those of x):
+Sizes, from Table 1 there, for 32 x 32 x 4 with `patch` 2, 1000 classes and an output of 8 channels (ours has x's):
 
     DIT_SIZES  S: 33 million parameters   B: 130 million   L: 458 million   XL: 675 million
 """
@@ -50,7 +50,7 @@ DIT_SIZES = {
 
 
 def to_patches(x: Float[Array, "B *spatial C"], size: int) -> Float[Array, "B N F"]:
-    """The cubes of `size` positions along every axis, in rows: [B, *n, C] -> [B, prod ceil(n/size), size^axes C]."""
+    """The cubes of `size` positions along every axis, as rows: [B, *n, C] -> [B, prod ceil(n/size), size^axes C]."""
     widths = [(0, -x.shape[axis] % size) if axis in spatial_axes(x) else (0, 0) for axis in range(x.ndim)]
     x = jnp.pad(x, widths, mode="edge")
     axes, counts = x.ndim - 2, [n // size for n in x.shape[1:-1]]
@@ -69,7 +69,9 @@ def from_patches(h: Float[Array, "B N F"], size: int, shape: tuple[int, ...]) ->
 
 
 def positions_of(counts: tuple[int, ...], features: int) -> Float[Array, "N features"]:
-    """For each patch the sines and cosines of its place along every axis, in equal parts; what is left over is 0."""
+    """The sines and cosines of each patch's position along every axis, in equal parts; the remaining features are 0.
+
+    ValueError for fewer than 2 features per axis."""
     part = features // (2 * len(counts)) * 2
     if part == 0:
         raise ValueError(
@@ -88,7 +90,7 @@ def zero_dense(x: Float[Array, "..."], features: int) -> Float[Array, "..."]:
 def modulated(
     h: Float[Array, "B N D"], shift: Float[Array, "B D"], scale: Float[Array, "B D"]
 ) -> Float[Array, "B N D"]:
-    """Eq. (1) of the normalized h: each token to mean 0 and variance 1; at least float32 inside."""
+    """Eq. (1) of h with each token normalized to mean 0 and variance 1; computed in at least float32."""
     wide = at_least_float32(h)
     centered = wide - wide.mean(axis=-1, keepdims=True)
     normed = centered * jax.lax.rsqrt((centered**2).mean(axis=-1, keepdims=True) + 1e-6)
@@ -117,8 +119,8 @@ class DiTBlock(nn.Module):
 class DiT(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
-    cond is labels [B], a vector [B, cond_dim], or both, as `Conditioning` says; dtype and remat as in NCSNpp. Errors:
-    ValueError for an option, a rank of x, or a cond that does not fit."""
+    cond is labels [B], a vector [B, cond_dim], or both (see `Conditioning`); dtype and remat are as in NCSNpp. Errors:
+    ValueError for an invalid option, rank of x, or cond."""
 
     features: int = 384
     depth: int = 12
@@ -158,8 +160,8 @@ class DiT(nn.Module):
         return from_patches(out, self.patch, x.shape[1:]).astype(x.dtype)
 
     @staticmethod
-    def _block(self, h: Array, c: Array) -> Array:
-        return DiTBlock(self.heads, self.mlp_ratio)(h, c)
+    def _block(module: "DiT", h: Array, c: Array) -> Array:
+        return DiTBlock(module.heads, module.mlp_ratio)(h, c)
 
     @nn.nowrap
     def _embed(self, c_noise: Array, cond: object, train: bool) -> Array:

@@ -1,8 +1,8 @@
 """The layers of the networks, for any number of spatial axes: x is [B, *spatial, C].
 
 The functions that own parameters (conv, dense, noise_features) are called inside a compact method. Everything computes
-in the dtype of x, with float32 parameters. So a network computes in bfloat16 when it turns x into it first; the parts
-whose rounding would be felt stay in float32:
+in the dtype of x, with float32 parameters. So a network computes in bfloat16 if it casts x first. The parts that are
+sensitive to rounding stay in float32:
 
     x ── cast ── convolutions, maps, activations: bfloat16 ──────────────────── cast ── last norm and convolution ──►
                    │ norms: moments, scale and shift in float32          │ the softmax of attention in float32
@@ -10,26 +10,25 @@ whose rounding would be felt stay in float32:
 """
 
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core.scope import LazyRng
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float
+
+from models.xla import dropout_stream, group_moments, random_halves
 
 Number = float | int
 
 DTYPES = ("bfloat16", "float32")
 EMBEDDINGS = ("positional", "fourier")
 NONLINEARITIES = ("swish", "elu", "relu", "lrelu")
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of Threefry-2x32
 
 
 def compute_dtype(name: str | None, x: Array) -> jnp.dtype:
-    """The dtype of that name; None stands for x's own. float16 is not offered: it needs scaled losses."""
+    """The dtype of that name, or x's own for None. float16 is not offered: it requires scaled losses."""
     return x.dtype if name is None else jnp.dtype(name)
 
 
@@ -45,39 +44,16 @@ def check_dtype(name: str | None) -> None:
 
 
 def rematerialized(wanted: bool, block: Callable[..., Array]) -> Callable[..., Array]:
-    """block(module, *arrays), which makes its layers in `module`, so that the backward pass computes them again.
+    """`block(module, *arrays)`, which makes its layers in `module`; if `wanted`, the backward pass recomputes it.
 
-    Of each block only what enters it is kept (Chen et al. 2016, arXiv 1604.06174): less memory for one more forward
-    pass. The parameters keep their names, and dropout its mask. The block as it is, if not wanted."""
+    Then only the inputs of each block are stored (Chen et al. 2016, arXiv 1604.06174): less memory, for one more
+    forward pass. The parameters have the same names, and dropout draws the same mask again."""
     return nn.remat(block) if wanted else block
 
 
 def variance_scaling(scale: Number = 1.0) -> nn.initializers.Initializer:
     """Uniform weights of variance scale / fan_avg (Ho et al. 2020); scale 0 means 1e-10, so nearly zero."""
     return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
-
-
-def gradient_written(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x, whose gradient XLA for CPUs is made to write to memory, once.
-
-    Left to itself it computes sums of gradients along a chain of residual blocks again wherever they are used: for the
-    first block's bias from the gradients of all blocks after it. (One device: on several, simulated ones, they would
-    all have to wait for the first example.)"""
-    return written_once(x) if jax.default_backend() == "cpu" and jax.device_count() == 1 else x
-
-
-@jax.custom_jvp
-def written_once(x: Array) -> Array:
-    """`gradient_written` on any device."""
-    return x
-
-
-@written_once.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (tangent,) = primals, tangents
-    # A branch, which XLA for CPUs fuses with nothing; it drops optimization barriers before it fuses.
-    is_nan = jnp.isnan(jax.lax.stop_gradient(x).reshape(-1)[0])
-    return x, jax.lax.cond(is_nan, lambda t: t + t, lambda t: t, tangent)
 
 
 def dense(x: Float[Array, "..."], features: int, scale: Number = 1.0, use_bias: bool = True) -> Float[Array, "..."]:
@@ -119,8 +95,9 @@ def activation(name: str) -> Callable[[Array], Array]:
 class GroupNorm(nn.Module):
     """(x - mean) / sqrt(var + 1e-6) scale + bias, over all positions and the channels of a group (Wu & He 2018).
 
-    There are min(C // min_group, 32) groups, or the next fewer that divide C. Mean and variance are at least float32;
-    flax's own layer does not take other dtypes under strict promotion, nor does its variance survive a large mean."""
+    There are min(C // min_group, 32) groups, or the next smaller number that divides C. Mean and variance are computed
+    in at least float32. flax's own layer fails for other dtypes under strict promotion, and loses the variance if the
+    mean is large."""
 
     min_group: int = 4
 
@@ -132,28 +109,16 @@ class GroupNorm(nn.Module):
             groups -= 1
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        wide = at_least_float32(x).reshape(batch, -1, channels)
-
-        def group_mean(values: Array) -> Array:
-            # Positions before channels: two small reductions instead of one over a transposed array.
-            means = values.mean(axis=1).reshape(batch, groups, -1).mean(axis=2)
-            return jnp.repeat(means, channels // groups, axis=1)[:, None]
-
-        # Nothing depends on where the moments are taken about, so that no gradient goes through it; near the mean, here
-        # of the first position, their difference is accurate. Then y = a x + b passes over x once for both moments and
-        # once for y, and once each backwards.
-        about = wide - jax.lax.stop_gradient(group_mean(wide[:, :1]))
-        mean = group_mean(about)
-        variance = jnp.maximum(group_mean(about**2) - mean**2, 0.0)
-        factor = jax.lax.rsqrt(variance + 1e-6) * scale.astype(wide.dtype)[None, None]
-        shift = bias.astype(wide.dtype)[None, None] - mean * factor
-        return (about * factor + shift).astype(x.dtype).reshape(x.shape)
+        shifted, mean, variance = group_moments(at_least_float32(x).reshape(batch, -1, channels), groups)
+        factor = jax.lax.rsqrt(variance + 1e-6) * scale.astype(shifted.dtype)[None, None]
+        offset = bias.astype(shifted.dtype)[None, None] - mean * factor
+        return (shifted * factor + offset).astype(x.dtype).reshape(x.shape)
 
 
 def attention(
     q: Float[Array, "B N heads D"], k: Float[Array, "B M heads D"], v: Float[Array, "B M heads D"]
 ) -> Float[Array, "B N heads D"]:
-    """softmax(q k^T / sqrt D) v for each head, in the dtype of q; the softmax is always float32's."""
+    """softmax(q k^T / sqrt D) v for each head, in the dtype of q; the softmax is always in float32."""
     with jax.numpy_dtype_promotion("standard"):  # inside, jax mixes q's dtype with float32
         return jax.nn.dot_product_attention(q, k, v)
 
@@ -161,9 +126,8 @@ def attention(
 class Dropout(nn.Module):
     """In training, entries of x [..., C] are 0 with probability `rate`, the others divided by 1 − rate.
 
-    Each takes half of a random word, since drawing is what dropout costs: a third less time than a word each. So the
-    rate is a multiple of 2^−16. The mask is a function of the key, the layer and the entry's place.
-    Error: ValueError for a rate that is not in [0, 1)."""
+    An entry uses 16 random bits, so the rate is rounded to a multiple of 2^−16. The mask is a function of the key, the
+    layer and the entry's index. Error: ValueError for a rate outside [0, 1)."""
 
     rate: Number = 0.0
 
@@ -177,50 +141,12 @@ class Dropout(nn.Module):
         dropped = round(self.rate * 2**16)
         if not train or not dropped:
             return x
-        keep = random_halves(*self._stream(), x.shape) >= dropped
+        keep = random_halves(*dropout_stream(self), x.shape) >= dropped
         return jnp.where(keep, x / (1 - dropped / 2**16), jnp.zeros_like(x))
-
-    @nn.nowrap
-    def _stream(self) -> tuple[Array, int]:
-        """The key of the whole network, and a number for this layer's use of it.
-
-        `make_rng` would fold the second into the first, by a loop of its own for each layer, which XLA compiles."""
-        if not self.has_rng("dropout"):
-            return self.make_rng("dropout"), 0  # which says what is missing
-        scope = self.scope
-        scope.rng_counters["dropout"] += 1
-        uses = LazyRng.create(scope.rngs["dropout"], scope.rng_counters["dropout"])
-        return uses.rng, zlib.crc32(repr(uses.suffix).encode())
-
-
-def random_halves(key: Array, stream: int, shape: tuple[int, ...]) -> Array:
-    """Independent uniform integers below 2^16, uint32 of this shape: the two halves of random words.
-
-    Word n is the first of threefry2x32(key, (stream, n)), so another stream shares no word with this one, and each is a
-    function of n alone, wherever it is computed."""
-    words = (*shape[:-1], -(-shape[-1] // 2))
-    count = jax.lax.iota(jnp.uint32, math.prod(words)).reshape(words)
-    word = threefry2x32(jax.random.key_data(key).reshape(-1)[:2], jnp.full_like(count, jnp.uint32(stream)), count)[0]
-    return jnp.concatenate([word & 0xFFFF, word >> 16], axis=-1)[..., : shape[-1]]
-
-
-def threefry2x32(key: UInt32[Array, "2"], x: UInt32[Array, "..."], y: UInt32[Array, "..."]) -> tuple[Array, Array]:
-    """The 20 rounds of Threefry-2x32 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3).
-
-    Those of jax.random; but there, on a CPU, they are a loop over memory. Here they are additions, shifts and exclusive
-    ors, which XLA fuses with what uses them."""
-    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
-    x, y = x + keys[0], y + keys[1]
-    for four in range(5):
-        for distance in ROTATIONS[four % 2]:
-            x = x + y
-            y = x ^ (y << jnp.uint32(distance) | y >> jnp.uint32(32 - distance))
-        x, y = x + keys[(four + 1) % 3], y + keys[(four + 2) % 3] + jnp.uint32(four + 1)
-    return x, y
 
 
 def over_sqrt2(x: Float[Array, "..."], rescale: bool) -> Float[Array, "..."]:
-    """x / sqrt(2) if rescale: keeps the variance of a sum of two branches (Song et al. 2021, section H)."""
+    """x / sqrt(2) if rescale: preserves the variance of a sum of two branches (Song et al. 2021, section H)."""
     return x / math.sqrt(2.0) if rescale else x
 
 
@@ -239,7 +165,7 @@ def positional_features(c_noise: Float[Array, " B"], dim: int) -> Float[Array, "
 
 
 class GaussianFourierProjection(nn.Module):
-    """(sin 2 pi W c, cos 2 pi W c) with W ~ N(0, scale^2) drawn once and held fixed: [B] -> [B, 2 dim].
+    """(sin 2 pi W c, cos 2 pi W c) with W ~ N(0, scale^2) drawn once and not trained: [B] -> [B, 2 dim].
 
     Source: Tancik et al. 2020, section 5; Song et al. 2021, section H.1."""
 

@@ -1,4 +1,4 @@
-"""A multilayer perceptron with residual layers for low-dimensional data: tutorials, tests, tables of numbers.
+"""A multilayer perceptron with residual layers for low-dimensional data: tutorials, tests, tabular data.
 
     x ── dense ── + ── … ── + ── swish ── dense, nearly 0 at first ──► F          `num_layers` times the inner part
                   └ h ── swish, dense ── + ── swish, dense ──► + h
@@ -27,13 +27,13 @@ from models.layers import (
 
 
 class MLP(nn.Module):
-    """F(x, c_noise, cond): x [B, ...] of any event shape, c_noise [B] -> x's shape; zero at initialization.
+    """F(x, c_noise, cond): x [B, ...] of any event shape, c_noise [B] -> x's shape; nearly zero at initialization.
 
         emb = dense(features(c_noise)) + embed(cond)
         h <- h + dense(swish(dense(swish(h)) + dense(swish(emb))))        num_layers times
 
-    cond is labels [B], a vector [B, cond_dim], or both, as `Conditioning` says; dtype as in NCSNpp.
-    Errors: ValueError for an option or a cond that does not fit."""
+    cond is labels [B], a vector [B, cond_dim], or both (see `Conditioning`); dtype is as in NCSNpp.
+    Errors: ValueError for an invalid option or cond."""
 
     features: int = 128
     num_layers: int = 3

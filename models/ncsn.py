@@ -1,19 +1,20 @@
 """NCSN (Song & Ermon 2019, arXiv 1907.05600, appendix A) and NCSNv2 (Song & Ermon 2020, arXiv 2006.09011, appendix B).
 
-Both are a residual network that goes down few levels, in the lower ones by dilation, with a RefineNet on top
-(`refinenet`); levels of the default network on 32 x 32, with nf = 128:
+Both are a residual network of few levels, in which the lower levels are dilated instead of halved, with a RefineNet on
+top (`refinenet`). The levels of the default network on 32 x 32, with nf = 128:
 
     x ── conv ─► 128, 32^2 ─► 256, 16^2 ─► 256, 16^2, dilation 2 ─► 256, 16^2, dilation 4
                     │             │                 │                        │
     F ◄─ conv ── refine ◄────── refine ◄───────── refine ◄──────────────── refine
           norm, act
 
-    NCSN      a table of noise levels, to each level a row of gains in every norm, which is everywhere; mean pools
-    NCSNv2    is not told the noise level at all: for the same x it returns the same at every c_noise, and the score is
-              that over sigma (technique 3: PredictScore); norms on the way down only; maximum pools
+    NCSN      conditioned on a discrete noise level: every norm has a row of gains per level; norms everywhere; mean
+              pools
+    NCSNv2    not conditioned on the noise level: for the same x, the output is the same at every c_noise, and the score
+              is the output over sigma (technique 3: PredictScore); norms on the down path only; maximum pools
 
-NCSN returns the score itself as its paper has it; behind PredictScore it is sigma times the score. x is centered about
-0 in either, and the output is not divided by sigma: that belongs to the parameterization.
+In its paper NCSN returns the score itself; under PredictScore it returns sigma times the score. Both expect x centered
+about 0. Neither divides its output by sigma: that is the parameterization's part.
 
 Published sizes of NCSNv2 (`ncsnv2_levels`): four levels below 96^2, five up to 128^2, six at 256^2.
 """
@@ -52,7 +53,7 @@ RESIZES = ("linear", "nearest", "corners")
 
 
 class Parts(NamedTuple):
-    """What NCSN and NCSNv2 differ in: the norms on the way down and in the refine blocks, pool and interpolation."""
+    """The differences of NCSN and NCSNv2: norms on the down path and in the refine blocks, pool and interpolation."""
 
     norm: Map
     refine_norm: Map
@@ -65,16 +66,16 @@ def _check(module: nn.Module) -> None:
     check_dtype(module.dtype)
     sizes = {name: len(getattr(module, name)) for name in ("ch_mult", "dilations", "refine_mult")}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"levels: expected one number a level in ch_mult, dilations and refine_mult, got {sizes}")
+        raise ValueError(f"levels: expected one number per level in ch_mult, dilations and refine_mult, got {sizes}")
     if not module.dilations or module.dilations[0] != 1:
         raise ValueError(f"dilations: expected 1 on the first level, got {module.dilations}")
     if module.ch_mult[-1] != module.refine_mult[0]:
         got = f"{module.ch_mult[-1]} and {module.refine_mult[0]}"
-        raise ValueError(f"levels: expected the last of ch_mult to be the first of refine_mult, got {got}")
+        raise ValueError(f"levels: expected the last of ch_mult to equal the first of refine_mult, got {got}")
 
 
 def _refine_net(module: nn.Module, x: Array, parts: Parts) -> Array:
-    """The network of both. It makes its layers in `module`, whose fields give the sizes."""
+    """The network that NCSN and NCSNv2 share. It makes its layers in `module`, whose fields give the sizes."""
     if not 3 <= x.ndim <= 5:
         name = type(module).__name__
         raise ValueError(f"{name}: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
@@ -109,10 +110,10 @@ def _unchanged(x: Array) -> Array:
 class NCSNv2(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
-    c_noise has no influence. A level of dilation 1 halves the size, any other keeps it; `refine_mult` counts from the
-    lowest level. cond, as `Conditioning` says, shifts the gains of the norms. Beside the published JAX network, which
-    the defaults are, resize="corners", unbiased=True and refine_mult=(2, 2, 1, 1) make that of the paper's own code.
-    dtype and remat as in NCSNpp. Errors: ValueError for an option, a rank of x, or a cond that does not fit."""
+    c_noise has no influence. Each level of dilation 1 after the first halves the size. `refine_mult` counts from the
+    lowest level. cond (see `Conditioning`) shifts the gains of the norms. The defaults are the published JAX network;
+    resize="corners", unbiased=True and refine_mult=(2, 2, 1, 1) are the paper's own code. dtype and remat are as in
+    NCSNpp. Errors: ValueError for an invalid option, rank of x, or cond."""
 
     nf: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -144,10 +145,10 @@ class NCSNv2(nn.Module):
 class NCSN(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
-    The row of gains is that of the noise level nearest to c_noise. Without `sigmas`, c_noise is its number, from 0 to
-    num_levels − 1; with them, num_levels in any order, it is a log σ, and the nearest log σ counts.
-    Levels, cond, dtype and remat as in NCSNv2. Errors: ValueError for an option, a rank of x, a cond that does not
-    fit, or sigmas of another number."""
+    The gains are those of the noise level nearest to c_noise. Without `sigmas`, c_noise is the number of the level,
+    from 0 to num_levels − 1. With `sigmas`, num_levels of them in any order, c_noise is log σ, and the nearest log σ is
+    used. Levels, cond, dtype and remat are as in NCSNv2. Errors: ValueError for an invalid option, rank of x, or cond,
+    and for another number of sigmas than num_levels."""
 
     nf: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -192,7 +193,7 @@ def nearest_level(
 
 
 def _embedded(module: nn.Module, c_noise: Array, cond: object, train: bool) -> Array | None:
-    """The condition [B, 4 nf], or None where the network takes none."""
+    """The embedding of cond [B, 4 nf], or None for a network without cond."""
     emb = jnp.zeros((c_noise.shape[0], 4 * module.nf), jnp.float32)
     emb = Conditioning(module.num_classes, module.cond_dim, module.cond_dropout)(emb, cond, train)
     return emb if module.num_classes or module.cond_dim else None

@@ -5,15 +5,16 @@
                                  └ half ── … ── block, attention, block ── … ┘
     c_noise ── features ── dense ── act ── dense ── + class, vector ──► emb, which enters every block
 
-Down: on each level `num_res_blocks` residual blocks, then the size is halved. Middle: block, attention, block. Up: on
-each level `num_res_blocks + 1` blocks, each of which also takes an activation of the way down, then it is doubled.
+Down: each level has `num_res_blocks` residual blocks, then the size is halved. Middle: block, attention, block. Up:
+each level has `num_res_blocks + 1` blocks, each of which also takes an activation of the down path; then the size is
+doubled.
 
-    block="biggan"   halves and doubles inside of a residual block
+    block="biggan"   halves and doubles inside a residual block
     block="ddpm"     between the blocks: by filter and convolution, or the filter alone (resample_with_conv=False)
 
-    progressive_input, of x at the sizes below    "input_skip": filtered, a convolution of size 1, combined with h
+    progressive_input: x at the lower levels      "input_skip": filtered, a convolution of size 1, combined with h
                                                   "residual": filtered and convolved from level to level, added to h
-    progressive, of what is returned              "output_skip": a sum over levels, each with a convolution of its own
+    progressive: the output of each level         "output_skip": a sum over levels, each with a convolution of its own
                                                   "residual": convolved and filtered from level to level, added to h
 
 The published networks differ in a few options:
@@ -23,9 +24,9 @@ The published networks differ in a few options:
     NCSN++ at 256^2 and more  as NCSN++ with progressive_input="input_skip", progressive="output_skip"
     DDPM (Ho et al. 2020)     block="ddpm", fir_taps=(), skip_rescale=False
 
-Where the taps are (), there is no filter: nearest neighbors, means, plain convolutions. c_noise is used as given (log
-sigma for NCSN++, 999 t for DDPM++), x is centered about 0, and the output is not divided by sigma: all that belongs to
-the parameterization.
+With fir_taps=() there is no filter: nearest neighbors, means, plain convolutions. c_noise is used as given: log sigma
+for NCSN++, 999 t for DDPM++. x must be centered about 0. The output is not divided by sigma: the parameterization does
+that.
 """
 
 from collections.abc import Callable
@@ -65,7 +66,7 @@ Block = Callable[..., Array]
 
 
 class Combine(nn.Module):
-    """Brings the input pyramid into the activations: their sum, or their concatenation along the channels."""
+    """The activations with the input pyramid added, or concatenated along the channels."""
 
     method: str = "sum"
 
@@ -78,15 +79,14 @@ class Combine(nn.Module):
 class NCSNpp(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
-    Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is
-    in `attn_levels`. A norm has groups of `min_group` channels or more (GroupNorm). With `noise_conditional` False,
-    c_noise has no influence, nor can there be a cond: labels [B], a vector [B, cond_dim], or both, as `Conditioning`
-    says.
+    Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is in
+    `attn_levels`. A norm has groups of `min_group` channels or more (GroupNorm). cond is labels [B], a vector [B,
+    cond_dim], or both (see `Conditioning`). With noise_conditional=False, c_noise has no influence, and cond must be
+    None.
 
-    It computes in `dtype`, "bfloat16" or "float32", or in the dtype of x; what enters and leaves it has x's dtype, and
-    norms, embeddings and the last convolution are never narrower than float32 (layers). With `remat` the backward pass
-    computes each block again, for less memory.
-    Errors: ValueError for an option, a rank of x, or a cond that does not fit."""
+    It computes in `dtype`, "bfloat16" or "float32", or in the dtype of x. The output has x's dtype, and norms,
+    embeddings and the last convolution are in at least float32 (`layers`). With `remat`, the backward pass recomputes
+    each block, for less memory. Errors: ValueError for an invalid option, rank of x, or cond."""
 
     nf: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -179,7 +179,7 @@ class NCSNpp(nn.Module):
 
     @nn.nowrap
     def _embed(self, c_noise: Array, cond: object, train: bool) -> Array | None:
-        # Without noise_conditional too: the published networks keep the frequencies that they do not use.
+        # Also without noise_conditional: the published networks have these frequencies, unused.
         emb = noise_features(c_noise, self.nf, self.embedding, self.fourier_scale)
         if self.noise_conditional:
             emb = dense(emb, 4 * self.nf)
@@ -223,11 +223,13 @@ class NCSNpp(nn.Module):
             h, pyramid = self._add_output(h, pyramid, x)
             if level > 0:
                 h = crop_like(self._resampled(h, block, "up"), skips[-1])
-        return pyramid if self.progressive == "output_skip" else self._to_output(h, x)
+        if self.progressive == "output_skip" and pyramid is not None:
+            return pyramid
+        return self._to_output(h, x)
 
     @nn.nowrap
     def _to_output(self, h: Array, x: Array) -> Array:
-        """Of x's channels and dtype; not narrower than float32 inside."""
+        """The output, with x's channels and dtype; computed in at least float32."""
         return self._normed_conv(at_least_float32(h), x.shape[-1], self.init_scale).astype(x.dtype)
 
     @nn.nowrap
@@ -236,7 +238,7 @@ class NCSNpp(nn.Module):
 
     @nn.nowrap
     def _add_output(self, h: Array, pyramid: Array | None, x: Array) -> tuple[Array, Array | None]:
-        """h with what the levels below return, and what is passed on to the next."""
+        """h with the output pyramid of the levels below, and the pyramid at this level."""
         if self.progressive == "none":
             return h, None
         if self.progressive == "output_skip":

@@ -1,21 +1,21 @@
-"""The boundary: what the rest of the library knows of a network, and adapters that bring others to it.
+"""The interface of a network to the rest of the library, and adapters for flax modules and functions.
 
     F(params, x, c_noise, cond) -> an array of x's shape
 
-    module or function ── as_network ──► Network ── init(key, x, c_noise) ──► params, the caller's
+    module or function ── as_network ──► Network ── init(key, x, c_noise) ──► params, owned by the caller
                                             └────── network(params, x, c_noise, cond=, key=, train=) ──► F
 
-F stands in the score as c_skip x + c_out F(c_in x, c_noise) (Karras et al. 2022, arXiv 2206.00364, eq. 7), which is not
-the network's to know. x is [B, ...], c_noise a float [B] (a function of the noise level), cond whatever the network
-conditions on. Parameters are a plain nested dict of arrays, held by the caller. An adapter is frozen and hashable, so
-it may be a static argument of jax.jit or a constant of a closure.
+The score is c_skip x + c_out F(c_in x, c_noise) (as in Karras et al. 2022, arXiv 2206.00364, eq. 7). The coefficients
+are the parameterization's. x is [B, ...], c_noise a float [B] (a function of the noise level), and cond anything that
+the network is conditioned on. Parameters are a plain nested dict of arrays that the caller owns. An adapter is frozen
+and hashable, so it may be a static argument of jax.jit or a constant of a closure.
 """
 
 import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ Cond = Any
 
 @runtime_checkable
 class Network(Protocol):
-    """F(params, x, c_noise, cond): x [B, ...], c_noise [B] -> [B, ...]. `key` is for dropout, when train."""
+    """F(params, x, c_noise, cond): x [B, ...], c_noise [B] -> [B, ...]. `key` is for dropout, if train=True."""
 
     def init(self, key: Array, x: Array, c_noise: Array, cond: Cond = None) -> Params:
         """Parameters, for inputs of these shapes."""
@@ -48,14 +48,15 @@ class Network(Protocol):
         train: bool = False,
     ) -> Array:
         """The network's output, of x's shape."""
+        ...
 
 
 @dataclass(frozen=True)
 class LinenNetwork:
     """A flax.linen module with __call__(x, c_noise), and optionally cond and train, as a Network.
 
-    Errors: ValueError for another output shape than x's, for train=True without a key where the module draws
-    one, and for collections other than "params" (batch statistics, caches)."""
+    Errors: ValueError for an output shape other than x's, for train=True without a key if the module draws random
+    numbers, and for collections other than "params" (batch statistics, caches)."""
 
     module: nn.Module
 
@@ -93,7 +94,7 @@ class NnxNetwork:
     """A flax.nnx module with __call__(x, c_noise), and optionally cond and train, as a Network.
 
     The module is split once. `init` returns the parameters it was built with, whatever the key. Its random
-    streams start anew from `key` at each call. Errors: as LinenNetwork; TypeError at construction for other
+    streams restart from `key` at each call. Errors: as LinenNetwork; TypeError at construction for other
     state (batch statistics, caches), which a pure function of the parameters cannot update."""
 
     module: InitVar[Any]
@@ -142,7 +143,7 @@ class NnxNetwork:
         return _checked_output(out, x, module)
 
     def _reseeded(self, key: Any) -> Any:
-        """Every stream starts from its own key, at count 0: without that, layers would share their masks."""
+        """Every stream restarts from its own key, at count 0; with one key, layers would share their masks."""
         if key is None:
             return self.streams
         leaves, treedef = jax.tree.flatten(self.streams)
@@ -159,7 +160,7 @@ class NnxNetwork:
 class FunctionNetwork:
     """A plain function apply(params, x, c_noise, cond) as a Network; init(key, x, c_noise, cond) -> params.
 
-    Without init there are no parameters: {}. ValueError for another output shape than x's."""
+    Without init there are no parameters: {}. ValueError for an output shape other than x's."""
 
     apply: Callable[..., Array]
     init_params: Callable[..., Params] | None
@@ -189,7 +190,7 @@ class FunctionNetwork:
 def as_network(module: Any) -> Network:
     """The Network for a linen or nnx module, a function (params, x, c_noise, cond), or a Network itself.
 
-    Errors: TypeError for anything else, and for a class in the place of an instance."""
+    Errors: TypeError for anything else, and for a class instead of an instance."""
     fits = "a Network, a linen or nnx module, or a function (params, x, c_noise, cond)"
     if isinstance(module, type):
         raise TypeError(f"as_network: expected {fits}, got the class {module.__name__}, not an instance")
@@ -200,7 +201,7 @@ def as_network(module: Any) -> Network:
     if isinstance(module, Network):
         return module
     if callable(module):
-        return FunctionNetwork(module)
+        return FunctionNetwork(cast(Callable[..., Array], module))
     raise TypeError(f"as_network: expected {fits}, got {type(module).__name__}")
 
 
@@ -231,7 +232,7 @@ def _checked_output(out: Any, x: Array, module: Any) -> Array:
 
 
 def _accepted(module: Any, cond: Cond, train: bool) -> dict[str, Any]:
-    """cond and train as keywords, as far as the module's __call__ takes them."""
+    """cond and train as keywords, if the module's __call__ takes them; TypeError for a cond that it does not take."""
     parameters = inspect.signature(type(module).__call__).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if cond is not None and not takes_any and "cond" not in parameters:
@@ -241,7 +242,7 @@ def _accepted(module: Any, cond: Cond, train: bool) -> dict[str, Any]:
 
 
 def _string_keys(tree: Any) -> Any:
-    """Lists of nnx layers have integer keys, which neither sort among strings nor survive a checkpoint."""
+    """Integer keys, of lists of nnx layers, as strings: integers cannot be sorted among strings or saved."""
     if not isinstance(tree, dict):
         return tree
     return {str(name): _string_keys(value) for name, value in tree.items()}

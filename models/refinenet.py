@@ -1,30 +1,34 @@
 """The parts of NCSN and NCSNv2: residual blocks, and the RefineNet that joins their levels.
 
-A residual network goes down the levels; from the lowest up, a refine block joins each level with what comes from below
-(Lin et al. 2017, arXiv 1611.06612, figures 2 and 3; Song & Ermon 2019, arXiv 1907.05600, appendix A):
+A residual network computes the levels, each smaller or more dilated than the one before. From the lowest level up, a
+refine block then joins each level with the output of the block below (Lin et al. 2017, arXiv 1611.06612, figures 2 and
+3; Song & Ermon 2019, arXiv 1907.05600, appendix A):
 
     level of the residual network ── RCU ─┐
                                           ├─ MSF: conv each, resize to the larger, add ── CRP ── RCU ──►
     from the refine block below ──── RCU ─┘
 
-    RCU    twice (at the end thrice):  x + conv(act(conv(act x)))                      residual convolution units
+    RCU    x + conv(act(conv(act x))), twice at the inputs, once at the output
+           (three times in the last block)                                             residual convolution units
     CRP    x ← act x, p ← x; then twice:  p ← conv(pool p),  x ← x + p                 chained residual pooling
     MSF    multi-resolution fusion
 
-    block  x ── norm, act, conv ── norm, act, conv ── + ──►       the halving one takes the mean of 2 neighbors after
-           └────────────── conv, if need be ─────────┘            its last convolutions; a dilated one keeps the size
+    block  x ── norm, act, conv ── norm, act, conv ── + ──►       a halving block averages 2 neighbors after its last
+           └────────────── conv, if needed ──────────┘            convolutions; a dilated block does not halve
 
-In NCSN a norm stands also before each activation of an RCU, and before each convolution of CRP and MSF, and the pool is
-a mean; in NCSNv2 it is a maximum. A norm is instance normalization plus, for which μ, s² are the mean and variance of a
-channel of an image over the positions, and m, v² those of μ over the channels:
+In NCSN there is also a norm before each activation of an RCU and before each convolution of CRP and MSF, and the pool
+is a mean. In NCSNv2 the pool is a maximum. The norm is instance normalization plus. Let μ, s² be the mean and variance
+of a channel of an image over the positions, and m, v² those of μ over the channels:
 
-    α, β, γ of a channel, or, in NCSN, of a channel and a noise level:    γ ((x − μ)/s + α (μ − m)/v) + β          (1)
+    γ ((x − μ)/s + α (μ − m)/v) + β,    α, β, γ per channel, and in NCSN per channel and noise level               (1)
 
-x is [B, *spatial, C], for any number of spatial axes, and everything computes in the dtype of x; moments in float32.
+x is [B, *spatial, C], for any number of spatial axes. Everything computes in the dtype of x, moments in at least
+float32.
 """
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
@@ -41,7 +45,7 @@ Map = Callable[[Array], Array]
 def ncsn_conv(
     x: Float[Array, "..."], features: int, size: int = 3, dilation: int = 1, use_bias: bool = True
 ) -> Float[Array, "..."]:
-    """A convolution that starts uniform within 1/sqrt(fan_in), weights and bias, as the published ones do."""
+    """A convolution whose weights and bias start uniform within ±1/sqrt(fan_in), as the published ones do."""
     axes = x.ndim - 2
     bound = 1 / math.sqrt(x.shape[-1] * size**axes)
 
@@ -60,7 +64,7 @@ def ncsn_conv(
 
 
 class InstanceNormPlus(nn.Module):
-    """Eq. (1). With `num_levels` each level [B] has its own α, β, γ; emb [B, E], where not None, shifts all three.
+    """Eq. (1). With `num_levels` each level [B] has its own α, β, γ; emb [B, E], if not None, shifts all three.
 
     The variance v² over C channels divides by C, or by C − 1 if `unbiased`."""
 
@@ -118,8 +122,8 @@ class ConvMeanPool(nn.Module):
 
 
 class DilatedBlock(nn.Module):
-    """A residual block of the way down. With `down` it changes the channels before the last convolution, and without
-    dilation it halves the size."""
+    """A residual block of the down path. The first convolution changes the channels, or with `down` the last one; with
+    `down` and without dilation the block halves the size."""
 
     features: int
     down: bool = False
@@ -186,11 +190,11 @@ class MSFBlock(nn.Module):
     @nn.compact
     def __call__(self, inputs: list[Array], norm: Map, resize: Callable[..., Array]) -> Float[Array, "..."]:
         size = inputs[0].shape[1:-1]
-        return sum(resize(ncsn_conv(norm(x), self.features), size) for x in inputs)
+        return reduce(jnp.add, (resize(ncsn_conv(norm(x), self.features), size) for x in inputs))
 
 
 class RefineBlock(nn.Module):
-    """One refine block; inputs are those of a level and from below, or at the lowest level the first alone."""
+    """One refine block. Inputs: a level and the output of the block below; at the lowest level, the level alone."""
 
     features: int
     end: bool = False
@@ -206,8 +210,10 @@ class RefineBlock(nn.Module):
 
 
 def resized(x: Float[Array, "..."], size: tuple[int, ...], method: str = "linear") -> Float[Array, "..."]:
-    """Larger by interpolation, "linear" or "nearest", between the centers of the pixels; or "corners", linear with the
-    first and last positions of both at the same places. [B, *n, C] -> [B, *size, C]."""
+    """x interpolated to a larger size: [B, *n, C] -> [B, *size, C].
+
+    "linear" and "nearest" interpolate between the centers of the pixels; "corners" is linear, with the first and last
+    positions of input and output aligned."""
     if x.shape[1:-1] == tuple(size):
         return x
     if method != "corners":

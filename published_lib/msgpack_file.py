@@ -4,7 +4,7 @@
     leaf  = ext 1: (shape, name of a dtype, bytes) | ext 3: the same for a NumPy scalar | number | nil
 
 The format names no classes, so reading it calls nothing but NumPy's `frombuffer`. Arrays above 2³⁰ bytes are stored in
-chunks, which come back as one.
+chunks, which are joined.
 """
 
 from pathlib import Path
@@ -17,14 +17,14 @@ _NUMBERS = (bool, int, float, type(None))
 
 
 def read_msgpack(path: str | Path) -> dict[str, Any]:
-    """Nested dicts of arrays and numbers. ValueError in one line, naming the file, where it is anything else."""
+    """Nested dicts of arrays and numbers. ValueError on one line, with the name of the file, for any other content."""
     content = Path(path).read_bytes()
     try:
         tree = serialization.msgpack_restore(content)
     except Exception as error:  # a damaged file fails wherever its first wrong byte leads
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: expected a whole msgpack checkpoint of flax, got another or a cut file: {reason}"
-                         ) from error  # fmt: skip
+        raise ValueError(f"{path}: expected a whole msgpack checkpoint of flax, got another or a truncated file: "
+                         f"{reason}") from error  # fmt: skip
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected a msgpack checkpoint with named entries, got {type(tree).__name__}")
     _require_arrays(tree, path, "")

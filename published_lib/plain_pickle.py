@@ -1,16 +1,17 @@
-"""Pickles as data: a machine for the opcodes that `torch.save` uses, without any of pickle's powers.
+"""Pickles as data: an interpreter for the opcodes that `torch.save` uses. It calls only functions of a given table.
 
-A pickle is a program for a machine with a stack and a memo. Of its opcodes, three reach outside: GLOBAL fetches any
-name of any module, REDUCE calls it, BUILD writes into an object. Python's own machine runs them; this one knows them by
-a table that the caller gives, and has nothing else to call:
+A pickle is a program for a machine with a stack and a memo. Three of its opcodes reach outside: GLOBAL fetches any name
+of any module, REDUCE calls it, BUILD writes into an object. Python's own machine runs them. This one looks names up in
+a table from the caller, and can call nothing else:
 
     GLOBAL  module name   → that name of the table, or an error             push the name
     REDUCE  name, tuple   → table[name](*tuple)                             push the result
     BUILD   object, state → object.build(state), on results of the table
     BINPERSID  id         → persistent(id)
 
-Opcodes not listed here (those that make instances, those of other protocols) are errors. Nothing is hashed but str and
-int, and the memo grows by an entry an opcode, so that time and memory are proportional to the length of the program.
+The other opcodes allowed are those of constants, containers, stack and memo. All others are errors, such as those that
+make instances or belong to other protocols. Only str and int are hashed, and each opcode adds at most one entry to the
+memo. So time and memory are proportional to the length of the program.
 """
 
 import pickletools
@@ -32,11 +33,11 @@ class Name(NamedTuple):
 def run_pickle(
     program: bytes | BinaryIO, table: Mapping[tuple[str, str], Callable | None], persistent: Callable[[Any], Any]
 ) -> Any:
-    """What the pickle describes; of a file, the one that starts where it stands, and no byte more.
+    """The value that the pickle describes. In a file it starts at the current position, and no byte after it is read.
 
-    A name whose entry is None may stand in it, but not be called.
-    ValueError saying what is forbidden or wrong, and at which byte; IndexError or TypeError where stack, memo or
-    arguments are in disorder.
+    `table` maps (module, name) to a function, or to None for a name that may occur but not be called. `persistent` maps
+    a persistent id to its value. ValueError for what is forbidden or damaged, with the byte where that is known;
+    TypeError for arguments that do not fit a function.
     """
     machine = _Machine(table, persistent)
     for opcode, argument, position in pickletools.genops(program):
@@ -50,7 +51,7 @@ def run_pickle(
 
 
 def shown(value: Any) -> str:
-    """A short text for a value of unknown size; of what holds others no more than the kind."""
+    """A short text for a value of unknown size; for a container, only its type."""
     plain = value is None or type(value) in (bool, int, float, str, bytes)
     text = repr(value) if plain else f"a {type(value).__name__.strip('_').lower()}"
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -105,7 +106,7 @@ class _Machine:
 
     def result(self) -> Any:
         if len(self.stack) != 1 or self.below:
-            raise ValueError("its pickle ends in disorder")
+            raise ValueError("its pickle ends with values or marks left over")
         return self.stack[0]
 
     def since_mark(self) -> list:
@@ -129,13 +130,14 @@ class _Machine:
     def name(self, argument: str) -> Name:
         name = Name(*argument.split(" ", 1))
         if name not in self.table:
-            raise ValueError(f"its pickle asks for {shown('.'.join(name))}, which is not allowed")
+            raise ValueError(f"its pickle names {shown('.'.join(name))}, which is not allowed")
         return name
 
     def call(self, name: Any, arguments: Any) -> Any:
-        if type(name) is not Name or type(arguments) is not tuple or self.table[name] is None:
+        function = self.table[name] if type(name) is Name else None
+        if function is None or type(arguments) is not tuple:
             raise ValueError(f"its pickle calls {shown(name)} with {shown(arguments)}")
-        return self.table[name](*arguments)
+        return function(*arguments)
 
     def build(self, target: Any, state: Any) -> None:
         if not hasattr(target, "build"):

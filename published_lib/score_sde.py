@@ -3,8 +3,9 @@
     flax    step   optimizer {target, state {step, param_states {… {grad_ema, grad_sq_ema}}}}   params_ema   lr …
     torch   step   model          optimizer {state {i: {step, exp_avg, exp_avg_sq}}}            ema {shadow_params …}
 
-Both files name the same things; `score_sde_names` says which leaf is which. Torch numbers the parameters in the order
-of the model: Adam's state goes by it, and so does the list of averages, which leaves out what is not trained.
+Both files hold the same values; `score_sde_names` maps their leaves to ours. Torch numbers the parameters in the order
+of the model. Adam's state is indexed by these numbers. The list of averages is in the same order, without the
+parameters that are not trained.
 """
 
 from collections.abc import Mapping
@@ -20,9 +21,9 @@ from published_lib.torch_file import is_torch_file, read_torch
 
 
 class Moments(NamedTuple):
-    """What Adam remembers: the number of its steps, and the averages of gradients and of their squares."""
+    """Adam's state: the number of steps, and the averages of the gradients and of their squares."""
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # optax's name; tuple.count is not needed
     mu: Any
     nu: Any
 
@@ -37,13 +38,15 @@ class Published(NamedTuple):
 
 
 def read_published(path: str | Path, shapes: dict) -> Published:
-    """The file, of either kind. ValueError in one line for anything that is not a checkpoint of this network."""
+    """The checkpoint in a file of either kind, for the network with these `parameter_shapes`.
+
+    ValueError, on one line, for anything that is not a checkpoint of this network."""
     torch = is_torch_file(path)
     content = read_torch(path) if torch else read_msgpack(path)
     try:
         return _of_torch(content, shapes) if torch else _of_flax(content, shapes)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:  # on one line, whatever the names in the file
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 # flax
@@ -71,7 +74,7 @@ def _tree(value: Any) -> dict:
 
 
 def _chosen(states: Any, name: str) -> dict:
-    """Of a tree whose leaves are {grad_ema, grad_sq_ema}, the tree of one of them."""
+    """The tree of one of the averages, from a tree whose leaves are {grad_ema, grad_sq_ema}."""
     states = _tree(states)
     if states.keys() == {"grad_ema", "grad_sq_ema"}:
         return states[name]
@@ -99,7 +102,7 @@ def _of_torch(file: Any, shapes: dict) -> Published:
 
 
 def _torch_moments(optimizer: Any, params: dict, trained: list[str], shapes: dict) -> Moments | None:
-    """None where the file has none. What is not trained has no entry, and moments of 0."""
+    """None if the file has none. Parameters that are not trained have no entry; their moments are 0."""
     _require_entries(optimizer, "optimizer", ("state", "param_groups"))
     state = optimizer["state"]
     if not state:

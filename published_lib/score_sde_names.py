@@ -2,25 +2,25 @@
 
     theirs, flax     AttnBlockpp_1/NIN_0/W                  by name: class and counter, translated by the table MODULES
     theirs, torch    module.all_modules.10.NIN_0.W          by place: the i-th module with parameters is our i-th
-                     module.res1.0.conv1.weight             by name, where modules have names (`reference_ncsn`)
-      ↓ inside of a module, both by name: PARTS, then LEAVES
+                     module.res1.0.conv1.weight             by name, where modules have names (`score_sde_ncsn_names`)
+      ↓ inside a module, both by name: PARTS, then LEAVES
     ours, linen      AttentionBlock_1/Dense_0/kernel
 
-Nothing here lists the leaves of a network. Ours are taken from the network itself, in the order in which it makes them,
-which is that of the published code as far as both compute the same. Axes:
+Nothing here lists the leaves of a network. Our leaves come from the network itself, in the order in which it makes
+them. That is the order of the published code wherever both compute the same. Axes:
 
     torch  weight [out, in, *k] → kernel [*k, in, out];  W [in, out] of NIN is a kernel already
-    both   leading axes of length 1 come and go: group norms of (1, 1, 1, C) → (C,), NIN for a convolution of size 1
+    both   leading axes of length 1 may differ: group norms of (1, 1, 1, C) → (C,), NIN for a convolution of size 1
 
-Each leaf of theirs is used once and each of ours filled once, or nothing is.
+Each of their leaves must be used once, and each of ours filled once; otherwise nothing is.
 
-Another architecture is a line in the tables for each class or part whose name differs from ours; its classes may share
-one of ours only if they are counted together, or never stand in one network.
+Another architecture requires a line in the tables for each class or part whose name differs from ours. Two of its
+classes may map to one of ours only if they are counted together, or never occur in the same network.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from published_lib.score_sde_ncsn_names import ncsn_path
 
 LeafPath = tuple[str, ...]
 
-# Their class of module → ours; where there is no line the names agree. The flax files need it.
+# Their class → ours, for flax files. A class without a line has the same name.
 MODULES = {
     "ResnetBlockBigGANpp": "ResidualBlock",
     "ResnetBlockDDPMpp": "ResidualBlock",
@@ -42,7 +42,7 @@ MODULES = {
     "ResidualBlock": "DilatedBlock",
     "InstanceNorm2dPlus": "InstanceNormPlus",
 }
-# Our module and their part of it → our part; or their part alone, whatever the module. With a counter, or without.
+# Our module / their part → our part, or their part alone, in any module; with its counter or without.
 PARTS = {
     "NIN": "Dense",
     "ResidualBlock/NIN_0": "Conv_2",
@@ -55,14 +55,14 @@ LEAVES = {
     "W": ("kernel", "W"),
     "b": ("bias",),
 }
-# Buffers of torch modules: tables made from the configuration, which are no parameters.
+# Buffers of torch modules: tables computed from the configuration, not parameters.
 BUFFERS = ("sigmas",)
 
-_SHOWN = 4  # of the leaves of each kind that an error lists
+_SHOWN = 4  # leaves of each kind that an error lists
 
 
 class Leaf(NamedTuple):
-    """A leaf of theirs: its name there, its array with our order of axes, and where it belongs, or None."""
+    """One of their leaves: its name, its array in our order of axes, and the path of our leaf, or None."""
 
     name: str
     value: Any
@@ -70,7 +70,7 @@ class Leaf(NamedTuple):
 
 
 def parameter_shapes(network, shape: tuple[int, ...]) -> dict:
-    """Nested dicts of jax.ShapeDtypeStruct, in the order in which a network for events `shape` makes them."""
+    """Nested dicts of jax.ShapeDtypeStruct, in the order in which the network makes them for events of `shape`."""
     made = []
 
     def init(key):
@@ -118,7 +118,7 @@ def torch_parameters(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def torch_trainable(names: Iterable[str]) -> list[str]:
-    """Those that training changes: all but the frequencies of a Fourier embedding, a module whose one leaf is W."""
+    """The trained parameters: all but the frequencies of a Fourier embedding, a module whose only leaf is W."""
     return [name for name in names if not re.fullmatch(r"(?:module\.)?all_modules\.\d+\.W", name)]
 
 
@@ -128,12 +128,12 @@ def _module(name: str) -> str:
 
 
 def _inside(module: str | None, theirs: list[str], shapes: dict) -> LeafPath | None:
-    """The path of our leaf, for a path of theirs inside of our module."""
-    if module not in shapes:
+    """The path of our leaf for their path inside our module; None if there is no such leaf."""
+    if module is None or module not in shapes:
         return None
-    path, group, kind = [module], shapes[module], _split(module)[0]
+    path, group, kind = (module,), shapes[module], _split(module)[0]
     for part in theirs[:-1]:
-        path.append(_part(kind, part))
+        path = (*path, _part(kind, part))
         group, kind = group.get(path[-1]), _split(path[-1])[0]
         if not isinstance(group, dict):
             return None
@@ -151,13 +151,14 @@ def _part(module: str, part: str) -> str:
 
 def _split(name: str) -> tuple[str, str]:
     """("NIN", "_0") of NIN_0."""
-    match = re.fullmatch(r"(.*?)(_\d+)?", name)
-    return match[1], match[2] or ""
+    kind, underscore, number = name.rpartition("_")
+    return (kind, f"_{number}") if underscore and number.isdecimal() else (name, "")
 
 
 def _filled(leaves: list[Leaf], shapes: dict) -> dict:
-    """Our tree with their values, or the ValueError."""
-    wanted, found, unknown, misfits = flatten_dict(shapes), {}, [], []
+    """Our tree with their values; ValueError listing the leaves that do not match."""
+    wanted = cast(dict[LeafPath, jax.ShapeDtypeStruct], flatten_dict(shapes))
+    found, unknown, misfits = {}, [], []
     for leaf in leaves:
         if leaf.ours is None or leaf.ours in found:
             unknown.append(f"{leaf.name} {_shape(leaf.value)}")
@@ -193,7 +194,7 @@ def _shape(value: Any) -> str:
 
 
 def _without_ones(value: Any) -> tuple[int, ...] | None:
-    """The shape without its leading axes of length 1; None for what is no array."""
+    """The shape without its leading axes of length 1; None for a value that is not an array."""
     if not hasattr(value, "shape"):
         return None
     shape = tuple(value.shape)

@@ -1,11 +1,11 @@
-"""Names of NCSNv2's parameters in torch files (Song & Ermon 2020, their code; Song et al. 2021) as paths of ours.
+"""NCSNv2's parameter names in torch files (Song & Ermon 2020, their code; Song et al. 2021) as paths of our leaves.
 
 begin_conv, normalizer, end_conv     Conv_0, InstanceNormPlus_0, Conv_1
-resR.i                               DilatedBlock_(2 r + i), r the place of R in RESIDUAL
+resR.i                               DilatedBlock_(2 r + i), r the index of R among the labels of RESIDUAL in the file
   conv1, conv2, shortcut               Conv_0, Conv_1, Conv_2
   conv2.conv, shortcut.conv            ConvMeanPool_0/Conv_0, ConvMeanPool_1/Conv_0, where it halves
   normalize1, normalize2               InstanceNormPlus_0, InstanceNormPlus_1
-refineR                              RefineBlock_r, r the place of R in REFINE, from the lowest level up
+refineR                              RefineBlock_r, r the same for REFINE, which starts at the lowest level
   adapt_convs.i.u_s_conv               RCUBlock_i/Conv_(2 (u − 1) + s − 1)
   output_convs.u_s_conv                RCUBlock_n/Conv_…, n the number of inputs
   crp.convs.i, msf.convs.i             CRPBlock_0/Conv_i, MSFBlock_0/Conv_i
@@ -29,7 +29,7 @@ _RESIDUAL_PARTS = {
 
 
 def ncsn_path(name: str, names: frozenset[str]) -> list[str] | None:
-    """The path of ours for one of the `names` of a torch file, their last part as it is; None for one of no meaning."""
+    """Our path for one of the `names` of a torch file, with its last part unchanged; None for an unknown name."""
     *parts, leaf = name.removeprefix("module.").split(".")
     inside = _inside(".".join(parts), {each.removeprefix("module.").split(".")[0] for each in names})
     return None if inside is None else [*inside, leaf]
@@ -49,7 +49,7 @@ def _inside(place: str, modules: set[str]) -> tuple[str, ...] | None:
 
 
 def _number(kind: str, label: str, order: tuple[str, ...], modules: set[str]) -> int | None:
-    """The place of a label among those in the file."""
+    """The index of a label among those in the file; None for an unknown one."""
     present = [each for each in order if kind + each in modules]
     return present.index(label) if label in present else None
 

@@ -6,10 +6,10 @@
       └─ root/version, root/byteorder, …
 
     file.pth = pickles one after another (before): a magic number, 1001, {"little_endian": …}, the value, its KEYs;
-               then for each KEY the count of its numbers, int64, and they themselves
+               then for each KEY the count of its numbers as int64, and the numbers
 
-The pickle runs on the machine of `plain_pickle`, with the names of `_TABLE` alone: each stands for a function here that
-only puts its arguments into a tuple. Tensors become arrays when all is read:
+The pickle runs on the interpreter of `plain_pickle`, with the names of `_TABLE`. Each is replaced by a function of this
+module that only stores its arguments. Tensors become arrays after the whole pickle is read:
 
     storage  = persistent id ("storage", type, KEY, location, count)          the location (cpu, cuda:0) is ignored
     tensor   = (storage, offset, shape, strides),   Π shape ≤ count,   offset + Σ (shapeᵢ − 1) stridesᵢ < count      (1)
@@ -44,9 +44,9 @@ def is_torch_file(path: str | Path) -> bool:
 
 
 def read_torch(path: str | Path) -> Any:
-    """What was saved: dicts, lists and tuples of arrays (read-only) and numbers.
+    """The saved value: dicts, lists and tuples of arrays (read-only) and numbers.
 
-    ValueError in one line, naming the file, for anything that is not such a file, whole and harmless.
+    ValueError, on one line with the name of the file, unless it is a complete file of this kind with known names only.
     """
     with open(path, "rb") as file:
         try:
@@ -86,7 +86,7 @@ def _read_pickles(file: BinaryIO, size: int) -> Any:
     def storage(pid: Any) -> _Storage:
         found = _storage(pid)
         if pid[5:] not in ((), (None,)) or storages.setdefault(found.key, found) != found:
-            raise ValueError(f"storage {shown(found.key)}: views of a storage, and two of one key, are not read")
+            raise ValueError(f"storage {shown(found.key)}: views, and two storages of one key, are not supported")
         return found
 
     value = run_pickle(file, _TABLE, storage)
@@ -95,22 +95,22 @@ def _read_pickles(file: BinaryIO, size: int) -> Any:
         if key not in storages:
             raise ValueError(f"there is no tensor of storage {shown(key)}")
         count = int.from_bytes(file.read(8), "little")
-        length_of_it = count * np.dtype(_STORAGES[storages[key].kind]).itemsize
-        if length_of_it > size - file.tell():
+        num_bytes = count * np.dtype(_STORAGES[storages[key].kind]).itemsize
+        if num_bytes > size - file.tell():
             raise ValueError(f"storage {shown(key)}: the file ends before its {count} numbers do")
-        content[key] = file.read(length_of_it)
+        content[key] = file.read(num_bytes)
     return _Arrays(content.get, length).of(value)
 
 
 def _require_plain(archive: zipfile.ZipFile, size: int) -> None:
-    """Nothing compressed, and no more in all than the file is long: so that reading takes no more memory than that."""
+    """ValueError for compressed entries, and for more bytes than the file has. So the file's size bounds the memory."""
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("expected entries that are not compressed")
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("two entries have one name")
     if sum(entry.file_size for entry in entries) > size:
-        raise ValueError(f"its entries say that they hold more than the {size} bytes of the file")
+        raise ValueError(f"its entries claim more than the {size} bytes of the file")
 
 
 # What the pickle may name
@@ -119,11 +119,11 @@ def _require_plain(archive: zipfile.ZipFile, size: int) -> None:
 class _Storage(NamedTuple):
     kind: str
     key: str
-    count: int
+    length: int
 
 
 class _Tensor(NamedTuple):
-    """A tensor as the pickle tells it, not looked at yet."""
+    """A tensor as the pickle describes it, not checked yet."""
 
     storage: Any
     offset: Any
@@ -137,7 +137,7 @@ class _Scalar(NamedTuple):
 
 
 class _Dtype:
-    """NumPy's dtype, by its name; the state that follows it repeats what the name says, but for the order of bytes."""
+    """NumPy's dtype, by its name. The state that follows adds only the byte order."""
 
     def __init__(self, name: Any, align: Any = False, copy: Any = False):
         self.name = name
@@ -148,7 +148,7 @@ class _Dtype:
 
 
 class _Mapping(dict):
-    """OrderedDict. The attribute that PyTorch gives its own, _metadata, is left out."""
+    """OrderedDict, without the attribute _metadata that PyTorch adds to its own."""
 
     def build(self, state: Any) -> None:
         pass
@@ -156,7 +156,7 @@ class _Mapping(dict):
 
 def _ordered_dict(pairs: Any = ()) -> _Mapping:
     if pairs != ():
-        raise ValueError("expected an OrderedDict that is filled later")
+        raise ValueError("expected an empty OrderedDict, filled later")
     return _Mapping()
 
 
@@ -165,18 +165,18 @@ def _rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """_codecs.encode, with which protocol 2 writes bytes."""
+    """_codecs.encode, by which protocol 2 writes bytes."""
     if type(text) is not str or encoding != "latin1":
         raise ValueError(f"expected bytes written in latin1, got {shown(encoding)}")
     return text.encode("latin1")
 
 
 def _storage(pid: Any) -> _Storage:
-    """The storage of a persistent id; the location, its fourth entry, is where it was and not where it goes."""
+    """The storage of a persistent id. The fourth entry, the device that it was on, is ignored."""
     tag, kind, key, _, count = pid[:5] if type(pid) is tuple and len(pid) >= 5 else (None,) * 5
     if tag != "storage" or type(kind) is not Name or kind.module != "torch" or type(key) is not str:
         raise ValueError(f"expected the persistent id of a storage, got {shown(pid)}")
-    if not _counts((count,)):
+    if type(count) is not int or not _counts((count,)):
         raise ValueError(f"storage {shown(key)}: expected a number of elements, got {shown(count)}")
     return _Storage(kind.name, key, count)
 
@@ -200,7 +200,7 @@ class _Arrays:
     def __init__(self, entry: Callable[[str], bytes | None], budget: int):
         self._entry = entry
         self._storages: dict[str, bytes | None] = {}
-        self._budget = budget  # of values: a pickle names each in a byte or more, unless it repeats them by the memo
+        self._budget = budget  # of values: each takes a byte or more of the pickle, unless the memo repeats it
 
     def of(self, value: Any) -> Any:
         self._budget -= 1
@@ -219,7 +219,7 @@ class _Arrays:
         raise ValueError(f"expected tensors, numbers and containers of them, got {shown(value)}")
 
     def _tensor(self, tensor: _Tensor) -> np.ndarray:
-        """(1), checked."""
+        """The array of a tensor that satisfies eq. (1)."""
         if type(tensor.storage) is not _Storage:
             raise ValueError(f"expected a tensor with a storage, got {shown(tensor.storage)}")
         numbers = self._numbers(tensor.storage)
@@ -231,7 +231,7 @@ class _Arrays:
             raise ValueError(f"{where}: expected at most {_MAX_AXES} axes, got {len(shape)}")
         size, last = math.prod(shape), offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if size > numbers.size or (size and last >= numbers.size):
-            raise ValueError(f"{where}: shape {shape}, strides {strides} and offset {offset} lie outside of its "
+            raise ValueError(f"{where}: shape {shape}, strides {strides} and offset {offset} reach outside its "
                              f"{numbers.size} numbers")  # fmt: skip
         if not size:
             return np.zeros(shape, numbers.dtype)
@@ -241,11 +241,11 @@ class _Arrays:
     def _numbers(self, storage: _Storage) -> np.ndarray:
         if storage.key not in self._storages:
             self._storages[storage.key] = self._entry(storage.key)
-        if self._storages[storage.key] is None:
-            raise ValueError(f"there is no entry for storage {shown(storage.key)}")
         raw, dtype = self._storages[storage.key], np.dtype(_STORAGES[storage.kind])
-        if len(raw) != storage.count * dtype.itemsize:
-            raise ValueError(f"storage {shown(storage.key)}: expected {storage.count} numbers of {dtype.itemsize} "
+        if raw is None:
+            raise ValueError(f"there is no entry for storage {shown(storage.key)}")
+        if len(raw) != storage.length * dtype.itemsize:
+            raise ValueError(f"storage {shown(storage.key)}: expected {storage.length} numbers of {dtype.itemsize} "
                              f"bytes, got {len(raw)} bytes")  # fmt: skip
         return np.frombuffer(raw, dtype)
 
@@ -258,5 +258,5 @@ def _scalar(scalar: _Scalar) -> np.generic:
 
 
 def _counts(values: Any) -> bool:
-    """Whether it is a tuple of integers that could count something."""
+    """Whether it is a tuple of integers from 0 to 2^62 − 1."""
     return type(values) is tuple and all(type(value) is int and 0 <= value < 2**62 for value in values)

@@ -1,8 +1,5 @@
 """Resampling against a direct convolution, embeddings and normalization against their formulae."""
 
-import re
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -284,20 +281,6 @@ def test_dropout(channels):
         layers.Dropout(1.0)
 
 
-@pytest.mark.parametrize(
-    ("key", "x", "y", "expected"),
-    [
-        ((0, 0), 0, 0, (0x6B200159, 0x99BA4EFE)),
-        ((2**32 - 1, 2**32 - 1), 2**32 - 1, 2**32 - 1, (0x1CB996FC, 0xBB002BE7)),
-        ((0x13198A2E, 0x03707344), 0x243F6A88, 0x85A308D3, (0xC4923A9C, 0x483DF7A0)),
-    ],
-)
-def test_threefry_has_its_published_values(key, x, y, expected):
-    """Salmon et al. 2011: the known answers that their library, Random123, comes with."""
-    found = layers.threefry2x32(jnp.array(key, jnp.uint32), jnp.array([x], jnp.uint32), jnp.array([y], jnp.uint32))
-    assert tuple(int(word[0]) for word in found) == expected
-
-
 class Three(nn.Module):
     """Two layers of dropout, one of which is used twice."""
 
@@ -320,28 +303,3 @@ def test_no_two_uses_of_dropout_share_a_mask():
     np.testing.assert_array_equal(np.asarray(draw(jax.random.key(0), spread)) == 0, gone[:3].reshape(3, *x.shape))
     with pytest.raises(errors.InvalidRngError, match="dropout"):
         Three().apply({}, x)
-
-
-def test_the_gradient_that_is_written_once_is_the_gradient():
-    """Of every order and mode, under vmap, jit and remat, and of what is not a number."""
-    x, v = jnp.arange(1.0, 7).reshape(2, 3), jnp.linspace(-1.0, 1, 6).reshape(2, 3)
-    plain, written = lambda x: jnp.sum(jnp.sin(x) ** 3), lambda x: jnp.sum(jnp.sin(layers.written_once(x)) ** 3)
-    modes = [
-        jax.grad,
-        lambda f: jax.jit(jax.grad(jax.checkpoint(f))),
-        lambda f: jax.vmap(jax.grad(f)),
-        lambda f: lambda x: jax.jvp(f, (x,), (v,)),
-        lambda f: lambda x: jax.jvp(jax.grad(f), (x,), (v,)),
-        lambda f: jax.grad(lambda x: jax.jvp(f, (x,), (v,))[1]),
-        lambda f: jax.grad(lambda x: jnp.sum(jax.grad(f)(x) ** 2)),
-    ]
-    for mode in modes:
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), mode(written)(x), mode(plain)(x))
-    assert np.isnan(jax.grad(written)(x.at[0, 0].set(jnp.nan))).any()
-
-
-def test_the_gradient_of_a_block_is_a_branch_of_its_own():
-    """Which XLA fuses with nothing: as many in the compiled program as there are uses."""
-    f = lambda x: jnp.sum(jnp.sin(layers.written_once(jnp.sin(layers.written_once(x)))))  # noqa: E731
-    text = jax.jit(jax.grad(f)).lower(jnp.ones((4, 5))).compile().as_text()
-    assert len(re.findall(r" conditional\(", text)) == 2

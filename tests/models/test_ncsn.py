@@ -135,7 +135,7 @@ def test_the_published_levels(size):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NCSNv2(ch_mult=(1, 2)), "levels: expected one number a level in ch_mult, dilations and refine_mult"),
+        (lambda: NCSNv2(ch_mult=(1, 2)), "levels: expected one number per level in ch_mult, dilations and refine_mult"),
         (lambda: NCSNv2(dilations=(2, 1, 2, 4)), r"dilations: expected 1 on the first level, got \(2, 1, 2, 4\)"),
         (lambda: NCSNv2(ch_mult=(1, 2, 4, 4), refine_mult=(2, 2, 2, 1)), "the last of ch_mult .*, got 4 and 2"),
         (lambda: NCSNv2(resize="cubic"), "resize: expected one of 'linear', 'nearest', 'corners', got 'cubic'"),

@@ -1,7 +1,7 @@
 """Files from elsewhere are data: nothing in them is run, imported or written by reading them.
 
-The pickles of PyTorch and the msgpack of flax have hostile files of their own in tests/io_lib; here are config.json,
-npz files and checkpoints.
+The pickles of PyTorch and the msgpack of flax have hostile files of their own in test_torch_file and test_msgpack_file;
+here are config.json, npz files and checkpoints.
 """
 
 import ast
@@ -117,7 +117,8 @@ def test_what_a_config_may_name_starts_and_writes_nothing():
 @pytest.mark.parametrize(
     "call",
     ["os:system", "subprocess:run", "data_lib.prepare:by_tfds", "data_lib.prepare:main", "eval_lib.__main__:main",
-     "io_lib.workdir:write_atomic", "run_import:import_checkpoint", "builtins:exec", "data_lib.arrays:np.load"],
+     "io_lib.workdir:write_atomic", "run_modes.import_published:import_checkpoint", "builtins:exec",
+     "data_lib.arrays:np.load"],
 )  # fmt: skip
 def test_a_config_cannot_name_what_acts(tmp_path, call):
     text = json.dumps({"x": {"call": call, "path": str(tmp_path / "mark"), "python": "/bin/touch"}})

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import serialization
 
 from models import LinenNetwork, NCSNpp, NCSNv2, ncsnv2_levels
 from models.blocks import AttentionBlock
 from models.layers import GroupNorm, conv3x3, dense
 from published_lib.msgpack_file import read_msgpack
+from published_lib.score_sde import read_published
 from published_lib.score_sde_names import from_flax, from_torch, parameter_shapes, torch_parameters, torch_trainable
 from published_lib.torch_file import read_torch
 from tests.published_lib.published import GOLDEN, NETWORKS
@@ -162,6 +164,14 @@ def test_what_does_not_fit_is_listed_from_torch(shapes):
     )
     transposed = {**entries, "module.all_modules.11.weight": entries["module.all_modules.11.weight"].T}
     assert "module.all_modules.11.weight (2, 4) for Dense_1/kernel (4, 2)" in complaint(from_torch, transposed, shapes)
+
+
+def test_names_of_several_lines_are_listed_too(tmp_path, shapes):
+    path = tmp_path / "checkpoint_1"
+    tree = {**flax_tree(), "a\nb": {"kernel": numbers(1)}}
+    path.write_bytes(serialization.msgpack_serialize({"step": 1, "optimizer": {"target": tree}, "params_ema": tree}))
+    with pytest.raises(ValueError, match=r"checkpoint_1: .*; 1 not in the network: a b/kernel \(1,\)$"):
+        read_published(path, shapes)
 
 
 def test_a_network_of_other_options_does_not_fit():

@@ -28,7 +28,7 @@ KEY = jax.random.key(0)
 @pytest.fixture(scope="module")
 def published():
     """name → (parts, what its torch file holds, a compiled score(params, x, t)); the flax files hold the same
-    (tests/models/test_reference.py)."""
+    (test_both_kinds_of_file_hold_the_same)."""
 
     @functools.cache
     def of(name):

@@ -171,16 +171,17 @@ def test_nothing_is_run(tmp_path, refusal):
     for value in values:
         assert refusal(value).endswith("which is not allowed")
     assert not mark.exists()
-    assert "asks for 'posix.system'" in refusal(values[0])
+    assert "names 'posix.system'" in refusal(values[0])
 
 
 @pytest.mark.parametrize(
     ("module", "attribute"),
     [("os", "system"), ("torch", "load"), ("torch", "nn.Module"), ("torch._utils", "_rebuild_parameter"),
-     ("numpy", "load"), ("collections", "namedtuple"), ("_codecs", "lookup"), ("io_lib.torch_file", "read_torch")],
+     ("numpy", "load"), ("collections", "namedtuple"), ("_codecs", "lookup"),
+     ("published_lib.torch_file", "read_torch")],
 )  # fmt: skip
 def test_other_names_are_refused_by_name(refusal, module, attribute):
-    assert refusal(call(module, attribute)).endswith(f"asks for '{module}.{attribute}', which is not allowed")
+    assert refusal(call(module, attribute)).endswith(f"names '{module}.{attribute}', which is not allowed")
 
 
 LAUGHS = b"(]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(60)) + b"t"
@@ -205,8 +206,8 @@ PROGRAMS = {
     "a tuple as key": (b"})Ns", "as the keys of a dict, got a tuple"),
     "an empty stack": (b"0", "opcode POP, which is not allowed"),
     "nothing to call": (b"R", "damaged at byte 2, REDUCE"),
-    "two values": (b"NN", "ends in disorder"),
-    "an open mark": (b"(N", "ends in disorder"),
+    "two values": (b"NN", "left over"),
+    "an open mark": (b"(N", "left over"),
     "no mark": (b"t", "damaged at byte 2, TUPLE"),
     "no such memo": (b"h\x05", "damaged at byte 2, BINGET"),
     "a list in itself": (b"]q\x00h\x00a", "repeats its values too often"),
@@ -236,12 +237,12 @@ def test_programs_that_do_something_else(refusal, value, message):
 @pytest.mark.parametrize(
     ("shape", "strides", "offset", "message"),
     [
-        ((2, 3), (3, 1), 1, "shape (2, 3), strides (3, 1) and offset 1 lie outside of its 6 numbers"),
-        ((7,), (1,), 0, "outside of its 6"),
-        ((2,), (6,), 0, "outside of its 6"),
-        ((1,), (1,), 6, "outside of its 6"),
-        ((2**30, 2**30), (0, 0), 0, "outside of its 6"),
-        ((7,), (0,), 0, "outside of its 6"),
+        ((2, 3), (3, 1), 1, "shape (2, 3), strides (3, 1) and offset 1 reach outside its 6 numbers"),
+        ((7,), (1,), 0, "outside its 6"),
+        ((2,), (6,), 0, "outside its 6"),
+        ((1,), (1,), 6, "outside its 6"),
+        ((2**30, 2**30), (0, 0), 0, "outside its 6"),
+        ((7,), (0,), 0, "outside its 6"),
         ((2,), (-1,), 1, "without negative numbers"),
         ((-2,), (1,), 0, "without negative numbers"),
         ((2,), (1,), -1, "without negative numbers"),
@@ -299,7 +300,7 @@ def test_files_from_before_pytorch_1_6(tmp_path, refusal):
     assert "the file ends before its 7 numbers do" in refusal(old_file(one, count=7), raw=True)
     assert "expected 6 numbers of 4 bytes, got 20 bytes" in refusal(old_file(one, count=5), raw=True)
     two = sequence(tensor((6,), (1,)), tensor((6,), (1,), kind="IntStorage"))
-    assert "two of one key, are not read" in refusal(old_file(two), raw=True)
+    assert "two storages of one key, are not supported" in refusal(old_file(two), raw=True)
     for evil_value in (call("os", "system", text("true")), call("torch", "FloatStorage")):
         refusal(old_file(evil_value), raw=True)
 
