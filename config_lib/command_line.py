@@ -1,4 +1,4 @@
-"""From the command line to a config: `--config=FILE`, then `--config.any.key=value` for what should differ.
+"""From the command line to a config: `--config=FILE`, then `--config.any.key=value` for each change.
 
     define_config_flag()
 
@@ -7,16 +7,18 @@
     if __name__ == "__main__":
         run(main)
 
-Whatever is wrong with the flags, the file or the config is one line on stderr and exit code 2. Nothing heavy is
-imported before the flags are known to be good.
+FILE may also be the name of a shipped experiment, from any folder. An error in the flags, the file or the config is
+one line on stderr and exit code 2. Nothing heavy is imported before the flags are checked.
 """
 
+import importlib
 import importlib.util
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from absl import app, flags
 from ml_collections import ConfigDict
@@ -35,11 +37,14 @@ _DATA = re.compile(r"^--?config\.data=(.*)")
 
 
 def define_config_flag() -> None:
-    """--config=FILE[:ARGUMENT]: a Python file whose get_config([ARGUMENT]) returns the config. --data=PATH|NAME, which
-    --config.data=PATH|NAME is too."""
-    text = "Python file that defines get_config(). Change any value with --config.section.key=value."
-    flags.DEFINE_string("config", None, text)
-    text = "Other data for the config: a folder, a file, or a name; configs/own_data.py says which."
+    """Defines --config=FILE[:ARGUMENT] and --data=PATH|NAME.
+
+    FILE is a Python file whose get_config([ARGUMENT]) returns the config, or the name of a shipped experiment.
+    --config.data=PATH|NAME means the same as --data.
+    """
+    text = "Python file that defines get_config(), or the name of a shipped experiment. "
+    flags.DEFINE_string("config", None, text + "Change any value with --config.section.key=value.")
+    text = "Other data for the config: a folder, a file, or a name; configs/own_data.py lists them."
     flags.DEFINE_string("data", None, text)
 
 
@@ -48,26 +53,26 @@ def run(
     argv: Sequence[str] | None = None,
     default: Callable[[], ConfigDict | None] = lambda: None,
 ) -> None:
-    """Parse the flags, call main(config). Without --config, the config is default(), called once the flags are known.
+    """Parses the flags and calls main(config). Without --config, the config is default(), called after parsing.
 
-    A ConfigError in main, or a FileNotFoundError in default, is one line and exit code 2.
+    A ConfigError in main, or a FileNotFoundError in default, becomes one line on stderr and exit code 2.
     """
 
-    def guarded(config):
+    def guarded(config: ConfigDict | None) -> None:
         try:
             return main(config)
         except ConfigError as error:
             _fail(str(error))
 
-    app.run(guarded, argv=argv, flags_parser=lambda argv: _parse(argv, default))
+    app.run(guarded, argv=None if argv is None else list(argv), flags_parser=lambda argv: _parse(argv, default))
 
 
 def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda: None) -> ConfigDict | None:
-    """The config of --config, or the default one, with its overrides applied, locked; other flags land in FLAGS.
+    """The config of --config, or default(), locked, with its overrides applied; other flags are parsed into FLAGS.
 
-    ConfigError, FileNotFoundError or absl's flags.Error, in one line, if anything is wrong.
+    If anything is wrong: ConfigError, FileNotFoundError or absl's flags.Error, with a message of one line.
     """
-    flags.FLAGS.set_gnu_getopt(True)  # `--config.a.b 3 --workdir=w`: a flag's value after a space ends nothing
+    flags.FLAGS.set_gnu_getopt(True)  # parsing continues after the value in `--config.a.b 3 --workdir=w`
     program, *rest = flags.FLAGS(list(argv), known_only=True)
     path = flags.FLAGS.config
     config = default() if path is None else load_config(path)
@@ -82,7 +87,10 @@ def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str], program: str = "") -> ConfigDict:
-    """The config after flags such as --config.sde.beta_max=15; changed in place, and locked."""
+    """The config after flags such as --config.sde.beta_max=15: changed in place, and locked.
+
+    ConfigError for an unknown key (with the nearest one), an unknown flag or a stray argument.
+    """
     for key in (match[1] for match in map(_OVERRIDE.match, overrides) if match):
         try:
             config_path.get_value(key, config)
@@ -97,13 +105,14 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str], program: str =
         raise ConfigError(f"unknown flag --{error.flagname}; {known}") from error
     if left:
         raise ConfigError(f"unexpected argument {left[0]!r}")
-    return values["config"].value
+    return config
 
 
 def load_config(path: str) -> ConfigDict:
-    """get_config() of a Python file or of a shipped experiment by name, get_config(ARGUMENT) of FILE:ARGUMENT.
+    """The config of FILE[:ARGUMENT]: get_config([ARGUMENT]) of a Python file, or of a shipped experiment by its name.
 
-    ConfigError naming file and line.
+    `digits` is the shipped experiment, from any folder. `digits.py` and `configs/digits.py` are paths from the current
+    folder. ConfigError naming the file, and the line where the file itself fails.
     """
     file, *argument = path.split(":", 1)
     if not Path(file).is_file() and not _is_shipped(file):
@@ -113,22 +122,29 @@ def load_config(path: str) -> ConfigDict:
     except Exception as error:
         raise ConfigError(f"--config={path}: {_place(error, file)}{type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"--config={path}: get_config() should return a ConfigDict, got {type(config).__name__}")
+        raise ConfigError(f"--config={path}: get_config() must return a ConfigDict, got {type(config).__name__}")
     return config
 
 
-def shipped(name: str):
-    """A module of the package of experiments, which stands above this one and is imported when it is asked for."""
+def shipped(name: str) -> ModuleType:
+    """A module of `configs`. That package imports this one, so it is imported here only when needed.
+
+    ConfigError if another package of that name comes first on sys.path.
+    """
+    found = importlib.import_module(EXPERIMENTS).__file__
+    if found is None or Path(found).resolve().parent != _folder().resolve():
+        raise ConfigError(f"expected the package {EXPERIMENTS} in {_folder()}, got {found}: rename that one")
     return importlib.import_module(f"{EXPERIMENTS}.{name}")
 
 
 def shipped_names() -> list[str]:
-    """The experiments that come with the library."""
+    """The names of the experiments that come with the library."""
     return sorted(file.stem for file in _folder().glob("*.py") if "def get_config(" in file.read_text())
 
 
 def _folder() -> Path:
-    return Path(importlib.util.find_spec(EXPERIMENTS).origin).parent
+    """The library's own `configs`: a user's folder of that name is another one."""
+    return Path(__file__).parents[1] / EXPERIMENTS
 
 
 def _is_shipped(name: str) -> bool:
@@ -136,24 +152,28 @@ def _is_shipped(name: str) -> bool:
 
 
 def _instead(file: str) -> str:
-    """What to write in place of a config that is not there."""
+    """The end of the message for a file that does not exist: what to write instead."""
     stem = Path(file).stem
+    if stem in shipped_names():
+        return f"; the shipped experiment is --config={stem}"
     if stem in shipped("score_sde").NAMES:
-        return f"; it is --config=configs/score_sde.py:{stem}"
+        return f"; it is --config=score_sde:{stem}"
     if Path(file).name != file and Path(file).parent.name != EXPERIMENTS:
         return ""
     return f"; shipped are {', '.join(shipped_names())}"
 
 
-def _load_module(file: str):
-    """A file of the package of experiments is imported by its name: a checkpoint then finds its classes again."""
-    if _is_shipped(file) and not Path(file).is_file():
+def _load_module(file: str) -> ModuleType:
+    """A file in the library's `configs` is imported by name, so that a checkpoint finds its classes again."""
+    if _is_shipped(file):
         return shipped(file)
     path = Path(file)
     if path.resolve().parent == _folder().resolve():
         return shipped(path.stem)
     name = f"{path.stem} (config file)"  # shadows no package; dataclasses look their module up in sys.modules
     module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError("expected a Python file, with the ending .py")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
     module_spec.loader.exec_module(module)
@@ -161,7 +181,7 @@ def _load_module(file: str):
 
 
 def _place(error: Exception, file: str) -> str:
-    """`file:line: ` of the last line of the config file that the error passed."""
+    """`file:line: ` of the innermost line of the config file in the error's traceback; "" if there is none."""
     frames, path = traceback.extract_tb(error.__traceback__), Path(file).resolve()
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path]
     return f"{file}:{lines[-1]}: " if lines else ""

@@ -1,10 +1,10 @@
-"""Names of classes and functions in a config: `module:qualname`, and back.
+"""Names of classes and functions in a config: `module:qualname`, and from a name to its object.
 
-A config may come with somebody else's checkpoint, so a name must not reach whatever Python can import. It stands for
+A config may come with somebody else's checkpoint, so a name must not reach everything that Python can import. It names
 
-1. an object that `spec` or `bind` was given in this process (a class which the user's own config file defines), or
-2. a public class or function that one of the packages in TRUSTED itself defines. Modules are never walked through,
-   and what a package merely imports from elsewhere does not count as its own.
+1. an object that `spec` or `bind` received in this process (a class that the user's own config file defines), or
+2. a public class or function that one of the packages in TRUSTED itself defines. The search passes through classes,
+   never through modules, and an object that a package imports from elsewhere does not count as its own.
 """
 
 import difflib
@@ -17,9 +17,9 @@ from typing import Any
 
 from config_lib.old_names import current_name
 
-# Neither run_lib, io_lib nor the rest of flax: they write and remove files, which no config has to name.
+# run_lib, run_modes, io_lib and the rest of flax are left out: they write and remove files, and no config needs them.
 TRUSTED = ("sde_lib", "models", "data_lib", "eval_lib", "configs", "optax", "flax.linen", "diffrax")
-MACHINERY = (  # runs files, starts processes or writes
+MACHINERY = (  # modules of trusted packages that run files, start processes or write
     *("configs.own_data", "configs.spec", "data_lib.prepare"),
     *("eval_lib.__main__", "eval_lib.inception_file", "eval_lib.statistics"),
 )
@@ -28,21 +28,23 @@ _seen: dict[str, Callable] = {}
 
 
 class ConfigError(TypeError, ValueError):
-    """A config that cannot be used: what was expected, what was got, and where in the config."""
+    """A config that cannot be used. The message says what was expected, what was got, and where in the config."""
 
 
 def name_of(target: Callable) -> str:
-    """`package:qualname` of a class or function, remembered so that `resolve` finds it in this process.
+    """`package:qualname` of a class or function; recorded, so that `resolve` finds the object in this process.
 
-    The package is the shortest that exports the object: `sde_lib:VP`, in whatever file VP stands.
+    The package is the shortest that exports the object: `sde_lib:VP`, whichever file defines VP. For an object of a
+    user's config file it is the file's name without .py. ConfigError if a name could not find the object again.
     """
     _require_nameable(target)
     module, path = target.__module__, target.__qualname__
-    if inspect.ismethod(target):  # a class method, perhaps inherited: name the class it is bound to
+    if inspect.ismethod(target) and isinstance(target.__self__, type):
+        # A class method, perhaps inherited: name the class it is bound to.
         module, path = target.__self__.__module__, f"{target.__self__.__qualname__}.{target.__name__}"
     if trusted(module):
         name = f"{_shortest_package(module, path)}:{path}"
-    else:  # a config file's module has the loader's name, which says nothing: take the file's
+    else:  # the name of a config file's module is only the loader's: take the file's
         file = getattr(sys.modules.get(module), "__file__", None)
         name = f"{Path(file).stem if file else module}:{path}"
     _seen[name] = target
@@ -50,7 +52,7 @@ def name_of(target: Callable) -> str:
 
 
 def resolve(name: Any, where: str) -> Callable:
-    """The class or function of that name; ConfigError, saying where it stands, if there is none or it is barred."""
+    """The class or function of that name. ConfigError, naming the place `where`, if there is none or it is barred."""
     if not isinstance(name, str) or name.count(":") != 1:
         raise ConfigError(f"{where}: expected 'module:name', got {name!r}")
     if name in _seen:
@@ -58,22 +60,22 @@ def resolve(name: Any, where: str) -> Callable:
     name = current_name(name)
     module, path = name.split(":")
     if not trusted(module):
-        outside = "defined outside the installed packages: pass --config=the file that defines it"
+        outside = "defined outside the installed packages: pass --config=FILE with the file that defines it"
         raise ConfigError(f"{where} is `{name}`, {outside}")
     if any(part.startswith("_") or not part.isidentifier() for part in (*module.split("."), *path.split("."))):
-        raise ConfigError(f"{where} is `{name}`: private names cannot stand in a config")
+        raise ConfigError(f"{where} is `{name}`: private names are not allowed in a config")
     return _walk(module, path, f"{where} is `{name}`")
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """`nearest: x`, or all there are where none is near."""
+    """`nearest: x`, or `valid: ` and all candidates if none is similar."""
     candidates = sorted(candidates)
     found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
     return f"nearest: {found[0]}" if found else f"valid: {', '.join(candidates) or 'none'}"
 
 
 def _walk(module: str, path: str, where: str) -> Callable:
-    """From the module down, through classes only."""
+    """The object at `path` in a module, through classes only."""
     try:
         found = importlib.import_module(module)
     except ImportError as error:
@@ -90,16 +92,17 @@ def _walk(module: str, path: str, where: str) -> Callable:
 
 
 def trusted(module: str) -> bool:
+    """Whether a config may name what this module defines."""
     return module not in MACHINERY and any(module == root or module.startswith(root + ".") for root in TRUSTED)
 
 
 def _require_nameable(target: Any) -> None:
-    """A name must find the same object again: no instance, lambda, partial, nor function made in a function."""
+    """A name must find the same object again: no instance, lambda, partial, or function defined in a function."""
     bound_to_instance = inspect.ismethod(target) and not isinstance(target.__self__, type)
     if not callable(target) or not hasattr(target, "__qualname__") or bound_to_instance:
         raise ConfigError(f"expected a class or a function, got {type(target).__name__} {target!r}")
     if "<" in target.__qualname__:
-        raise ConfigError(f"{target.__qualname__}: define it at the top level of its file, under a name of its own")
+        raise ConfigError(f"{target.__qualname__}: define it at the top level of its file, with a name of its own")
 
 
 def _shortest_package(module: str, path: str) -> str:

@@ -1,6 +1,6 @@
-"""A config as text, and two configs compared.
+"""A config as JSON text, and the difference of two configs.
 
-JSON has one kind of sequence: here every sequence comes back as a tuple. 1 and 1.0 stay apart; a placeholder without
+JSON has one kind of sequence: every sequence is read back as a tuple. 1 and 1.0 remain different; a placeholder without
 a value is null; NaN and infinities are refused.
 """
 
@@ -17,12 +17,15 @@ from config_lib.types import as_config_value
 
 
 def to_json(config: ConfigDict) -> str:
-    """Sorted and indented, so that equal configs are equal texts."""
+    """The config as JSON, sorted and indented, so that equal configs are equal texts.
+
+    ConfigError, naming the key, for a value that a config cannot hold.
+    """
     return json.dumps(_plain(config, "config"), sort_keys=True, indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:
-    """The config that `to_json` wrote, also of an earlier version (`old_names`); ConfigError if it is no config."""
+    """The config that `to_json` wrote, now or in an earlier version (`old_names`). ConfigError if it is not one."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -33,7 +36,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def diff(a: ConfigDict, b: ConfigDict) -> list[str]:
-    """What would change from a to b, a line for each key: `config.sde.beta_max: 20.0 -> 15.0`."""
+    """The changes from a to b, one line per key: `config.sde.beta_max: 20.0 -> 15.0`."""
     old, new = dict(_leaves(_plain(a, "config"))), dict(_leaves(_plain(b, "config")))
     changed = [key for key in sorted({*old, *new}) if old.get(key, "(absent)") != new.get(key, "(absent)")]
     return [f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}" for key in changed]
@@ -49,7 +52,7 @@ def nearest_key_message(config: ConfigDict, dotted_key: str) -> str:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Plain dicts, tuples and scalars, all checked; FieldReferences resolved."""
+    """The value as plain dicts, tuples and scalars, all checked, with FieldReferences resolved."""
     if isinstance(value, Mapping | ConfigDict):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise ConfigError(f"{where}: the keys of a config are str, got {wrong[0]!r}")
@@ -68,7 +71,7 @@ def _from_plain(value: Any) -> Any:
 
 
 def _keys(plain: dict, prefix: str = "") -> Iterator[str]:
-    """The dotted keys, of sections too."""
+    """The dotted keys of values and of sections."""
     for key, value in plain.items():
         yield prefix + key
         if isinstance(value, dict):
@@ -76,7 +79,7 @@ def _keys(plain: dict, prefix: str = "") -> Iterator[str]:
 
 
 def _leaves(plain: Any, prefix: str = "config") -> Iterator[tuple[str, str]]:
-    """Dotted keys and how their values print: repr tells 1 from 1.0 and from True."""
+    """Dotted keys and the repr of their values, which distinguishes 1, 1.0 and True."""
     if isinstance(plain, dict) and plain:
         for key, value in plain.items():
             yield from _leaves(value, f"{prefix}.{key}")

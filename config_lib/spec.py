@@ -1,10 +1,10 @@
-"""Config by construction: a section holds what to call and with which values, and `build` calls it.
+"""Config by construction: a section holds a target and its arguments, and `build` calls the target with them.
 
-    config.sde = spec(VP, beta_max=20.0)   # {"call": "sde_lib.sde:VP", "beta_min": 0.1, "beta_max": 20.0, ...}
+    config.sde = spec(VP, beta_max=20.0)   # {"call": "sde_lib:VP", "beta_min": 0.1, "beta_max": 20.0, ...}
     sde = build(config.sde)                # VP(beta_min=0.1, beta_max=20.0, ...)
 
-The section is a plain `ml_collections.ConfigDict` with every default in it, so that a flag such as
-`--config.sde.beta_max=15` reaches it at any depth. Nothing here imports JAX.
+The section is a plain `ml_collections.ConfigDict` that includes every default, so a flag such as
+`--config.sde.beta_max=15` reaches any depth. Nothing here imports JAX.
 """
 
 import dataclasses
@@ -28,28 +28,29 @@ _KINDS = ("call", "bind")
 
 
 def spec(target: Callable, **kwargs) -> ConfigDict:
-    """A section which `build` turns into target(**kwargs); it also holds each default that JSON can hold.
+    """A section that `build` turns into target(**kwargs); it also holds each default that JSON can hold.
 
-    A default of None becomes a placeholder of the annotated type. Dataclass instances, among the defaults or the
-    kwargs, become sections of their own. Defaults that JSON cannot hold (functions, dtypes) are left out, and so apply
-    as they are. ConfigError (a TypeError and a ValueError) for an impossible type, and for an unknown name, with the
-    nearest one.
+    A default of None becomes a placeholder of the annotated type. Dataclass instances, in the defaults or the kwargs,
+    become sections of their own. Defaults that JSON cannot hold (functions, dtypes) are left out; the call then uses
+    them. ConfigError (a TypeError and a ValueError) for a value of the wrong type, and for an unknown parameter, with
+    the nearest one.
     """
     return _section("call", target, kwargs)
 
 
 def bind(target: Callable, **kwargs) -> ConfigDict:
-    """As `spec`, but `build` gives functools.partial(target, **kwargs): further arguments come later.
+    """As `spec`, but `build` returns functools.partial(target, **kwargs), for more arguments later.
 
-    A function among the kwargs of a spec stands there by its name alone, and is built as it is.
+    Without kwargs it returns the target itself. A function among the kwargs of a spec is stored in that form.
     """
     return _section("bind", target, kwargs)
 
 
 def build(section: Any, path: str = "config") -> Any:
-    """The object that a section describes, and whatever it holds, recursively; sequences become tuples.
+    """The object that a section describes, recursively; sequences become tuples.
 
-    An error is a ConfigError that names the place in the config (`config.sde.beta_max expects float, ...`).
+    A section without "call" or "bind" becomes a dict, and a plain value is returned as it is. An error is a ConfigError
+    that names the place in the config (`config.sde.beta_max expects float, ...`).
     """
     if isinstance(section, list | tuple):
         return tuple(build(value, f"{path}[{i}]") for i, value in enumerate(section))
@@ -84,7 +85,7 @@ def _section(kind: str, target: Callable, kwargs: dict) -> ConfigDict:
     name = name_of(target)
     where = target.__qualname__
     if clash := [key for key in _KINDS if key in _parameters(target)]:
-        raise ConfigError(f"{where}: a parameter called {clash[0]!r} cannot stand in a config")
+        raise ConfigError(f"{where}: a parameter called {clash[0]!r} is not allowed in a config")
     kwargs = {key: _as_section(value, f"{where}.{key}") for key, value in kwargs.items()}
     kwargs = _checked(target, kwargs, where)
     defaults = {key: p for key, p in _parameters(target).items() if p.default is not p.empty and key not in kwargs}
@@ -96,7 +97,7 @@ _LEFT_OUT = object()
 
 
 def _default(parameter: inspect.Parameter) -> Any:
-    """The default as a config holds it, or _LEFT_OUT where JSON cannot."""
+    """The default as a config holds it, or _LEFT_OUT if JSON cannot hold it."""
     if inspect.isfunction(parameter.default) and not trusted(parameter.default.__module__):
         return _LEFT_OUT  # a saved config could not name it
     if parameter.default is None:
@@ -111,8 +112,11 @@ def _default(parameter: inspect.Parameter) -> Any:
 
 
 def _as_section(value: Any, where: str) -> Any:
-    """A dataclass instance or a function as the section that rebuilds it; arrays as nested tuples of numbers;
-    containers item by item; others checked."""
+    """The value as a config holds it.
+
+    A dataclass instance or a function becomes the section that rebuilds it. An array becomes nested tuples of numbers.
+    Containers are converted item by item, and other values are checked.
+    """
     if hasattr(value, "tolist") and getattr(value, "ndim", 0):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -129,14 +133,14 @@ def _as_section(value: Any, where: str) -> Any:
 
 
 def _fields_to_write(instance: Any) -> dict:
-    """Fields other than the class's own defaults: a default that JSON cannot hold then stays left out."""
+    """The fields that differ from the class's defaults, so that a default that JSON cannot hold is left out."""
     parameters = _parameters(type(instance))
     values = {name: getattr(instance, name) for name in parameters}
     return {name: value for name, value in values.items() if value is not parameters[name].default}
 
 
 def _checked(target: Callable, values: dict, where: str) -> dict:
-    """The values with ints made floats and lists tuples where the parameter is one."""
+    """The values, with ints as floats and lists as tuples where the parameter requires it."""
     parameters = _parameters(target)
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     known = {name: p for name, p in parameters.items() if p.kind not in _VARIADIC}
@@ -150,22 +154,21 @@ def _checked(target: Callable, values: dict, where: str) -> dict:
 
 @functools.cache
 def _parameters(target: Callable) -> dict[str, inspect.Parameter]:
-    """Name → parameter, as a caller may give them by keyword; annotations evaluated where they can be."""
+    """Name → parameter, for those that can be passed by keyword; annotations are evaluated where possible."""
     try:
         signature = inspect.signature(target, eval_str=True)
-    except Exception:  # an annotation may name what exists for type checkers only: then it tells nothing
+    except Exception:  # an annotation may exist for type checkers only: then it remains text, and is ignored
         signature = inspect.signature(target)
     hidden = ("parent", "name") if _is_linen_module(target) else ()
-    by_keyword = {
+    return {
         name: _with_made_default(target, p)
         for name, p in signature.parameters.items()
         if p.kind is not inspect.Parameter.POSITIONAL_ONLY and name not in hidden
     }
-    return by_keyword
 
 
 def _with_made_default(target: Callable, parameter: inspect.Parameter) -> inspect.Parameter:
-    """A dataclass's default_factory shows in the signature as a marker: put what it makes in its place."""
+    """A dataclass's default_factory is only a marker in the signature: replace it by the default that it makes."""
     fields = {f.name: f for f in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
     field = fields.get(parameter.name)
     if field is None or field.default_factory is dataclasses.MISSING:
@@ -174,6 +177,6 @@ def _with_made_default(target: Callable, parameter: inspect.Parameter) -> inspec
 
 
 def _is_linen_module(target: Callable) -> bool:
-    """By name, since importing flax takes seconds; linen itself fills `parent` and `name`."""
+    """By name, since importing flax takes seconds; linen fills the fields `parent` and `name` itself."""
     bases = getattr(target, "__mro__", ())
     return any((base.__module__, base.__name__) == ("flax.linen.module", "Module") for base in bases)

@@ -1,4 +1,4 @@
-"""Which values a config may hold, and which of them a parameter may take, as its annotation or default tells."""
+"""Which values a config may hold, and which of them a parameter accepts, by its annotation or its default."""
 
 import inspect
 import math
@@ -16,7 +16,7 @@ _SEQUENCES = (tuple, list, Sequence)
 
 
 def as_config_value(value: Any, where: str) -> Any:
-    """None, a bool, an int, a finite float or a str, as it is; ConfigError for anything else."""
+    """The value, if it is None, a bool, an int, a finite float or a str. ConfigError for anything else."""
     if value is None:
         return None
     for scalar in _SCALARS:
@@ -28,16 +28,16 @@ def as_config_value(value: Any, where: str) -> Any:
 
 
 def coerce(value: Any, parameter: inspect.Parameter, where: str) -> Any:
-    """The value as the parameter takes it: int for float is converted, list is tuple; ConfigError if impossible."""
+    """The value as the parameter accepts it: an int becomes a float, a list a tuple. ConfigError if impossible."""
     if isinstance(value, Mapping | ConfigDict):
         return value
     return _fit(value, parameter.annotation, parameter.default, where)
 
 
 def accepted(annotation: Any, default: Any) -> tuple[type, ...] | None:
-    """The plain types that a parameter may take, or None where neither annotation nor default tells.
+    """The plain types that a parameter accepts, or None if neither its annotation nor its default restricts them.
 
-    Of the default only a bool or a number tells: an integer default says nothing against a float.
+    Only a default that is a bool or a number restricts: False to bool, 1.0 to float, 1 to int and float.
     """
     found = _from_annotation(annotation)
     if found is not None:
@@ -61,7 +61,7 @@ def _fit(value: Any, annotation: Any, default: Any, where: str) -> Any:
 
 
 def _allowed(value: Any, annotation: Any, where: str) -> Any:
-    """The value again, or ConfigError where a Literal, alone or in a union, lists others of its type."""
+    """The value, or ConfigError if a Literal, alone or in a union, lists only others of its type."""
     unions = (typing.Union, types.UnionType)
     members = typing.get_args(annotation) if typing.get_origin(annotation) in unions else (annotation,)
     known = [
@@ -83,15 +83,16 @@ def _from_annotation(annotation: Any) -> tuple[type, ...] | None:
     if annotation in _SEQUENCES or origin in _SEQUENCES:
         return (tuple,)
     if origin is typing.Literal:
-        return tuple({type(value): None for value in typing.get_args(annotation)})
+        return tuple(dict.fromkeys(type(value) for value in typing.get_args(annotation)))
     if origin in (typing.Union, types.UnionType):
         members = [_from_annotation(member) for member in typing.get_args(annotation)]
-        return None if None in members else tuple({kind: None for kinds in members for kind in kinds})
+        known = [kinds for kinds in members if kinds is not None]
+        return tuple(dict.fromkeys(kind for kinds in known for kind in kinds)) if len(known) == len(members) else None
     return None
 
 
 def _item_annotation(annotation: Any) -> Any:
-    """X of tuple[X, ...], list[X] or Sequence[X], also where it is one of a union's members; else nothing."""
+    """X of tuple[X, ...], list[X] or Sequence[X], alone or as one member of a union; else Parameter.empty."""
     unions = (typing.Union, types.UnionType)
     members = typing.get_args(annotation) if typing.get_origin(annotation) in unions else (annotation,)
     sequences = [member for member in members if typing.get_origin(member) in _SEQUENCES]

@@ -1,4 +1,8 @@
-"""Training on one's own data: a source of examples, a transform into model space, an order of batches."""
+"""Data: a source of examples, a transform into model space, an order of batches. See `sources`, `transform`, `batches`.
+
+A new kind of data is a function that returns a `Dataset` of two sources; anything with `__len__` and `__getitem__` is a
+source. Export it here, so that a config can name it; nothing else registers it.
+"""
 
 from data_lib.archives import from_cifar as from_cifar
 from data_lib.archives import from_idx as from_idx
@@ -37,6 +41,6 @@ from data_lib.transform import Standardize as Standardize
 from data_lib.transform import Transform as Transform
 from data_lib.transform import infer_transform as infer_transform
 
-# Names of version 0.1, kept importable.
+# Names of version 0.1, still importable.
 Waits = StallTimer
 fitting = infer_transform

@@ -1,10 +1,10 @@
-"""Published archives, read as they were published: nothing is unpacked, so no path in them is ever followed.
+"""Published archives, read without unpacking, so no path in them is ever followed.
 
     MNIST and its like    idx files, gzipped or not: 0 0 type rank, the sizes as big-endian uint32, the values
     CIFAR-10, CIFAR-100   the "binary version": records of 1 or 2 labels and 3,072 bytes, red, green, blue planes
-    SVHN                  {train,test}_32x32.mat: X [32, 32, 3, N], y [N, 1] where 10 stands for the digit 0
+    SVHN                  {train,test}_32x32.mat: X [32, 32, 3, N], y [N, 1] where 10 is the digit 0
 
-Splits are theirs: the test part is kept for testing.
+The splits are the published ones.
 """
 
 import gzip
@@ -18,15 +18,18 @@ import numpy as np
 from data_lib.sources import ArraySource, Dataset
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-_LARGEST = 2**28  # bytes of a file that is read at all; the published ones have up to 154 million
-_CIFAR = {  # folder in the archive: (bytes of labels, which of them counts, files)
+_LARGEST = 2**28  # bytes, the limit for one file; the published ones have up to 154 million
+_CIFAR = {  # folder in the archive: (bytes of labels, index of the fine label, training files, test files)
     "cifar-10-batches-bin": (1, 0, [f"data_batch_{i}.bin" for i in range(1, 6)], ["test_batch.bin"]),
     "cifar-100-binary": (2, 1, ["train.bin"], ["test.bin"]),
 }
 
 
 def from_idx(path: str | PathLike) -> Dataset:
-    """MNIST, Fashion-MNIST, KMNIST: the four files {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz] of a folder."""
+    """MNIST, Fashion-MNIST, KMNIST: the four files {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz] of a folder.
+
+    x uint8 [N, 28, 28, 1], label 0..9. FileNotFoundError for a missing file, ValueError for a damaged one.
+    """
     parts = {}
     for part, prefix in (("train", "train"), ("test", "t10k")):
         x, label = (
@@ -37,7 +40,10 @@ def from_idx(path: str | PathLike) -> Dataset:
 
 
 def from_cifar(path: str | PathLike, coarse: bool = False) -> Dataset:
-    """cifar-10-binary.tar.gz, cifar-100-binary.tar.gz: uint8 [N, 32, 32, 3]; `coarse`: CIFAR-100 in 20 superclasses."""
+    """cifar-10-binary.tar.gz, cifar-100-binary.tar.gz: x uint8 [N, 32, 32, 3], label 0..9 or 0..99.
+
+    `coarse`: the 20 superclasses of CIFAR-100. ValueError for another archive or a damaged one.
+    """
     wanted = {f"{folder}/{name}" for folder, (_, _, *parts) in _CIFAR.items() for names in parts for name in names}
     contents = {}
     try:
@@ -45,7 +51,8 @@ def from_cifar(path: str | PathLike, coarse: bool = False) -> Dataset:
             for member in archive:
                 name = member.name.removeprefix("./")
                 read = member.isfile() and name in wanted and member.size <= _LARGEST
-                contents[name] = archive.extractfile(member).read() if read else b""
+                file = archive.extractfile(member) if read else None
+                contents[name] = b"" if file is None else file.read()
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -66,7 +73,10 @@ def from_cifar(path: str | PathLike, coarse: bool = False) -> Dataset:
 
 
 def from_svhn(path: str | PathLike) -> Dataset:
-    """train_32x32.mat and test_32x32.mat of a folder: uint8 [N, 32, 32, 3], label 0..9."""
+    """train_32x32.mat and test_32x32.mat of a folder: x uint8 [N, 32, 32, 3], label 0..9.
+
+    FileNotFoundError for a missing file, ValueError for a damaged one.
+    """
     from scipy.io import loadmat
 
     parts = []
@@ -77,7 +87,7 @@ def from_svhn(path: str | PathLike) -> Dataset:
         try:
             arrays = loadmat(file, variable_names=["X", "y"])
             x, label = arrays["X"], arrays["y"].ravel()
-        except Exception as error:  # whatever a damaged file makes SciPy raise
+        except Exception as error:  # any class: SciPy raises many for a damaged file
             raise ValueError(
                 f"{file}: expected X and y of the published file: {type(error).__name__}: {error}"
             ) from error
@@ -88,7 +98,7 @@ def from_svhn(path: str | PathLike) -> Dataset:
 
 
 def _idx_file(folder: Path, name: str) -> Path:
-    """With - or, as some copies have it, a dot before idx; gzipped or not."""
+    """The file, gzipped or not, with a hyphen before idx or, as in some copies, a dot."""
     names = [name, name.replace("-idx", ".idx")]
     for candidate in (folder / f"{n}{end}" for n in names for end in ("", ".gz")):
         if candidate.is_file():

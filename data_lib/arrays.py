@@ -18,21 +18,19 @@ def from_arrays(
 ) -> Dataset:
     """A random, disjoint split of x [N, ...] and label [N, ...] by `seed`.
 
-    `test` is a share of the examples (a float below 1) or their number (an int); ValueError unless at
-    least one example is left on either side.
+    `test` is a fraction of the examples (a float below 1) or their number (an int). ValueError unless both splits have
+    at least one example, and as in `ArraySource`.
     """
     whole = ArraySource(x, label, name)
     count = int(test) if isinstance(test, (int, np.integer)) else round(test * len(whole))
     if not 0 < count < len(whole):
         raise ValueError(
-            f"{name}: test={test} of {len(whole)} examples holds {count} out; "
-            "at least one must be kept for testing and one left to train on"
+            f"{name}: test={test} of {len(whole)} examples gives {count} test examples: "
+            "expected at least one for testing and one for training"
         )
     order = np.random.default_rng(seed).permutation(len(whole))
-    parts = {"test": order[:count], "train": order[count:]}
-    return Dataset(
-        **{part: ArraySource(**whole.batch(indices), name=f"{name} {part}") for part, indices in parts.items()}
-    )
+    parts = {"train": whole.batch(order[count:]), "test": whole.batch(order[:count])}
+    return Dataset(*(ArraySource(part["x"], part.get("label"), f"{name} {key}") for key, part in parts.items()))
 
 
 def from_npz(
@@ -42,10 +40,10 @@ def from_npz(
     test: float | int = 0.1,
     seed: int = 0,
 ) -> Dataset:
-    """As `from_arrays`, from the arrays `x` and `label` of an .npz file, or from an .npy file of x alone.
+    """As `from_arrays`, from the arrays named `x` and `label` of an .npz file, or from an .npy file that holds only x.
 
-    Pickled objects are not loaded. An array called "image" or "images" is one of images: [N, H, W] gets a
-    channel axis. FileNotFoundError, or ValueError naming the file, what was asked for and what it holds.
+    Pickled objects are not loaded. An array called "image" or "images" holds images: [N, H, W] gets a channel axis.
+    FileNotFoundError, or ValueError naming the file, the expected array and the arrays in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,11 +59,11 @@ def from_npz(
 
 
 def load_arrays(path: str | PathLike, x: str = "x") -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, or that of an .npy file under the name `x`. ValueError naming the file."""
+    """Name → array of an .npz file; for an .npy file, its array under the name `x`. ValueError naming the file."""
     try:
         with open(path, "rb") as file:
             loaded = np.load(file, allow_pickle=False)
             return {x: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds at damaged files
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen classes for damaged files
         reason = f"{type(error).__name__}: {error}"[:LONGEST]
         raise ValueError(f"{path}: expected an .npz or .npy file of plain arrays: {reason}") from error

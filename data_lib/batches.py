@@ -1,14 +1,15 @@
-"""The order of training: batch k is a function of (seed, k), so the step number alone resumes a run.
+"""The order of training: batch k is a function of (seed, k), so the step number is enough to resume a run.
 
-Grain makes it, of numbers of examples. Epoch e is a permutation of 0 … n − 1, by grain's seeded `random_map`, and the
-stream is one epoch after another: position p is entry p % n of epoch p // n. Step k takes B positions from k B on,
-so that a batch runs across the end of an epoch, and may be larger than the set. Parts of B / P positions are dealt to
-the P processes in turn: process i has part i of each step, and all together have what one alone would.
+Grain maps steps to indices of examples. Epoch e is a permutation of 0 … n − 1, by grain's seeded `random_map`. The
+stream is one epoch after another: position p is entry p % n of epoch p // n. Step k takes positions k B … k B + B − 1.
+So a batch may extend beyond the end of an epoch, and be larger than the data set. Of P processes, process i takes the
+i-th B / P of these positions; together they process the batch of a single process.
 
-(Grain's own `shuffle` finds one index at a time: 4 µs each in 50,000, 23 µs in 1,300, 3 ms in ten, against 0.1 µs.)
+(Grain's own `shuffle` computes one index at a time: 4 µs each for n = 50,000, 23 µs for n = 1,300, 3 ms for n = 10,
+against 0.1 µs here.)
 
-Examples are then read a whole batch at a time, and flipped, transformed, put on devices and prepared ahead as further
-maps of the same grain `MapDataset` (`as_grain`, `prefetch`); benchmarks/data.py holds that against one by one.
+Examples are then read a whole batch at a time. Flipping, transforming, placing on devices and preparing ahead are maps
+of the same grain `MapDataset` (`as_grain`, `prefetch`); benchmarks/data.py compares this with reading one by one.
 """
 
 import contextlib
@@ -17,20 +18,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_lib.sources import Batch, Source, gather
 from data_lib.transform import Transform
 
+if TYPE_CHECKING:
+    import grain
+
 
 @dataclass(frozen=True, eq=False)
 class Batches:
     """Batches {"x": float32 [B, ...], "label": [B, ...]} in model space, by step; B is this process's share.
 
-    `batch_size` counts all processes. `flip` mirrors each image left to right with probability 1/2, drawn
-    anew each step. What a step sees does not depend on the number of processes. A source has to keep its length.
+    `batch_size` counts all processes; a step's examples do not depend on their number. `flip` mirrors each image left
+    to right with probability 1/2, drawn again in each step. The length of the source must not change. ValueError for
+    an empty source, an impossible batch size, process or seed, and for `flip` of events that are not images.
     """
 
     source: Source
@@ -55,29 +60,31 @@ class Batches:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.flip and gather(self.source, [0])["x"].ndim != 4:
             shape = gather(self.source, [0])["x"].shape[1:]
-            raise ValueError(f"flip=True needs images [H, W, C], got events of shape {shape}")
+            raise ValueError(f"flip=True requires images [H, W, C], got events of shape {shape}")
 
     def batch(self, step: int) -> Batch:
         """This process's part of batch `step` ≥ 0."""
         return self.read(step, self.indices(step))
 
     def indices(self, step: int) -> np.ndarray:
-        """Which examples of the source this process's part of batch `step` ≥ 0 holds [B]."""
+        """Indices [B] of the examples in this process's part of batch `step` ≥ 0."""
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
-        return self.order[step]
+        found = self.order[step]
+        assert found is not None  # grain's type: only a filtered map lacks elements
+        return found
 
     @cached_property
-    def order(self):
-        """Step → the numbers of this process's examples [B], a grain MapDataset."""
+    def order(self) -> "grain.MapDataset[np.ndarray]":
+        """Step → indices [B] of this process's examples, as a grain MapDataset."""
         import grain  # here, since it imports JAX, which reading data does not need
 
-        seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])  # grain's are below 2³²
+        seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])  # grain's seeds are below 2³²
         part = partial(_part, seed, len(self.source), self.batch_size // self.process_count)
         return grain.MapDataset.range(sys.maxsize).map(part)[self.process_index :: self.process_count]
 
     def read(self, step: int, indices: np.ndarray) -> Batch:
-        """These examples [B], as this process sees them in step `step`."""
+        """The examples `indices` [B] in model space, flipped as this process flips them in step `step`."""
         batch = gather(self.source, indices)
         if self.flip:
             mirrored = self._flips(step)
@@ -85,37 +92,37 @@ class Batches:
         return {**batch, "x": self.transform.forward(batch["x"])}
 
     def _flips(self, step: int) -> np.ndarray:
-        """Drawn for the global batch, then this process's part of them."""
+        """Drawn for the global batch, then cut to this process's part."""
         flips = np.random.default_rng((self.seed, step, 1)).random(self.batch_size) < 0.5
         return np.split(flips, self.process_count)[self.process_index]
 
 
-def as_grain(batches: Batches, start: int = 0, stop: int = sys.maxsize):
-    """A grain MapDataset of batches.batch(step) for step in start..stop − 1, for `.map`, threads and iterators."""
+def as_grain(batches: Batches, start: int = 0, stop: int = sys.maxsize) -> "grain.MapDataset[Batch]":
+    """batches.batch(step) for step in start..stop − 1 as a grain MapDataset, for `.map`, threads and iterators."""
     return batches.order.map_with_index(batches.read)[start:stop]
 
 
 def prefetch(batches: Batches, start: int, stop: int, put: Callable[[Batch], Any], ahead: int = 1) -> Iterator[Any]:
-    """put(batches.batch(step)) for step in start..stop − 1; one thread of grain's prepares the next `ahead`.
+    """put(batches.batch(step)) for step in start..stop − 1; one thread of grain prepares the next `ahead`.
 
-    `put` places a batch on the devices. An exception of either reaches the consumer at the step that it
-    belongs to. Closing the generator ends the thread, after the batch that it is at.
+    `put` places a batch on the devices. An exception in reading or in `put` is raised at its own step. Closing the
+    generator ends the thread after its current batch.
     """
-    import grain  # when it is called, not when the first batch is waited for
+    import grain  # at the call, so that the wait for the first batch does not include the import
 
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
     return _until_closed(as_grain(batches, start, max(start, stop)).map(put).to_iter_dataset(options))
 
 
-def _until_closed(dataset) -> Iterator[Any]:
+def _until_closed(dataset: "grain.IterDataset") -> Iterator[Any]:
     with contextlib.closing(iter(dataset)) as feed:
         yield from feed
 
 
 class StallTimer:
-    """The items of an iterator, and how long they were waited for with nothing else to do.
+    """Iterates over `feed`, and measures the time spent waiting for it while the devices were idle.
 
-    A wait costs nothing if the devices are still `busy()` with the step before when the item comes.
+    A wait does not count if the devices are still `busy()` with the previous step when the item arrives.
     """
 
     def __init__(
@@ -131,14 +138,14 @@ class StallTimer:
         return self
 
     def __next__(self) -> Any:
-        asked = self._clock()
+        start = self._clock()
         try:
             return next(self._feed)
         finally:
-            self._waited += 0.0 if self._busy() else self._clock() - asked
+            self._waited += 0.0 if self._busy() else self._clock() - start
 
     def share(self) -> float:
-        """Of the time since this was last asked, the share spent waiting."""
+        """The fraction of the time since the previous call that was spent waiting."""
         now = self._clock()
         share = self._waited / max(now - self._since, 1e-9)
         self._since, self._waited = now, 0.0
@@ -148,7 +155,7 @@ class StallTimer:
 def eval_batches(source: Source, transform: Transform, batch_size: int) -> Iterator[Batch]:
     """Every example once, in order, with "mask" float32 [B]: 1 for an example, 0 for padding at the end.
 
-    The padding repeats the last example, so that all that is computed from it stays finite.
+    The padding repeats the last example, so that everything computed from it stays finite.
     """
     if batch_size <= 0:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
@@ -160,18 +167,20 @@ def eval_batches(source: Source, transform: Transform, batch_size: int) -> Itera
 
 
 def _part(seed: int, n: int, size: int, number: int) -> np.ndarray:
-    """What stands at the positions number · size … of the stream of n examples [size]."""
+    """Indices [size] of the stream of n examples, from position number · size."""
     epochs, places = np.divmod(np.arange(number * size, (number + 1) * size), n)
     return np.concatenate([_epoch(seed, n, int(e))[places[epochs == e]] for e in range(epochs[0], epochs[-1] + 1)])
 
 
 @lru_cache(maxsize=4)
 def _epoch(seed: int, n: int, epoch: int) -> np.ndarray:
-    return _epochs(seed, n)[epoch]
+    found = _epochs(seed, n)[epoch]
+    assert found is not None
+    return found
 
 
 @lru_cache(maxsize=4)
-def _epochs(seed: int, n: int):
+def _epochs(seed: int, n: int) -> "grain.MapDataset[np.ndarray]":
     import grain
 
     return grain.MapDataset.range(1).repeat().random_map(lambda _, rng: rng.permutation(n), seed=seed)

@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers: counts, shapes, range, labels, σ_data, files left out, examples on both sides."""
+"""A data set in numbers: counts, shapes, range, labels, σ_data, unreadable files, examples in both splits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Part:
-    """One side of the split; range and σ_data are those of `seen` examples, all of them where they are in memory."""
+class SplitDescription:
+    """One split. Range, σ_data and labels are those of `seen` examples: all of them if they are in memory."""
 
     count: int
     seen: int
@@ -29,10 +29,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Description:
-    """Of both sides; `shared` test examples also stand among those to train on, or None if that is not known."""
+    """Both splits. `shared` test examples are also training examples; None if that was not checked."""
 
-    train: Part
-    test: Part
+    train: SplitDescription
+    test: SplitDescription
     shared: int | None
 
     def __str__(self) -> str:
@@ -40,30 +40,40 @@ class Description:
 
 
 def describe(dataset: Dataset, transform: Transform) -> Description:
-    """σ_data is the standard deviation over all values in model space: what `EDMPreconditioning(sigma_data)` takes."""
-    train, test = (_part(source, transform) for source in dataset)
+    """The numbers of both splits. σ_data is the standard deviation of all values in model space.
+
+    Use it for `EDMPreconditioning(sigma_data)`.
+    """
+    train, test = (_describe_split(source, transform) for source in dataset)
     return Description(train, test, shared_examples(dataset))
 
 
 def shared_examples(dataset: Dataset) -> int | None:
-    """How many test examples equal one to train on, byte for byte; None unless both sides are in memory, or one."""
-    if dataset.train is dataset.test:
-        return len(dataset.test)
-    if not all(isinstance(source, ArraySource) for source in dataset):
+    """How many test examples equal a training example, byte for byte.
+
+    None if the splits are two sources that are not both in memory.
+    """
+    train, test = dataset
+    if train is test:
+        return len(test)
+    if not (isinstance(train, ArraySource) and isinstance(test, ArraySource)):
         return None
-    known = set(_keys(dataset.train.x))
-    return sum(key in known for key in _keys(dataset.test.x))
+    known = set(_keys(train.x))
+    return sum(key in known for key in _keys(test.x))
 
 
-def _part(source: Source, transform: Transform) -> Part:
+def _describe_split(source: Source, transform: Transform) -> SplitDescription:
     count = len(source)
     whole = isinstance(source, ArraySource)
     seen = np.arange(count) if whole else np.linspace(0, count - 1, min(count, SAMPLE)).astype(int)
     low, high, moments, size = np.inf, -np.inf, np.zeros(2), 0
+    shape: tuple[int, ...] = ()
+    dtype = ""
     labels: dict[int, int] = {}
     for start in range(0, len(seen), 1000):
         batch = gather(source, seen[start : start + 1000])
         x = batch["x"]
+        shape, dtype = x.shape[1:], str(x.dtype)
         low, high = min(low, float(x.min())), max(high, float(x.max()))
         x = transform.forward(x).astype(np.float64)
         moments += x.sum(), (x**2).sum()
@@ -77,10 +87,10 @@ def _part(source: Source, transform: Transform) -> Part:
     named = [(names[k] if 0 <= k < len(names) else str(k), n) for k, n in sorted(labels.items())]
     bad = tuple(map(str, getattr(source, "unreadable", ())))
     sigma = float(np.sqrt(max(square - mean**2, 0.0)))
-    return Part(count, len(seen), x.shape[1:], str(batch["x"].dtype), low, high, sigma, tuple(named), bad)
+    return SplitDescription(count, len(seen), shape, dtype, low, high, sigma, tuple(named), bad)
 
 
-def _lines(name: str, part: Part) -> Iterator[str]:
+def _lines(name: str, part: SplitDescription) -> Iterator[str]:
     seen = "" if part.seen == part.count else f" (of {part.seen} of them)"
     yield f"{name:8} {part.count} examples {part.dtype} {list(part.shape)}"
     yield f"{'':8} range {part.low:.6g} to {part.high:.6g}, sigma_data {part.sigma_data:.4g} in model space{seen}"
@@ -99,10 +109,10 @@ def _lines(name: str, part: Part) -> Iterator[str]:
 
 def _split(found: Description) -> str:
     if found.shared is None:
-        return "split    read by index: whether examples repeat has not been looked at"
+        return "split    read by index: not checked whether test examples are also training examples"
     if found.shared == 0:
-        return "split    no test example is also to train on"
-    return f"split    {found.shared} of {found.test.count} test examples are also to train on"
+        return "split    no test example is also a training example"
+    return f"split    {found.shared} of {found.test.count} test examples are also training examples"
 
 
 def _keys(x: np.ndarray) -> Iterator[int]:

@@ -1,8 +1,7 @@
-"""Many files, an example or more in each: found, split by their names, decoded in threads, and counted where they
-cannot be read.
+"""Many files with one or more examples each: found, split by name, decoded in threads; unreadable ones are counted.
 
-A file is a test file if u = hash(seed, its path below the folder) / 2⁶⁴ < test: a function of its name alone, so that
-files that are added or removed move no other file to the other side.
+A file is a test file if u = hash(seed, its path below the folder) / 2⁶⁴ < test. This depends only on its name, so
+adding or removing files moves no other file to the other split.
 """
 
 import hashlib
@@ -24,23 +23,23 @@ log = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 4 * 2**30
 MAX_SHOWN = 3
-LONGEST = 300  # a reason may quote what the file holds
+LONGEST = 300  # characters of a reason, which may quote the file's content
 CHUNK = 64
 SMALL = 16 * 2**10
 RULES = ("raise", "skip")
 
 
 class UnreadableError(ValueError):
-    """A file that a rule refuses, or that its format does not allow: the message is the reason."""
+    """A file that a rule or its format does not allow; the message is the reason."""
 
 
 class ReadError(OSError, ValueError):
-    """Data that were there at the start cannot be read: also when a run is under way."""
+    """Data that cannot be read, at the start or later in a run."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file, and why it is not among the examples."""
+    """A file that is not among the examples, and the reason."""
 
     path: str
     reason: str
@@ -50,9 +49,10 @@ class Unreadable:
 
 
 def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:
-    """Paths below the folder, with /, sorted, of files that end so in any case; hidden ones and linked folders apart.
+    """Sorted paths, relative to the folder and with /, of files with these endings in upper or lower case.
 
-    FileNotFoundError where there is no such folder, ValueError where it holds none, saying what it holds.
+    Hidden files and folders and linked folders are left out. FileNotFoundError if there is no such folder. ValueError
+    if it holds no such file, naming one that it does hold.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -65,16 +65,16 @@ def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:
             if not name.startswith("."):
                 (found if name.lower().endswith(tuple(suffixes)) else others).append(path)
     if not found:
-        held = f"{len(others)} other files, {sorted(others)[0]} for one" if others else "no files"
+        held = f"{len(others)} other files, for example {sorted(others)[0]}" if others else "no files"
         raise ValueError(f"{root}: expected files that end in {', '.join(suffixes)}, got {held}")
     return sorted(found)
 
 
 def split_mask(names: Sequence[str], test: float | int, seed: int, where: str) -> np.ndarray:
-    """Which names are kept for testing, bool [N]: a float is a share by the rule above, of which the lowest hash is
-    always one and the highest never; an int takes the n lowest hashes.
+    """Which names are for testing, bool [N].
 
-    ValueError unless at least one is on either side.
+    A float `test` is a fraction by the rule at the head; the lowest hash is always included and the highest never. An
+    int n takes the n lowest hashes. ValueError unless both splits have at least one.
     """
     u = np.array([_hash(name, seed) for name in names])
     if isinstance(test, (int, np.integer)):
@@ -82,12 +82,12 @@ def split_mask(names: Sequence[str], test: float | int, seed: int, where: str) -
         mask[np.argsort(u, kind="stable")[: max(test, 0)]] = True
     else:
         mask = u < test
-        if 0 < test < 1:  # of a few files the rule may take none, or all
+        if 0 < test < 1:  # with few files the rule might take none, or all
             mask[u == u.min()], mask[u == u.max()] = True, False
     if not 0 < mask.sum() < len(names):
         raise ValueError(
-            f"{where}: test={test} of {len(names)} holds {mask.sum()} out; "
-            "at least one must be kept for testing and one left to train on"
+            f"{where}: test={test} of {len(names)} gives {mask.sum()} for testing: "
+            "expected at least one for testing and one for training"
         )
     return mask
 
@@ -95,10 +95,10 @@ def split_mask(names: Sequence[str], test: float | int, seed: int, where: str) -
 def decode_all(
     paths: Sequence[str], decode: Callable[[str], Any], on_error: str, threads: int, name: str
 ) -> tuple[list[Any], list[int], tuple[Unreadable, ...]]:
-    """(decode(path) of the files that can be read, their places in `paths`, the files that cannot), in order.
+    """(decode(path) of the readable files, their indices in `paths`, the unreadable files), each in order.
 
     `on_error="raise"` decodes all, then raises one ReadError (a ValueError) with the count and the first paths; "skip"
-    logs it. ReadError also where none can be read.
+    logs the same. ReadError in any case if no file can be read.
     """
     require_rule(on_error)
     results, places, bad = [], [], []
@@ -115,7 +115,7 @@ def decode_all(
 
 
 def attempt(decode: Callable[[str], Any], path: str) -> Any:
-    """decode(path), or Unreadable. Decoders meet any bytes, and raise whatever they meet: here all of it is caught."""
+    """decode(path), or Unreadable. Decoders raise exceptions of any class for damaged bytes, so all are caught."""
     try:
         return decode(path)
     except Exception as error:
@@ -124,34 +124,38 @@ def attempt(decode: Callable[[str], Any], path: str) -> Any:
 
 
 def report(bad: Sequence[Unreadable], total: int, on_error: str, name: str) -> None:
-    """A ReadError, or a warning in the log, with the count and the first of the files; nothing if there are none."""
-    if not bad:
-        return
-    shown = "; ".join(map(str, bad[:MAX_SHOWN])) + ("; ..." if len(bad) > MAX_SHOWN else "")
-    if on_error == "raise":
-        hint = "" if len(bad) == total else '; on_error="skip" leaves them out'
-        raise ReadError(f"{name}: {len(bad)} of {total} files cannot be read{hint}: {shown}")
-    log.warning("%s: skipped %d of %d files that cannot be read: %s", name, len(bad), total, shown)
+    """Raises `read_error`, or logs a warning with the count and the first files; nothing if `bad` is empty."""
+    if bad and on_error == "raise":
+        raise read_error(bad, total, name)
+    if bad:
+        log.warning("%s: skipped %d of %d files that cannot be read: %s", name, len(bad), total, _shown(bad))
+
+
+def read_error(bad: Sequence[Unreadable], total: int, name: str) -> ReadError:
+    """The error for unreadable files, with their count and the first of them."""
+    hint = "" if len(bad) == total else '; on_error="skip" leaves them out'
+    return ReadError(f"{name}: {len(bad)} of {total} files cannot be read{hint}: {_shown(bad)}")
 
 
 def require_rule(on_error: str) -> None:
+    """ValueError unless `on_error` is "raise" or "skip"."""
     if on_error not in RULES:
         raise ValueError(f"on_error: expected one of {', '.join(RULES)}, got {on_error!r}")
 
 
 def default_threads(paths: Sequence[str]) -> int:
-    """One a core, but one in all for files under 16 KiB: what they take is mostly Python, which threads only fight for.
+    """One per core, at most 32; one in all for files under 16 KiB, whose decoding is mostly Python code under the GIL.
 
-    On two cores 32×32 PNG: 8,800 files/s by one thread, 4,500 by two; 512×512 JPEG: 300 and 610.
+    Measured on two cores: 32×32 PNG, 8,800 files/s with one thread and 4,500 with two; 512×512 JPEG, 300 and 610.
     """
     sizes = [os.stat(path).st_size for path in paths[:: max(1, len(paths) // 100)]]
     return min(32, os.cpu_count() or 1) if sum(sizes) >= SMALL * len(sizes) else 1
 
 
 def in_threads(function: Callable, items: Sequence, threads: int) -> Iterator:
-    """function(item) in order; a thread takes a chunk of them, since a task for each costs more than a small file.
+    """function(item) in order. A task is a chunk of items, since one task per item costs more than a small file.
 
-    Few results wait, however many items there are.
+    The number of results in memory is limited, whatever the number of items.
     """
     size = max(1, min(CHUNK, len(items) // threads))
     chunks = iter([items[i : i + size] for i in range(0, len(items), size)])
@@ -163,6 +167,11 @@ def in_threads(function: Callable, items: Sequence, threads: int) -> Iterator:
             waiting.extend(map(submit, islice(chunks, 1)))
 
 
+def _shown(bad: Sequence[Unreadable]) -> str:
+    return "; ".join(map(str, bad[:MAX_SHOWN])) + ("; ..." if len(bad) > MAX_SHOWN else "")
+
+
 def _hash(name: str, seed: int) -> float:
+    """Uniform in [0, 1), by the name and the seed."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -1,13 +1,14 @@
-"""A folder of images of any sizes and modes, by one rule, as examples x uint8 [H, W, C].
+"""A folder of images of any sizes and modes, converted by one rule to examples x uint8 [H, W, C].
 
-    file ─► turned as EXIF says ─► over `background` where it is transparent ─► mode RGB or L
+    file ─► oriented by EXIF ─► transparent parts over `background` ─► mode RGB or L
          ─► center crop to the ratio W : H ─► bicubic, antialiased, to H × W           (Pillow's ImageOps.fit)
 
-The filter sees across the edge of the crop. An image of H × W already keeps its pixels. Of several frames the first
-counts. A palette is looked up. 16-bit gray is divided by 257 and rounded; 16-bit color is what Pillow makes of it, the
-high byte. CMYK becomes RGB by Pillow's conversion without a color profile. 32-bit integers and floats have no stated
-range: such a file is unreadable. So are files that are empty, cut short, not what their name says, or beyond Pillow's
-limit against decompression bombs.
+The bicubic filter also reads pixels just outside the crop. An image of size H × W is not resampled. Only the first of
+several frames is used. A palette is converted to its colors. 16-bit gray is divided by 257 and rounded; of 16-bit color
+Pillow keeps the high byte. CMYK becomes RGB by Pillow's conversion without a color profile.
+
+Unreadable are files of 32-bit integers or floats, which have no stated range; and files that are empty, truncated, of
+another format than their name says, or beyond Pillow's limit against decompression bombs.
 """
 
 import csv
@@ -43,16 +44,18 @@ def from_folder(
 ) -> Dataset:
     """The images below `path` as uint8 of `shape` [H, W, 3 or 1], split by the hash of their paths (`files`).
 
-    `labels`: "folders" takes the folder below `path` that an image lies in, in the order of their names; "auto" does so
-    where all images lie in one; "none"; or a CSV file with the header file,label that has a line for each image, where
-    labels are whole numbers, or names that count in their order. They stand in `classes` of the sources.
+    `labels` is "folders", "auto", "none" or a CSV file. With "folders", the label of an image is its folder directly
+    below `path`, numbered in the order of names. "auto" means "folders" if all images are in such folders, else "none".
+    A CSV file has the header file,label and one line per image. Its labels are whole numbers, or names, numbered in
+    their order. The names are the `classes` of the sources.
 
-    `on_error`: "raise", or "skip" what cannot be read: it is logged, and listed in `unreadable` of the sources.
-    All are decoded once, in `threads` (0: one a core, one in all for small files), if they take 4 GiB at most and
-    unless `in_memory` is False; otherwise each when it is asked for. Then all are opened but not decoded at first, and
-    one that turns out to be cut short raises, or under "skip" the next one stands in its place.
+    `on_error` is "raise" or "skip". "skip" logs unreadable files and lists them in `unreadable` of the sources.
 
-    FileNotFoundError without the folder; ValueError for a folder without images and for labels that are not there.
+    If they take at most 4 GiB and `in_memory` is True, all images are decoded once. Otherwise all are opened at the
+    start, and each is decoded when it is read. A file that then turns out to be truncated raises; with "skip" the next
+    image replaces it. `threads` is the number of decoding threads; 0 means one per core, or one in all for small files.
+
+    FileNotFoundError if there is no such folder; ValueError for a folder without images and for missing labels.
     """
     root = Path(path)
     files.require_rule(on_error)
@@ -73,13 +76,13 @@ def from_folder(
 
 
 def read_image(path: str | PathLike, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)):
-    """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow's."""
+    """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow, if it cannot be."""
     with _open(path) as file:
         return made_to(ImageOps.exif_transpose(_eight_bits(file)), shape, background)
 
 
 def made_to(image: Image.Image, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)) -> np.ndarray:
-    """A picture as uint8 [H, W, C], by the rule at the head, from the background on."""
+    """A picture as uint8 [H, W, C], by the rule at the head without EXIF."""
     height, width, channels = shape
     image = _eight_bits(image)
     if image.has_transparency_data:
@@ -92,13 +95,14 @@ def made_to(image: Image.Image, shape: tuple[int, ...], background: tuple[int, .
 
 
 def require_shape(shape: tuple[int, ...]) -> None:
+    """ValueError unless the shape is (H, W, 3) or (H, W, 1)."""
     if len(shape) != 3 or shape[2] not in MODES or min(shape) < 1:
         raise ValueError(f"shape: expected (H, W, 3) or (H, W, 1), got {tuple(shape)}")
 
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
-    """Images that are decoded when they are asked for, a batch of them in threads."""
+    """Images that are decoded when they are read; a batch is decoded in threads."""
 
     paths: tuple[str, ...]
     label: np.ndarray | None
@@ -111,7 +115,7 @@ class FileSource:
 
     @classmethod
     def checked(cls, paths, label, decode, on_error, threads, name, classes) -> "FileSource":
-        """Of the files that Pillow can open."""
+        """The source of those files that Pillow can open."""
         _, places, bad = files.decode_all(paths, _opened, on_error, threads, name)
         label = None if label is None else label[places]
         return cls(tuple(paths[i] for i in places), label, decode, on_error, threads, name, classes, bad)
@@ -130,7 +134,7 @@ class FileSource:
             bad.append(found)
             if self.on_error == "raise":
                 break
-        files.report(bad, len(self), "raise", self.name)
+        raise files.read_error(bad, len(self), self.name)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         return list(files.in_threads(self.__getitem__, indices, self.threads))
@@ -153,7 +157,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise UnreadableError(f"mode {image.mode}, 32 bits a pixel, has no stated range: expected 8 or 16 bits")
+        raise UnreadableError(f"mode {image.mode}, 32 bits per pixel, has no stated range: expected 8 or 16 bits")
     image.load()
     return image
 
@@ -168,25 +172,25 @@ def _open(path: str | PathLike) -> Image.Image:
         return Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:
         empty = Path(path).stat().st_size == 0
-        reason = "the file is empty" if empty else f"it is no image of the formats {', '.join(FORMATS)}"
+        reason = "the file is empty" if empty else f"it is not an image of the formats {', '.join(FORMATS)}"
         raise UnreadableError(reason) from error
 
 
 def _labels(root: Path, names: list[str], labels: str) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """(the classes by number, the label of each file), or ((), None)."""
+    """(the classes by number, the label of each file [N]), or ((), None)."""
     inside = [name.partition("/")[0] if "/" in name else "" for name in names]
     if labels == "none" or (labels == "auto" and not all(inside)):
         return (), None
     if labels in ("auto", "folders"):
         if not all(inside):
-            raise ValueError(f"{root}: labels='folders', but {names[inside.index('')]} lies in no folder below it")
+            raise ValueError(f"{root}: labels='folders', but {names[inside.index('')]} is in no folder below it")
         return _numbered(inside)
     table = _read_table(Path(labels))
     missing = [name for name in names if name not in table]
     if missing or len(table) > len(names):
         extra = sorted(set(table) - set(names))
         raise ValueError(
-            f"{labels}: expected a line for each of the {len(names)} images of {root} and no other; "
+            f"{labels}: expected one line for each of the {len(names)} images of {root}; "
             f"{len(missing)} have none{_first(missing)}, {len(extra)} lines have no image{_first(extra)}"
         )
     return _numbered([table[name] for name in names])
@@ -202,14 +206,14 @@ def _read_table(path: Path) -> dict[str, str]:
         table: dict[str, str] = {}
         for row in reader:
             if not row["label"] or row["file"] in table:
-                what = "is there twice" if row["file"] in table else "has no label"
+                what = "appears twice" if row["file"] in table else "has no label"
                 raise ValueError(f"{path}: line {reader.line_num}: {row['file']!r} {what}")
             table[row["file"]] = row["label"]
         return table
 
 
 def _numbered(values: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Whole numbers as they are, if all are; other names by their place among the sorted ones."""
+    """(classes, labels [N]): whole numbers unchanged, if all are; otherwise names, numbered in sorted order."""
     try:
         numbers = np.array([int(value) for value in values])
     except (ValueError, TypeError):
@@ -217,9 +221,9 @@ def _numbered(values: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
         place = {name: i for i, name in enumerate(classes)}
         return classes, np.array([place[str(value)] for value in values])
     if numbers.min() < 0:
-        raise ValueError(f"labels that are numbers count from 0, got {numbers.min()}")
+        raise ValueError(f"labels that are numbers must be 0 or more, got {numbers.min()}")
     return tuple(map(str, range(numbers.max() + 1))) if numbers.max() < 10_000 else (), numbers
 
 
 def _first(names: list[str]) -> str:
-    return f" ({names[0]} for one)" if names else ""
+    return f" (first: {names[0]})" if names else ""

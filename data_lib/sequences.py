@@ -1,12 +1,12 @@
-"""Windows of one length, cut one after another from recordings and from texts: events [length, channels].
+"""Consecutive windows of one length, cut from recordings and from texts: events [length, channels].
 
     WAV, FLAC ─► full scale is ±1 ─► mean of the channels ─► `rate` by a polyphase filter ─► x float32 [length, 1]
     text      ─► UTF-8 bytes ─► their eight bits, the highest first (analog bits)         ─► x int8   [length, 8]
-              ─► characters  ─► bits of their places in an alphabet of 2ⁿ or fewer        ─► x int8   [length, n]
+              ─► characters  ─► bits of their indices in an alphabet of 2ⁿ or fewer       ─► x int8   [length, n]
 
-Analog bits: T. Chen, R. Zhang, G. Hinton, Analog Bits, arXiv:2208.04202, section 3: the network sees the bits of a
-discrete value as the real numbers ±1, which is `Scale(0, 1)`, and `text_of` takes the sign of what it draws.
-What is left at the end of a file is dropped; a file that is shorter than a window is unreadable.
+Analog bits: T. Chen, R. Zhang, G. Hinton, Analog Bits, arXiv:2208.04202, section 3. The network receives the bits of a
+discrete value as the real numbers ±1, by `Scale(0, 1)`, and `text_of` takes the sign of the samples. The rest of a file
+after its last window is dropped. A file shorter than one window is unreadable.
 """
 
 from functools import partial
@@ -33,9 +33,10 @@ def from_audio(
     on_error: str = "raise",
     threads: int = 0,
 ) -> Dataset:
-    """The recordings below a folder, `rate` values a second; windows of one file are on one side of the split.
+    """The recordings below a folder at `rate` values per second; all windows of a file are in the same split.
 
-    FLAC needs the package soundfile. FileNotFoundError, or ValueError as `images.from_folder`.
+    x float32 [N, length, 1]. FLAC requires the package soundfile. FileNotFoundError and ValueError as in
+    `images.from_folder`.
     """
     names = files.find_files(path, SOUNDS)
     mask = files.split_mask(names, test, seed, str(path))
@@ -49,7 +50,10 @@ def from_audio(
 
 
 def read_audio(path: str | PathLike, rate: int) -> np.ndarray:
-    """The recording float32 [N], ±1 at full scale, the channels' mean, at `rate` values a second."""
+    """The recording as float32 [N], ±1 at full scale: the mean of its channels at `rate` values per second.
+
+    UnreadableError, or an error of the reader, if it cannot be read.
+    """
     from scipy.signal import resample_poly  # a second to import
 
     given, x = _read_flac(path) if str(path).lower().endswith(".flac") else _read_wav(path)
@@ -61,13 +65,13 @@ def read_audio(path: str | PathLike, rate: int) -> np.ndarray:
 
 
 def _read_wav(path: str | PathLike) -> tuple[int, np.ndarray]:
-    """Integers count to 2^(bits − 1); 8-bit ones have their zero at 128 (WAVE, 1991)."""
+    """(rate, values). Full scale of integers is 2^(bits − 1); 8-bit integers have their zero at 128 (WAVE, 1991)."""
     import warnings
 
     from scipy.io import wavfile
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that are not sound
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)  # for chunks that are not sound
         rate, x = wavfile.read(path)
     if x.dtype == np.uint8:
         return rate, (x.astype(np.float32) - 128) / 128
@@ -78,9 +82,9 @@ def _read_wav(path: str | PathLike) -> tuple[int, np.ndarray]:
 
 def _read_flac(path: str | PathLike) -> tuple[int, np.ndarray]:
     try:
-        import soundfile
+        import soundfile  # pyright: ignore[reportMissingImports]  # optional: the extra "audio"
     except ImportError as error:
-        raise UnreadableError("FLAC needs the package soundfile: pip install soundfile") from error
+        raise UnreadableError("FLAC requires the package soundfile: pip install soundfile") from error
     x, rate = soundfile.read(path, dtype="float32")
     return rate, x
 
@@ -95,9 +99,9 @@ def from_text(
 ) -> Dataset:
     """Windows of `length` bytes of a text file, or of the .txt and .md files below a folder, as bits 0 and 1.
 
-    With an `alphabet` (`alphabet_of` finds one), windows of as many characters, and a file that is not UTF-8 or has
-    another character is unreadable; bytes may be any. The test split is by file and window number. FileNotFoundError;
-    ValueError as above.
+    x int8 [N, length, 8]. With an `alphabet` (`alphabet_of` finds one), a window has `length` characters and x is
+    [N, length, bits]; then a file that is not UTF-8, or has a character outside the alphabet, is unreadable. The split
+    is by the hash of the file and the window number. FileNotFoundError and ValueError as in `from_audio`.
     """
     root = Path(path)
     names = _text_names(root)
@@ -112,20 +116,20 @@ def from_text(
 
 
 def alphabet_of(path: str | PathLike) -> str:
-    """The characters of a text file, or of those of a folder, in the order of Unicode."""
+    """The characters of a text file, or of the .txt and .md files below a folder, in the order of Unicode."""
     root = Path(path)
     return "".join(sorted(set().union(*(_text(root / name) for name in _text_names(root)))))
 
 
 def bits_of(alphabet: str) -> int:
-    """How many bits a character takes, or a byte where there is no alphabet."""
+    """The number of bits per character, or per byte if there is no alphabet."""
     return max(1, (len(alphabet) - 1).bit_length()) if alphabet else 8
 
 
 def text_of(x: np.ndarray, alphabet: str = "") -> list[str]:
-    """Model space [N, length, bits] → texts: bit 1 where x > 0.
+    """Model space [N, length, bits] → N texts: a bit is 1 where x > 0.
 
-    What is no UTF-8, or no place in the alphabet, becomes U+FFFD.
+    Bytes that are not UTF-8, and indices beyond the alphabet, become U+FFFD.
     """
     places = (np.asarray(x) > 0) @ (1 << np.arange(bits_of(alphabet))[::-1])
     if not alphabet:
@@ -134,20 +138,20 @@ def text_of(x: np.ndarray, alphabet: str = "") -> list[str]:
 
 
 def _text_names(root: Path) -> list[str]:
-    """Of the files below a folder; "" where the path is a file."""
+    """The names of the texts below a folder; "" if the path is a file."""
     if not root.exists():
         raise FileNotFoundError(f"no file {root}")
     return files.find_files(root, TEXTS) if root.is_dir() else [""]
 
 
 def _text(path: str | PathLike) -> str:
-    return Path(path).read_bytes().decode("utf-8")  # as it is: a text file's newlines would be translated
+    return Path(path).read_bytes().decode("utf-8")  # in text mode newlines would be translated
 
 
 def _places(path: str, alphabet: str) -> np.ndarray:
     text, place = _text(path), {character: i for i, character in enumerate(alphabet)}
     if others := set(text) - set(place):
-        raise UnreadableError(f"{len(others)} characters are not in the alphabet, {min(others)!r} for one")
+        raise UnreadableError(f"{len(others)} characters are not in the alphabet, for example {min(others)!r}")
     return np.array([place[character] for character in text], np.int32)
 
 

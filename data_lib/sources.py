@@ -1,13 +1,13 @@
-"""A source of examples: anything with a length and an index.
+"""A source of examples: any object with `__len__` and `__getitem__`.
 
 An example is a dict of numpy arrays with the canonical keys
 
     "x"       the event, of any shape; an image is [H, W, C]
     "label"   optional: a class, or a vector
 
-A source may call its event "image", as TFDS and Hugging Face do: it is renamed. A 2-D event that is an image,
-because it is called so or because it is uint8, gets a channel axis. Further keys are dropped, so that strings
-never reach a device.
+A source may call its event "image", as TFDS and Hugging Face do: the key becomes "x". A two-dimensional event that is
+called "image" or is uint8 is an image, and gets a channel axis. Other keys are dropped, so that strings never reach a
+device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-    """Examples by index. `__getitems__(indices) -> list of dicts` is used where a source has it."""
+    """Examples by index. If a source also has `__getitems__(indices)`, which returns a list of dicts, it is used."""
 
     def __len__(self) -> int: ...
 
@@ -28,7 +28,7 @@ class Source(Protocol):
 
 
 class Dataset(NamedTuple):
-    """Two disjoint sources: what is trained on, and what is kept to judge the result by."""
+    """Two disjoint sources: training and test examples."""
 
     train: Source
     test: Source
@@ -41,11 +41,11 @@ class Dataset(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Examples held in memory: x [N, ...] and label [N] or [N, ...], read-only; `name` stands in messages.
+    """Examples in memory: x [N, ...] and label [N] or [N, ...], both read-only; `name` is used in messages.
 
-    `classes` names the labels 0, 1, …; `unreadable` are files that could not become examples.
-    Integer labels become int32, floating ones float32. ValueError for an empty set, unlike lengths, arrays
-    that are not of plain numbers, values that are not finite, and integer labels [N] below 0 or without a name.
+    `classes` names the labels 0, 1, …; `unreadable` lists files that could not be read. Integer labels become int32,
+    floating-point labels float32. ValueError for an empty set, different lengths, anything but finite real numbers, and
+    integer labels [N] below 0 or without a name in `classes`.
     """
 
     x: np.ndarray
@@ -75,7 +75,7 @@ class ArraySource:
         return {key: value[index] for key, value in self._arrays().items()}
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """Examples `indices` [B], stacked: {"x": [B, ...], "label": [B, ...]}, copies."""
+        """A copy of the examples `indices` [B], stacked: {"x": [B, ...], "label": [B, ...]}."""
         return {key: value.take(indices, axis=0) for key, value in self._arrays().items()}
 
     def _arrays(self) -> Batch:
@@ -83,7 +83,10 @@ class ArraySource:
 
 
 def canonical(example: Mapping[str, np.ndarray], where: str = "example") -> Batch:
-    """The example under the keys "x" and "label" alone, as arrays of numbers; see the head of this module."""
+    """The example with only the keys "x" and "label", as arrays of numbers; see the head of this module.
+
+    ValueError, starting with `where`, if it has no event or holds anything but finite real numbers.
+    """
     if not isinstance(example, Mapping):
         raise ValueError(f"{where}: expected a dict of arrays, got {type(example).__name__}")
     key = "x" if "x" in example else "image"
@@ -97,12 +100,15 @@ def canonical(example: Mapping[str, np.ndarray], where: str = "example") -> Batc
 
 
 def gather(source: Source, indices: Sequence[int] | np.ndarray) -> Batch:
-    """Examples `indices` [B] of any source, stacked under the canonical keys. ValueError if unlike."""
+    """Examples `indices` [B] of any source, stacked under the canonical keys.
+
+    ValueError if their keys, shapes or dtypes differ, and as in `canonical`.
+    """
     if isinstance(source, ArraySource):
         return source.batch(indices)
     indices = [int(i) for i in indices]
-    many = hasattr(source, "__getitems__")
-    found = source.__getitems__(indices) if many else [source[i] for i in indices]
+    many = getattr(source, "__getitems__", None)
+    found = [source[i] for i in indices] if many is None else many(indices)
     examples = [canonical(e, f"example {i}") for i, e in zip(indices, found, strict=True)]
     for i, example in zip(indices, examples, strict=True):
         _expect_like(example, i, examples[0], indices[0])
@@ -130,7 +136,7 @@ def _with_channel(x: np.ndarray, event_ndim: int, named_image: bool) -> np.ndarr
 
 
 def _label_dtype(label: np.ndarray) -> np.ndarray:
-    """int32 or float32, as JAX would silently have it. ValueError for an integer beyond int32."""
+    """int32 or float32, to which JAX would convert silently. ValueError for an integer beyond int32."""
     if label.dtype.kind == "f":
         return label.astype(np.float32)
     small = label.astype(np.int32)
@@ -147,8 +153,8 @@ def _require_classes(label: np.ndarray, classes: Sequence[str], name: str) -> No
     if wrong.any():
         expected = f"0 to {end - 1}" if classes else "0, 1, …"
         raise ValueError(
-            f"{name}: labels out of range: expected {expected}, got {wrong.sum()} of {len(label)} others, "
-            f"{label[wrong][0]} of example {np.argmax(wrong)} for one"
+            f"{name}: labels out of range: expected {expected}, but {wrong.sum()} of {len(label)} are not, "
+            f"first {label[wrong][0]} of example {np.argmax(wrong)}"
         )
 
 

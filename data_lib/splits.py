@@ -1,14 +1,14 @@
-"""Two disjoint sources of one that has no split: an example is kept for testing by the hash rule of `files`."""
+"""Two disjoint sources from one source without a split: the hash rule of `files` chooses the test examples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_lib import files
-from data_lib.sources import ArraySource, Batch, Dataset, Source
+from data_lib.sources import ArraySource, Dataset, Source
 
 
-class Part:
+class Subset:
     """The examples `indices` of a source, as a source."""
 
     def __init__(self, source: Source, indices: np.ndarray, name: str):
@@ -18,10 +18,10 @@ class Part:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
         return self.source[int(self.indices[index])]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+    def __getitems__(self, indices: Sequence[int]) -> list[Mapping[str, np.ndarray]]:
         own = [int(i) for i in self.indices[np.asarray(indices, int)]]
         many = getattr(self.source, "__getitems__", None)
         return [self.source[i] for i in own] if many is None else many(own)
@@ -34,19 +34,21 @@ def split(
     names: Sequence[str] | None = None,
     name: str = "source",
 ) -> Dataset:
-    """The two sides of any source, by the hash of (seed, `names`[i]); without names, of the number i.
+    """Training and test examples of any source, by the hash of (seed, `names`[i]); without names, of the index i.
 
-    `test` is a share (a float below 1) or a number of examples (an int). Examples that are added move no other, as
-    long as names, or numbers, stay. ValueError unless at least one example is on either side.
+    `test` is a fraction of the examples (a float below 1) or their number (an int). With a fraction, adding examples
+    moves no other example to the other split, as long as names or indices do not change. ValueError unless both splits
+    have at least one example.
     """
     names = [str(i) for i in range(len(source))] if names is None else list(names)
     if len(names) != len(source):
         raise ValueError(f"{name}: expected a name for each of {len(source)} examples, got {len(names)}")
     mask = files.split_mask(names, test, seed, name)
-    return Dataset(*(_part(source, np.flatnonzero(m), f"{name} {k}") for m, k in ((~mask, "train"), (mask, "test"))))
+    return Dataset(*(_subset(source, np.flatnonzero(m), f"{name} {k}") for m, k in ((~mask, "train"), (mask, "test"))))
 
 
-def _part(source: Source, indices: np.ndarray, name: str) -> Source:
+def _subset(source: Source, indices: np.ndarray, name: str) -> Source:
     if isinstance(source, ArraySource):
-        return ArraySource(**source.batch(indices), name=name, classes=source.classes, unreadable=source.unreadable)
-    return Part(source, indices, name)
+        batch = source.batch(indices)
+        return ArraySource(batch["x"], batch.get("label"), name, source.classes, source.unreadable)
+    return Subset(source, indices, name)

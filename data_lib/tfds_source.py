@@ -1,8 +1,7 @@
 """Data sets that tensorflow-datasets has prepared, as array_record or as TFRecord, read without TensorFlow.
 
-Nothing is ever downloaded here. The prepared folder DATA_DIR/NAME[/CONFIG]/VERSION is looked for first, and
-its shards checked, because tensorflow-datasets itself would try the network for minutes, or answer missing
-data with an empty dict.
+Nothing is downloaded here. The prepared folder DATA_DIR/NAME[/CONFIG]/VERSION is searched first, and its shards are
+checked: without them, tensorflow-datasets would try the network for minutes, or return an empty dict.
 """
 
 import logging
@@ -33,17 +32,18 @@ def tfds_dataset(
     data_dir: str | PathLike | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> Dataset:
-    """A prepared data set with a feature "image" or "x", and perhaps "label".
+    """A prepared data set with a feature "image" or "x", and optionally "label".
 
-    `name` may carry a configuration and a version ("mnist_corrupted/identity", "cifar10:3.0.2"; without a
-    version, the newest one). Splits are written as TFDS does ("train[:90%]"); a warning says if the two
-    overlap. `data_dir` defaults to $TFDS_DATA_DIR, then to ~/tensorflow_datasets. With `shape`, [H, W, 3 or 1], the
-    images are made to it by the rule of `images`, whatever their sizes. Events of one shape are decoded once into
-    memory if they take at most 4 GiB; a split with labels below 0, as TFDS marks those that were not published, then
-    has none.
+    `name` may include a configuration and a version ("mnist_corrupted/identity", "cifar10:3.0.2"); the default is the
+    newest version. Splits use the syntax of TFDS ("train[:90%]"); a warning reports two that overlap. `data_dir`
+    defaults to $TFDS_DATA_DIR, then to ~/tensorflow_datasets. With `shape`, [H, W, 3 or 1], images of any size are
+    converted to it by the rule of `images`.
+
+    Events of one shape are decoded once into memory if they take at most 4 GiB. A split in memory drops its labels if
+    any is below 0, the mark of TFDS for labels that were not published.
 
     FileNotFoundError if nothing is prepared or a shard is missing; ValueError for another file format, an unknown
-    split, features without an event, and a `shape` for events that are no images.
+    split, features without an event, and a `shape` for events that are not images.
     """
     if shape is not None:
         images.require_shape(shape)
@@ -55,7 +55,7 @@ def tfds_dataset(
 
 
 def data_root(data_dir: str | PathLike | None) -> Path:
-    """Where prepared data sets lie."""
+    """The folder of prepared data sets."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
@@ -75,16 +75,19 @@ def _prepared_folder(root: Path, name: str) -> Path:
 
 
 def _open(folder: Path):
-    import tensorflow_datasets as tfds  # slow, and needed here alone
+    import tensorflow_datasets as tfds  # here, since it is slow
 
     builder = tfds.builder_from_directory(str(folder))
-    if (given := builder.info.file_format.value) not in FORMATS:
+    features = builder.info.features
+    given = builder.info.file_format.value if builder.info.file_format else None
+    if given not in FORMATS:
         raise ValueError(
             f"{folder}: expected the file format {' or '.join(FORMATS)}, got {given}, which is not read without "
             "TensorFlow; prepare it again with --file_format=array_record"
         )
-    if not {"x", "image"} & set(builder.info.features):
-        raise ValueError(f"{folder}: expected a feature 'x' or 'image', got {sorted(builder.info.features)}")
+    held = set(features) if isinstance(features, tfds.features.FeaturesDict) else set()
+    if not {"x", "image"} & held:
+        raise ValueError(f"{folder}: expected a feature 'x' or 'image', got {sorted(held)}")
     return builder
 
 
@@ -93,7 +96,7 @@ def _record_ranges(builder, split: str) -> list[tuple[str, int, int]]:
     try:
         instructions = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{builder.data_dir}: no split '{split}', there are {sorted(builder.info.splits)}") from error
+        raise ValueError(f"{builder.data_dir}: no split '{split}', it has {sorted(builder.info.splits)}") from error
     for instruction in instructions:
         if not Path(instruction.filename).is_file():
             raise FileNotFoundError(f"split '{split}' is incomplete: no file {instruction.filename}")
@@ -116,7 +119,7 @@ def _read(builder, split: str, wanted: tuple[int, ...] | None) -> Source:
 
 
 class Shaped:
-    """The images of a source, made to one shape."""
+    """The images of a source, converted to one shape."""
 
     def __init__(self, source: Source, shape: tuple[int, ...]):
         self._source, self._shape = source, shape
@@ -131,7 +134,7 @@ class Shaped:
 
 
 class Records:
-    """The examples of a split that is kept as TFRecord, by index: their places are found when it is opened."""
+    """The examples of a split stored as TFRecord, by index: opening it finds the position of each record."""
 
     def __init__(self, builder, split: str):
         self._decode, self._files, places = builder.info.features.deserialize_example_np, [], []
@@ -159,5 +162,5 @@ def _in_memory(source: Source, name: str) -> ArraySource:
                 arrays[key][indices] = value
             progress.update(len(indices))
     if "label" in arrays and arrays["label"].dtype.kind == "i" and arrays["label"].min() < 0:
-        log.warning("%s: labels down to %d are none, and left out", name, arrays.pop("label").min())
-    return ArraySource(**arrays, name=name)
+        log.warning("%s: labels down to %d are unpublished ones: left out", name, arrays.pop("label").min())
+    return ArraySource(arrays["x"], arrays.get("label"), name)

@@ -1,6 +1,6 @@
-"""Densities in the plane, to look at what a process and a sampler do. Model space is data space: `Identity`.
+"""Densities in the plane, to study a process or a sampler. The transform into model space is `Identity`.
 
-Each is drawn by `seed`, scaled to a mean square of about 1 a coordinate, and split as `from_arrays` does.
+Each is drawn by `seed`, scaled to a mean square of about 1 per coordinate, and split by `from_arrays`.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ COUNT = 10_000
 
 
 def moons(count: int = COUNT, noise: float = 0.05, test: float | int = 0.1, seed: int = 0) -> Dataset:
-    """Two interleaving half circles; label 0 or 1: scikit-learn's, centered, and divided by 0.7."""
+    """Two interleaving half circles, label 0 or 1: scikit-learn's, centered and divided by 0.7."""
     from sklearn.datasets import make_moons  # a second to import
 
     x, label = make_moons(count, noise=noise, random_state=seed)
-    return _split((x - [0.5, 0.25]) / 0.7, label, test, seed, "moons")
+    return _split((np.asarray(x) - [0.5, 0.25]) / 0.7, np.asarray(label), test, seed, "moons")
 
 
 def swirl(count: int = COUNT, noise: float = 0.3, test: float | int = 0.1, seed: int = 0) -> Dataset:
@@ -28,7 +28,7 @@ def swirl(count: int = COUNT, noise: float = 0.3, test: float | int = 0.1, seed:
 
 
 def checkerboard(count: int = COUNT, test: float | int = 0.1, seed: int = 0) -> Dataset:
-    """Uniform on the eight fields of a 4 × 4 board on [−2, 2]² for which ⌊x₀⌋ + ⌊x₁⌋ is even, divided by 1.15."""
+    """Uniform on the eight fields of a 4 × 4 board on [−2, 2]² where ⌊x₀⌋ + ⌊x₁⌋ is even, divided by 1.15."""
     generator = np.random.default_rng(seed)
     field, place = generator.integers(0, 8, count), generator.random((count, 2))
     row = field // 2
@@ -38,7 +38,7 @@ def checkerboard(count: int = COUNT, test: float | int = 0.1, seed: int = 0) -> 
 
 
 def gaussians(count: int = COUNT, modes: int = 8, std: float = 0.1, test: float | int = 0.1, seed: int = 0) -> Dataset:
-    """Equal Gaussians of `std` around a circle of radius √2; the label is the Gaussian."""
+    """Equal Gaussians of `std` around a circle of radius √2; the label is the index of the Gaussian."""
     generator = np.random.default_rng(seed)
     label = generator.integers(0, modes, count)
     angle = 2 * np.pi * label / modes

@@ -1,6 +1,6 @@
-"""Data space ↔ model space: recorded with an experiment, for a network never centers its data itself.
+"""Data space ↔ model space. The transform is part of the config, since no network centers its data itself.
 
-All work on numpy arrays with the event in the trailing axes, return float32, and never clip.
+All methods take numpy arrays with the event in the trailing axes, return float32, and never clip, unless stated.
 """
 
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-MANY = 16  # entries of the last axis that are features, each with a scale of its own
+MANY = 16  # a last axis of at most this length holds features, each with its own scale
 
 
 class Transform(Protocol):
-    """`forward` takes data into model space, `inverse` takes samples back: inverse(forward(x)) = x.
+    """`forward` maps data to model space, and `inverse` maps samples to data space: inverse(forward(x)) = x.
 
-    Both are affine: `slope` is d forward/dx, a number or one for each entry of the last axis.
+    Both are affine: `slope` is d forward/dx, one number or one per entry of the last axis.
     """
 
     @property
@@ -60,7 +60,10 @@ class Scale:
         return _affine(x, (self.high - self.low) / 2, (self.high + self.low) / 2)
 
     def to_uint8(self, x: np.ndarray) -> np.ndarray:
-        """Model space → picture: round(clip(127.5 (x + 1), 0, 255)), for any low and high; no truncation."""
+        """Model space → picture uint8: round(clip(127.5 (x + 1), 0, 255)), for any low and high; no truncation.
+
+        ValueError for values that are not finite.
+        """
         x = np.asarray(x, np.float32)
         if not np.isfinite(x).all():
             raise ValueError(f"to_uint8: {np.count_nonzero(~np.isfinite(x))} of {x.size} values are not finite")
@@ -73,7 +76,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Standardize:
-    """forward(x) = (x − mean) / std, for all values alike or for each entry of the last axis (tuples)."""
+    """forward(x) = (x − mean) / std, with one mean and std, or with one per entry of the last axis (tuples)."""
 
     mean: float | tuple[float, ...] = 0.0
     std: float | tuple[float, ...] = 1.0
@@ -94,10 +97,11 @@ class Standardize:
 
 
 def infer_transform(x: np.ndarray) -> Transform:
-    """The transform for data [N, ...] of which nothing else is said; it holds the statistics that it was made from.
+    """A transform inferred from data [N, ...], with the statistics in it.
 
-    Scale(0, 255) for uint8; for other images [H, W, 1 or 3], Scale(0, 1) or Scale(−1, 1) where all values lie there;
-    else Standardize, with mean and deviation of each entry of the last axis (of all values where it has over 16).
+    Scale(0, 255) for uint8. For other images [N, H, W, 1 or 3], Scale(0, 1) or Scale(−1, 1) if all values are in that
+    range. Otherwise Standardize, with mean and standard deviation per entry of the last axis, or of all values if that
+    axis has more than 16 entries.
     """
     if x.dtype == np.uint8:
         return Scale(0.0, 255.0)
@@ -106,12 +110,12 @@ def infer_transform(x: np.ndarray) -> Transform:
         return Scale(0.0 if low >= 0 else -1.0, 1.0)
     axes = tuple(range(x.ndim - 1)) if x.ndim > 1 and x.shape[-1] <= MANY else None
     mean, std = x.mean(axes, dtype=np.float64), x.std(axes, dtype=np.float64)
-    std = np.where(std > 0, std, 1.0)  # what never varies is moved to 0, and left
+    std = np.where(std > 0, std, 1.0)  # a constant entry is only shifted to 0
     return Standardize(*(tuple(v.tolist()) if np.ndim(v) else float(v) for v in (mean, std)))
 
 
-def _affine(x: np.ndarray, slope: float | np.ndarray, offset: float | np.ndarray) -> np.ndarray:
-    """slope x + offset in float32; one temporary, for this is where a loader's time goes."""
+def _affine(x: np.ndarray, slope: float | tuple | np.ndarray, offset: float | tuple | np.ndarray) -> np.ndarray:
+    """slope x + offset in float32, with one temporary: a loader spends most of its time here."""
     out = np.multiply(x, np.asarray(slope, np.float32), dtype=np.float32)
     out += np.asarray(offset, np.float32)
     return out

@@ -1,9 +1,9 @@
-"""Checkpoints of a training state, written in the background. The only module that knows orbax.
+"""Checkpoints of a training state, written in the background. The only module that uses orbax.
 
-A checkpoint is listed once it is whole: it is written beside its place and renamed into it. Deleting is the same
-backwards: an old one is renamed into the trash, which is emptied later, so that a run killed half-way leaves no
-half-deleted step behind. With the state goes a CRC-32 of each leaf, which is checked when it is read: a disk may lose
-bytes, or turn bits, that no decoder misses.
+A checkpoint is listed once it is complete: it is written under a temporary name, then renamed. An old checkpoint is
+first renamed into the trash, which is emptied later, so a run killed at any moment leaves no half-deleted step. A
+CRC-32 of each leaf is stored with the state and checked at reading: a disk may lose bytes, or flip bits, in ways that
+no decoder notices.
 """
 
 import contextlib
@@ -13,11 +13,13 @@ import logging
 import shutil
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from io_lib.processes import is_main_process, raise_on_all
@@ -27,14 +29,14 @@ if TYPE_CHECKING:
 
 _TRASH, _DAMAGED = ".trash", ".damaged"
 _OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES}
-"""Errors that pass, and say nothing of the file."""
+"""Errors of the machine that may pass, and do not mean that the file is damaged."""
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.WARNING or "orbax" not in r.pathname)
 
 
 class DamagedError(ValueError):
-    """A checkpoint is not what was written."""
+    """A checkpoint differs from what was written."""
 
 
 class WriteError(OSError):
@@ -44,9 +46,9 @@ class WriteError(OSError):
 class Checkpoints:
     """The checkpoints in one directory: the newest `keep_newest`, and every multiple of `keep_every`.
 
-    A state is any pytree of arrays: typed keys, bfloat16, optax states and Python numbers come back as they were.
-    One run writes, in as many processes as jax.distributed has; others may read meanwhile. Use as a context manager, or
-    call `close`: it waits for the writing.
+    A state is any pytree of arrays: typed keys, bfloat16, optax states and Python numbers are restored unchanged. One
+    run writes, in all processes of jax.distributed; others may read at the same time. Use it as a context manager, or
+    call `close`: both wait until everything is written.
     """
 
     def __init__(self, directory: str | Path, keep_newest: int = 2, keep_every: int | None = None):
@@ -61,16 +63,17 @@ class Checkpoints:
         self._writing = False
 
     def save(self, step: int, state: Any, card: dict[str, Any] | None = None) -> None:
-        """Start to write the state. Its buffers may be donated at once; an earlier save's WriteError comes here.
+        """Start to write the state, whose buffers may be donated at once. Raises the WriteError of an earlier save.
 
-        The card, a dict that JSON can hold, says what the state is; `card` gives it back.
+        The card is a dict that JSON can hold and describes the state; the method `card` reads it. ValueError unless
+        `step` is after the newest checkpoint.
         """
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"step {step} is not after the newest checkpoint, {latest}, in {self._directory}")
         if not self._writing:
             self._writing = True
-            self._remove(_UNFINISHED)  # of a killed run
+            self._remove(_UNFINISHED)  # left by a killed run
         self._remove(f"{_TRASH}/*")
         with self._write_errors():
             content = {"state": state, "card": _as_bytes(card or {})}
@@ -78,14 +81,15 @@ class Checkpoints:
             self._manager.save(step, args=self._orbax.args.StandardSave(content))
 
     def restore(self, abstract_state: Any, step: int | None = None, only: tuple[str, ...] = ()) -> Any:
-        """The state of that step, or of the newest that is whole, bit for bit, laid out as `abstract_state` says.
+        """The state at `step`, or of the newest undamaged checkpoint, bit for bit, with the layout of `abstract_state`.
 
-        abstract_state: jax.ShapeDtypeStructs, each with the sharding it shall have (without: on the first device).
-        The number of devices may differ from the one it was saved with. `only`: these fields alone are read, of a state
-        that has `replace`; the others stay abstract, and take neither time nor memory. A damaged newest one is moved to
-        .damaged/, with a warning, and the one before is taken. FileNotFoundError if there is no such checkpoint;
-        ValueError naming the first leaf that is missing, not expected, or of another shape or dtype; DamagedError for a
-        damaged `step`.
+        abstract_state: jax.ShapeDtypeStructs, each with its sharding (without one: on the first device). The number of
+        devices may differ from that at saving. `only`: read just these fields, of a state that has `replace`; the
+        others stay abstract, and take neither time nor memory. Without `step`, a damaged newest checkpoint is moved to
+        .damaged/, with a warning, and the previous one is read.
+
+        FileNotFoundError if there is no such checkpoint. ValueError naming the first leaf that is missing, unexpected,
+        or of another shape or dtype. DamagedError if the checkpoint of `step` is damaged.
         """
         self.wait()
         if step is not None:
@@ -100,41 +104,41 @@ class Checkpoints:
                     return self._read(abstract_state, max(steps), only)
             except DamagedError as error:
                 moved = self._set_aside(max(steps))
-                warnings.warn(f"{error}; it is now {moved}, and the checkpoint before is taken", stacklevel=2)
+                warnings.warn(f"{error}; it is now {moved}, and the previous checkpoint is used", stacklevel=2)
         damaged = sorted(path.name for path in (self._directory / _DAMAGED).glob("*"))
         but = f", but damaged ones in {_DAMAGED}: {', '.join(damaged)}" if damaged else ""
         raise FileNotFoundError(f"no checkpoint in {self._directory}{but}")
 
     def card(self, step: int) -> dict[str, Any]:
-        """What was said of the state when it was saved; empty for one that came without."""
+        """The card saved with the state; empty if there was none. DamagedError as in `restore`."""
         where, metadata = self._directory / str(step), self._metadata(step)
-        if "card" not in metadata:  # of an earlier version
+        if "card" not in metadata:  # written by an earlier version
             return {}
         abstract = _abstract(metadata, "card", "crc32")
-        found = self._unharmed(step, lambda: self._load(step, _with_shardings(abstract), partial=True))
+        found = self._undamaged(step, lambda: self._load(step, _with_shardings(abstract), partial=True))
         if found["crc32"][-1] != _checksums(found["card"])[0]:
-            raise DamagedError(f"{where}: its card is not what was written")
-        return self._unharmed(step, lambda: json.loads(np.asarray(found["card"]).tobytes()))
+            raise DamagedError(f"{where}: its card differs from what was written")
+        return self._undamaged(step, lambda: json.loads(np.asarray(found["card"]).tobytes()))
 
     def leaves(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Name → dtype and shape of each leaf of the state, which is not read."""
+        """Name → dtype and shape of each leaf of the state, without reading the leaves."""
         return {
             name: (str(leaf.dtype), tuple(leaf.shape)) for name, leaf in _leaves(self._metadata(step)["state"]).items()
         }
 
     def verify(self, step: int) -> None:
-        """Reads the state, whatever it is; DamagedError where its leaves are not what was written."""
+        """Reads the whole state. DamagedError if a leaf differs from what was written."""
         names = [name for name in ("state", "card") if name in self._metadata(step)]
-        found = self._unharmed(step, lambda: self._manager.restore(step, args=self._orbax.args.StandardRestore()))
+        found = self._undamaged(step, lambda: self._manager.restore(step, args=self._orbax.args.StandardRestore()))
         now = np.concatenate([_checksums(found[name]) for name in names])
         if sorted(now) != sorted(np.asarray(found["crc32"])):  # sorted: the order of a state's fields is lost here
-            raise DamagedError(f"{self._directory / str(step)}: a leaf is not what was written")
+            raise DamagedError(f"{self._directory / str(step)}: a leaf differs from what was written")
 
     def _metadata(self, step: int) -> dict[str, Any]:
         where = self._directory / str(step)
-        metadata = self._unharmed(step, lambda: self._manager.item_metadata(step).tree)
+        metadata = self._undamaged(step, lambda: self._manager.item_metadata(step).tree)
         if not {"state", "crc32"} & set(metadata):
-            raise ValueError(f"{where} is no checkpoint of this version: it holds {sorted(metadata)}")
+            raise ValueError(f"{where} is not a checkpoint of this version: it holds {sorted(metadata)}")
         if not {"state", "crc32"} <= set(metadata):
             raise DamagedError(f"{where} lacks its state or its checksums: it holds {sorted(metadata)}")
         return metadata
@@ -144,13 +148,13 @@ class Checkpoints:
         _require_same(abstract_state, metadata["state"], where)
         wanted = {name: getattr(abstract_state, name) for name in only} if only else abstract_state
         abstract = _with_shardings({"state": wanted, **_abstract(metadata, *({*metadata} - {"state"}))})
-        found = self._unharmed(step, lambda: self._load(step, abstract, partial=bool(only)))
-        written = dict(zip(_leaves(abstract_state), found["crc32"], strict=False))  # the card's comes after
+        found = self._undamaged(step, lambda: self._load(step, abstract, partial=bool(only)))
+        written = dict(zip(_leaves(abstract_state), found["crc32"], strict=False))  # the card's follows them
         expected, leaves = _leaves(wanted), _leaves(found["state"])
         for name, now in zip(leaves, _checksums(found["state"]), strict=True):
             dtypes = [getattr(leaf[name], "dtype", None) for leaf in (leaves, expected)]
             if now != written.get(name) or dtypes[0] != dtypes[1]:
-                raise DamagedError(f"{where}: leaf {name} is not what was written")
+                raise DamagedError(f"{where}: leaf {name} differs from what was written")
         return abstract_state.replace(**found["state"]) if only else found["state"]
 
     def _load(self, step: int, abstract: Any, partial: bool) -> Any:
@@ -161,12 +165,13 @@ class Checkpoints:
         with self._orbax.Checkpointer(self._orbax.PyTreeCheckpointHandler()) as reader:
             return reader.restore(self._directory / str(step) / "default", args=args)
 
-    def _unharmed(self, step: int, read):
+    def _undamaged(self, step: int, read: Callable[[], Any]) -> Any:
+        """read(); DamagedError for any error in it that is the file's, not the machine's."""
         try:
             return read()
         except (MemoryError, jax.errors.JaxRuntimeError):  # of this machine, not of the file
             raise
-        except Exception as error:  # of any class: it depends on which byte is wrong
+        except Exception as error:  # any class: it depends on which byte is wrong
             if getattr(error, "errno", None) in _OF_THE_MACHINE:
                 raise
             first = " ".join(str(error).split())[:200]
@@ -178,7 +183,7 @@ class Checkpoints:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _set_aside(self, step: int) -> Path:
-        """Of several processes the first moves it, before the others look again."""
+        """Move the checkpoint to .damaged/: the main process does, before the others list the steps again."""
         with raise_on_all(WriteError):
             moved = self._moved_aside(step) if is_main_process() else self._directory / _DAMAGED
         self._manager.reload()
@@ -193,7 +198,7 @@ class Checkpoints:
         return moved
 
     def steps(self) -> list[int]:
-        """The steps that there are, rising."""
+        """The steps of all checkpoints, ascending."""
         if not self._directory.is_dir():
             return []
         if not self._writing:
@@ -205,7 +210,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def wait(self) -> None:
-        """Until all that was saved is on disk; raises what went wrong in writing it."""
+        """Wait until everything saved is on disk. WriteError if writing failed."""
         if "_manager" in self.__dict__:
             with self._write_errors():
                 self._manager.wait_until_finished()
@@ -225,8 +230,8 @@ class Checkpoints:
         self.close()
 
     @contextlib.contextmanager
-    def _write_errors(self):
-        """What tensorstore or the disk have to say, as a WriteError of one line."""
+    def _write_errors(self) -> Iterator[None]:
+        """An error of tensorstore or of the disk, as a WriteError with a message of one line."""
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:
@@ -234,11 +239,7 @@ class Checkpoints:
             raise WriteError(f"a checkpoint could not be written to {self._directory}: {first}") from error
 
     @cached_property
-    def _manager(self) -> "CheckpointManager":
-        """Made when first needed, since making it makes the directory."""
-        from orbax.checkpoint import checkpoint_managers
-
-        keep = [checkpoint_managers.LatestN(self._keep_newest)]
+        found = self._undamaged(step, lambda: self._manager.restore(step, args=self._orbax.args.StandardRestore()))
         if self._keep_every is not None:
             keep.append(checkpoint_managers.EveryNSteps(self._keep_every))
         options = self._orbax.CheckpointManagerOptions(
@@ -249,12 +250,12 @@ class Checkpoints:
 
 
 def _abstract(metadata: dict[str, Any], *names: str) -> dict[str, np.ndarray]:
-    """What comes back as NumPy's: on every one of several processes, and on no device."""
+    """Entries to read as NumPy arrays: in every process, and on no device."""
     return {name: np.empty(metadata[name].shape, metadata[name].dtype) for name in names}
 
 
 def _as_bytes(card: dict[str, Any]) -> np.ndarray:
-    """JSON, as the uint8 that an array can hold."""
+    """The card as JSON in a uint8 array."""
     return np.frombuffer(json.dumps(card, allow_nan=False).encode(), np.uint8)
 
 
@@ -262,14 +263,15 @@ def _checksums(state: Any) -> np.ndarray:
     """CRC-32 of the bytes of each leaf, uint32 [leaves]."""
 
     def checksum(leaf):
-        is_key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+        is_key = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-        return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     return np.asarray([checksum(leaf) for leaf in jax.tree.leaves(state)], np.uint32)
 
 
 def _with_shardings(abstract_state: Any) -> Any:
+    """The abstract state, with leaves that have no sharding on the first device."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def laid_out(leaf):
@@ -280,7 +282,10 @@ def _with_shardings(abstract_state: Any) -> Any:
 
 
 def _require_same(abstract_state: Any, saved: Any, where: Path) -> None:
-    """The shapes of two trees by the names of their leaves; typed keys are saved as the numbers they are made of."""
+    """Compares two trees by the names, shapes and dtypes of their leaves; a typed key compares as its key data.
+
+    ValueError naming the first leaf that differs.
+    """
     expected, found = _leaves(abstract_state), _leaves(saved)
     for name in sorted({*expected, *found}):
         if name not in found:
@@ -292,6 +297,7 @@ def _require_same(abstract_state: Any, saved: Any, where: Path) -> None:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
+    """Dotted name → leaf."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -300,6 +306,6 @@ def _shown(leaf: Any) -> str:
     """float32(3, 4); for a Python number `number`."""
     if isinstance(leaf, bool | int | float) or type(leaf).__name__ == "ScalarMetadata":
         return "number"
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
     return f"{leaf.dtype}{tuple(leaf.shape)}"

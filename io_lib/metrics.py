@@ -1,4 +1,4 @@
-"""Numbers of a run over its steps: a line of JSON each in metrics.jsonl, TensorBoard events, and a bar to watch."""
+"""Scalars of a run over its steps: lines of JSON in metrics.jsonl, TensorBoard events, and a progress bar."""
 
 import json
 import os
@@ -16,17 +16,20 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl, which is the record, and to tensorboard/, which is for looking at."""
+    """Appends to metrics.jsonl, which is the record, and to tensorboard/, which is for viewing."""
 
     def __init__(self, workdir: str | Path):
         self._path = Path(workdir) / METRICS
         self._events = Path(workdir) / "tensorboard"
         self._writer, self._purge_step = None, None
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
-            self._keep(lambda line: True)  # a run was killed while it wrote the last line
+            self._filter(lambda line: True)  # a run was killed while it wrote the last line
 
     def write(self, step: int, **scalars: Any) -> None:
-        """One line {"step": step, ...} with the keys sorted, flushed; of numbers, NumPy or JAX scalars."""
+        """One line {"step": step, ...} with sorted keys, flushed. Scalars: Python, NumPy or JAX numbers.
+
+        ValueError for a metric that is not one number.
+        """
         values = {name: _number(name, scalars[name]) for name in sorted(scalars)}
         with open(self._path, "a") as file:
             file.write(json.dumps({"step": int(step), **values}) + "\n")
@@ -35,14 +38,14 @@ class MetricsLog:
         self._tensorboard().flush()
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged after this step: call it when training resumes from the step's checkpoint."""
+        """Remove the lines after this step: call it when training resumes from the step's checkpoint."""
         self.close()
-        self._purge_step = step + 1  # TensorBoard then hides the later events of the files before
+        self._purge_step = step + 1  # TensorBoard then hides later events in the earlier files
         if self._path.exists():
-            self._keep(lambda line: line["step"] <= step)
+            self._filter(lambda line: line["step"] <= step)
 
     def close(self) -> None:
-        """Close the event file; a later `write` opens the next."""
+        """Close the event file; a later `write` opens a new one."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -53,21 +56,21 @@ class MetricsLog:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _keep(self, wanted: Callable[[dict], bool]) -> None:
-        kept = [line for line in _whole_lines(self._path) if wanted(json.loads(line))]
-        write_atomic(self._path, "".join(kept))
+    def _filter(self, keep: Callable[[dict], bool]) -> None:
+        lines = [line for line in _whole_lines(self._path) if keep(json.loads(line))]
+        write_atomic(self._path, "".join(lines))
 
     def _tensorboard(self):
         if self._writer is None:
-            from tensorboardX import SummaryWriter  # here, since it takes a while and not every reader logs
+            from tensorboardX import SummaryWriter  # here, since it is slow and only writing needs it
 
-            suffix = f".{os.getpid()}.{self._purge_step or 0}"  # the name's time is in seconds: two files may share it
+            suffix = f".{os.getpid()}.{self._purge_step or 0}"  # the file name's time is in seconds, so not unique
             self._writer = SummaryWriter(str(self._events), purge_step=self._purge_step, filename_suffix=suffix)
         return self._writer
 
 
 class NoLog:
-    """A MetricsLog that writes nothing: that of every process but the first."""
+    """A MetricsLog that writes nothing, for every process but the main one."""
 
     def write(self, step: int, **scalars: Any) -> None:
         pass
@@ -83,7 +86,7 @@ class NoLog:
 
 
 def read_metrics(workdir: str | Path) -> list[dict]:
-    """Every whole line of metrics.jsonl, in the order in which they were written."""
+    """Every complete line of metrics.jsonl, in the order of writing. FileNotFoundError if there is no such file."""
     path = Path(workdir) / METRICS
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no {METRICS}")
@@ -91,7 +94,7 @@ def read_metrics(workdir: str | Path) -> list[dict]:
 
 
 class Progress:
-    """What is done, how fast, and time left: a bar on a terminal, elsewhere a line about every ten seconds."""
+    """Number done, rate and time left: a bar on a terminal; elsewhere a line about every ten seconds."""
 
     def __init__(
         self,
@@ -112,9 +115,9 @@ class Progress:
         self._shown, self._shown_at = start, clock()
 
     def update(self, done: int, note: Callable[[], str]) -> None:
-        """To be called after every step, with the number done so far.
+        """Call it after every step, with the number done so far.
 
-        The note to show is asked for only when it is shown: what reads a loss waits for the device.
+        `note` is called only when its text is shown: reading a loss waits for the device.
         """
         now = self._clock()
         if self._silent or done <= self._shown or (now - self._shown_at < self._every and done < self._total):
@@ -145,5 +148,5 @@ def _number(name: str, value: Any) -> int | float:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """The lines that end: of a killed run the last may not."""
+    """The complete lines: a killed run may leave an incomplete last one."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""Pictures of samples and losses. matplotlib takes a second to import, so only what draws with it imports it."""
+"""Pictures of samples and losses. matplotlib takes a second to import, so only the functions that draw import it."""
 
 import math
 from io import BytesIO
@@ -12,10 +12,11 @@ _WHITE = 255
 
 
 def image_grid(images: np.ndarray, columns: int | None = None, pad: int = 1, scale: int = 1) -> np.ndarray:
-    """uint8 images [N, H, W, C] row by row in one picture [H', W', 3 or 1], `pad` white pixels between them.
+    """uint8 images [N, H, W, C] row by row in one picture [H', W', 3 or 1], with `pad` white pixels between them.
 
-    Every pixel is repeated `scale` times along both axes, so that small images can be seen. Without `columns` the
-    grid is as square as it gets. Of images with neither 1 nor 3 channels the first channel is shown.
+    Every pixel is repeated `scale` times along both axes, which enlarges small images. Without `columns` the grid is as
+    square as possible. If the images have neither 1 nor 3 channels, the first channel is shown. ValueError for anything
+    other than one or more uint8 images.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
@@ -40,9 +41,9 @@ def save_png(path: str | Path, array: np.ndarray) -> None:
 
 
 def save_gif(path: str | Path, frames: list[np.ndarray], seconds: float = 5.0, hold: float = 2.0) -> None:
-    """uint8 pictures [H, W, 3 or 1] one after another in so many seconds, the last one held; again and again.
+    """uint8 pictures [H, W, 3 or 1] as an endless animation: all frames in `seconds`, the last one for `hold` seconds.
 
-    Gray ones are kept exactly; of colors a GIF frame holds 256.
+    Gray pictures are exact; a frame of a GIF holds at most 256 colors.
     """
     from PIL import Image
 
@@ -55,7 +56,7 @@ def save_gif(path: str | Path, frames: list[np.ndarray], seconds: float = 5.0, h
 
 
 def point_frames(times: np.ndarray, states: np.ndarray) -> list[np.ndarray]:
-    """A picture [H, W, 3] of each of the states [K, B, 1 or 2]: a histogram of one coordinate, points of two."""
+    """Pictures [H, W, 3] of the states [K, B, 1 or 2]: a histogram for one coordinate, points for two."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(_figure(4, 4))
@@ -78,7 +79,7 @@ def point_frames(times: np.ndarray, states: np.ndarray) -> list[np.ndarray]:
 def save_grids_side_by_side(
     path: str | Path, left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("samples", "data")
 ) -> None:
-    """Two pictures [H, W, 3 or 1], as `image_grid` makes them, beside each other under their titles."""
+    """Two pictures [H, W, 3 or 1], as `image_grid` makes them, next to each other under their titles."""
     figure = _figure(8, 4.4)
     for axes, picture, title in zip(figure.subplots(1, 2), (left, right), titles, strict=True):
         axes.imshow(_drawable(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -88,16 +89,12 @@ def save_grids_side_by_side(
 
 
 def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evaluation: str = "eval_loss") -> None:
-    """The two losses of `read_metrics` over the step; the training loss also smoothed, over a fortieth of the run."""
+    """Training and evaluation loss of `read_metrics` over the step; training also smoothed, over 1/40 of the run."""
     figure = _figure(6.4, 4)
     axes = figure.subplots()
-    for key, style in (
-        (train, {"alpha": 0.25, "lw": 0.8, "color": "C0"}),
-        (evaluation, {"marker": "o", "color": "C1"}),
-    ):
-        steps, values = _series(metrics, key)
-        axes.plot(steps, values, label=None if key == train else "evaluation", ms=3, **style)
     steps, values = _series(metrics, train)
+    axes.plot(steps, values, color="C0", alpha=0.25, lw=0.8)
+    axes.plot(*_series(metrics, evaluation), color="C1", marker="o", ms=3, label="evaluation")
     axes.plot(steps, smooth(values, max(1, len(values) // 40)), color="C0", label="training, smoothed")
     if min((v for key in (train, evaluation) for v in _series(metrics, key)[1]), default=0.0) > 0:
         axes.set_yscale("log")
@@ -109,7 +106,7 @@ def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evalua
 
 
 def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], error: list[float]) -> None:
-    """A loss with its standard errors at each time of the process."""
+    """A loss with its standard errors over the time t of the process."""
     figure = _figure(6.4, 4)
     axes = figure.subplots()
     axes.errorbar(t, loss, error, marker="o", ms=3, lw=0.8, color="C0")
@@ -120,10 +117,11 @@ def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], err
 
 
 def plot_process(path: str | Path, forward: tuple, reverse: tuple) -> None:
-    """A process there and back: `forward` and `reverse` are (times [N], states [N, B, *event]) each.
+    """A forward and a reverse process, each (times [N], states [N, B, *event]).
 
-    One coordinate: the density of the states over time, with thirty paths. More: the states at five equidistant
-    times, by their first two coordinates. Times may rise or fall; both pictures run from the first time to the last.
+    With one coordinate: the density of the states over time, and thirty paths. With more: the states at five
+    equidistant times, by their first two coordinates. Times may increase or decrease; each picture runs from its first
+    time to its last. ValueError unless there are as many times as states, two or more.
     """
     both = [(np.asarray(t, float), np.asarray(x, float).reshape(len(x), x.shape[1], -1)) for t, x in (forward, reverse)]
     for times, states in both:
@@ -146,7 +144,7 @@ def plot_process(path: str | Path, forward: tuple, reverse: tuple) -> None:
 
 
 def _density(axes, times: np.ndarray, x: np.ndarray) -> None:
-    """Histograms of x [N, B] at each time as gray columns, each scaled to its own peak, under thirty paths."""
+    """Histograms of x [N, B] as gray columns, one per time, each scaled to its peak, under thirty paths."""
     low, high = np.quantile(x, [0.001, 0.999])
     edges = np.linspace(low, high, 81)
     columns = np.stack([np.histogram(states, edges)[0] for states in x], axis=1)
@@ -157,9 +155,9 @@ def _density(axes, times: np.ndarray, x: np.ndarray) -> None:
 
 
 def smooth(values: np.ndarray, width: float) -> np.ndarray:
-    """An exponential mean over about `width` values, y_i = Σ_j a^j x_{i−j} / Σ_j a^j with a = 1 − 1/width.
+    """Exponential mean over about `width` values, y_i = Σ_j a^j x_{i−j} / Σ_j a^j with a = 1 − 1/width.
 
-    The division starts it at the first value, not at zero.
+    The division removes the bias toward zero at the start: y_0 = x_0.
     """
     total = weight = 0.0
     decay, means = 1 - 1 / width, []
@@ -175,7 +173,7 @@ def _series(metrics: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _figure(width: float, height: float):
-    """A figure of its own, in inches, drawn by Agg: no pyplot, hence no global state and no display."""
+    """A figure of this size in inches, drawn by Agg: without pyplot, so without global state and without a display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -1,22 +1,24 @@
-"""SIGTERM and Ctrl-C as a question the loop asks, so that a run ends between two steps and not within one."""
+"""SIGTERM and Ctrl-C as a flag that the loop reads, so that a run ends between two steps and not within one."""
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 
 class StopRequest:
-    """Within `with StopRequest() as stop`, `stop.requested` says whether the process was asked to end.
+    """Within `with StopRequest() as stop`, `stop.requested` is True once SIGTERM or SIGINT has arrived.
 
-    A second signal acts as it did before, so an impatient Ctrl-C still works. Outside the main thread, where Python
-    delivers no signals, nothing is ever requested.
+    A second signal has its usual effect, so pressing Ctrl-C twice ends the process. Outside the main thread, where
+    Python delivers no signals, `requested` stays False.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,7 @@
-"""The work directory of a run: it holds one config, and belongs to the run of that config."""
+"""The work directory of a run: it holds one config and belongs to the run of that config.
+
+`claim` makes or accepts it, `lock` excludes other processes, and `atomic` writes a file completely or not at all.
+"""
 
 import contextlib
 import fcntl
@@ -15,13 +18,15 @@ from config_lib.names import ConfigError
 from config_lib.saved import diff, from_json
 
 CONFIG = "config.json"
-_SHOWN = 3  # of the differences or files that an error lists
+_SHOWN = 3  # how many differences or files an error lists
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` when all is written: a reader, or a run killed half-way, sees the old
-    content or the new. What runs killed here while they wrote the same file have left is removed."""
+    """A file to write, renamed to `path` at the end, so that a reader always finds the old content or the new.
+
+    An error removes the unfinished file. The next call removes those that killed processes of this host left.
+    """
     path, host = Path(path), os.uname().nodename
     _remove_unfinished(path, host)
     temporary = path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
@@ -32,50 +37,51 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # of a full disk all the more
+        temporary.unlink(missing_ok=True)  # above all on a full disk
         raise
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Write a whole file or nothing."""
+    """Write a file completely or not at all."""
     with atomic(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def claim(workdir: str | Path, config_json: str) -> Path:
-    """Make the directory this config's own, or find that it already is.
+    """Make the directory belong to this config; it may already.
 
-    ConfigError (a ValueError) if it holds another config, naming the differences, or files of something else.
+    ConfigError (a ValueError) if it holds another config, naming the differences, or files but no config.
     """
     workdir = Path(workdir)
     if (workdir / CONFIG).exists():
-        return claimed(workdir, config_json)
+        return require_claimed(workdir, config_json)
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{workdir} is a file: expected a work directory")
     workdir.mkdir(parents=True, exist_ok=True)
     others = sorted(f.name for f in workdir.iterdir() if not (f.name.startswith(".") and f.name.endswith(".tmp")))
     if (workdir / CONFIG).exists():  # another process has just made it
-        return claimed(workdir, config_json)
+        return require_claimed(workdir, config_json)
     if others:
         raise ConfigError(f"{workdir} is not a work directory: it has no {CONFIG} and holds {_some(others)}")
     write_atomic(workdir / CONFIG, config_json)
     return workdir
 
 
-def claimed(workdir: str | Path, config_json: str) -> Path:
-    """The directory, which another process has claimed for this config. ConfigError where this one sees no such."""
+def require_claimed(workdir: str | Path, config_json: str) -> Path:
+    """The directory, if it belongs to this config, as `claim` in any process made it. ConfigError otherwise."""
     workdir = Path(workdir)
     if not (workdir / CONFIG).exists():
-        raise ConfigError(f"{workdir} has no {CONFIG} here: all processes of a run have to see the same directory")
+        raise ConfigError(f"{workdir} has no {CONFIG} here: all processes of a run must use the same directory")
     _require_same(workdir, config_json)
     return workdir
 
 
 @contextlib.contextmanager
 def lock(workdir: str | Path, use: str) -> Iterator[None]:
-    """No other process does the same in the directory meanwhile: ConfigError, naming it, where one does.
+    """Within the context no other process uses the directory for the same purpose.
 
-    The kernel holds the lock, on the file .USE.lock, and lets go of it when the process ends, however that ends.
+    ConfigError naming the process that already does. The lock is on the file .USE.lock; the kernel releases it when the
+    process ends for any reason.
     """
     with open(Path(workdir) / f".{use}.lock", "a+") as file:
         try:
@@ -90,7 +96,7 @@ def lock(workdir: str | Path, use: str) -> Iterator[None]:
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
-    """The config that the run of this directory was started with."""
+    """The config that the run of this directory was started with. FileNotFoundError if it holds no config."""
     path = Path(workdir) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} is not a work directory: it has no {CONFIG}")
@@ -115,7 +121,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _require_same(workdir: Path, config_json: str) -> None:
-    # What a later version of the code can vary in sampling and evaluation is no other run.
+    # Keys that a later version adds to sampling and evaluation do not make it another run.
     later = re.compile(r"config\.(sampling|eval)\.\S*: \(absent\) -> ")
     differences = [line for line in diff(load_config(workdir), from_json(config_json)) if not later.match(line)]
     if differences:

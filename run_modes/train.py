@@ -45,7 +45,7 @@ def train(
             if is_main_process():
                 stack.enter_context(workdir.lock(workdir.claim(directory, to_json(config)), "training"))
         with raise_on_all():  # of the first too: two runs may have found it empty
-            directory = workdir.claimed(directory, to_json(config))
+            directory = workdir.require_claimed(directory, to_json(config))
         stop = stack.enter_context(StopRequest())
         stack.enter_context(checkpoints)
         log = stack.enter_context(MetricsLog(directory) if is_main_process() else NoLog())

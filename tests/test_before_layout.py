@@ -71,10 +71,10 @@ def test_the_old_directory_belongs_to_the_same_config_of_today(run):
     """What a fresh config file says is no other config; what differs is refused by its new name."""
     config = workdir.load_config(run)
     assert config.sde["call"] == "sde_lib:VP" and config.objective["bind"] == "sde_lib:ScoreMatching"
-    assert workdir.claimed(run, to_json(config)) == run
+    assert workdir.require_claimed(run, to_json(config)) == run
     config.time_distribution.mean = -0.5
     with pytest.raises(ValueError, match=r"config.time_distribution.mean: -0.7 -> -0.5"):
-        workdir.claimed(run, to_json(config))
+        workdir.require_claimed(run, to_json(config))
 
 
 @pytest.mark.parametrize("name", json.loads(gzip.decompress((GOLDEN / "configs.json.gz").read_bytes())))

@@ -206,9 +206,7 @@ def test_names_of_installed_packages_resolve_in_a_new_process(monkeypatch):
     assert (held.opt.call, held.net.call) == ("optax:sgd", "flax.linen:Dense")
     monkeypatch.setattr(names, "_seen", {})
     assert build(held)["net"] == nn.Dense(2)
-    with pytest.raises(
-        ConfigError, match=r"config.sde is `.*test_spec:Run`, defined outside .* pass --config=the file"
-    ):
+    with pytest.raises(ConfigError, match=r"config.sde is `.*test_spec:Run`, defined outside .* pass --config=FILE"):
         build(ConfigDict({"sde": own}))
 
 

@@ -119,7 +119,7 @@ def test_shipped_experiments_are_found_by_name():
     assert diff(config_of("cifar10"), config_of("cifar10_ncsnpp_ve")) == []
     for path, message in (
         ("nowhere", r"there is no file nowhere; shipped are .*digits.*score_sde"),
-        ("configs/cifar10_ddpmpp_vp.py", r"it is --config=configs/score_sde.py:cifar10_ddpmpp_vp"),
+        ("configs/cifar10_ddpmpp_vp.py", r"it is --config=score_sde:cifar10_ddpmpp_vp"),
         ("score_sde:nothing", r"no experiment 'nothing': expected configs/score_sde.py:NAME with one of cifar10_"),
         ("score_sde", r"no experiment ''"),
     ):

@@ -191,7 +191,7 @@ def test_of_data_read_by_index_it_is_said_what_is_known(caplog):
     log_shared(Dataset(rows, rows))
     assert "30 of 30 test examples are also training examples" in caplog.text
     text = str(describe(Dataset(rows[:20], rows[20:]), Identity()))
-    assert "labels -1: 10, 0: 10; labels below 0 are out of range" in text and "has not been looked at" in text
+    assert "labels -1: 10, 0: 10; labels below 0 are out of range" in text and "not checked whether test" in text
 
 
 def test_data_that_turn_out_to_be_damaged_are_one_line(tmp_path):

@@ -100,7 +100,7 @@ def test_flips_change_from_step_to_step_and_with_the_seed():
         ({"batch_size": 6, "process_count": 4}, "batch_size=6, process_count=4"),
         ({"process_index": 2, "process_count": 2}, r"process_index must be in 0\.\.1, got 2"),
         ({"seed": -1}, "seed must not be negative, got -1"),
-        ({"flip": True}, r"flip=True needs images \[H, W, C\], got events of shape \(1,\)"),
+        ({"flip": True}, r"flip=True requires images \[H, W, C\], got events of shape \(1,\)"),
         ({"source": []}, "the source of batches is empty"),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_file_added_moves_no_other():
     u = int.from_bytes(hashlib.blake2b(b"0/5.png", digest_size=8).digest(), "big") / 2**64
     assert not split_mask(names, u, 0, "")[5] and split_mask(names, u + 1e-12, 0, "")[5]
     assert [split_mask(["a", "b"], share, 0, "").sum() for share in (1e-9, 1 - 1e-9)] == [1, 1]
-    with pytest.raises(ValueError, match=r"here: test=2 of 2 holds 2 out; at least one"):
+    with pytest.raises(ValueError, match=r"here: test=2 of 2 gives 2 for testing: expected at least one"):
         split_mask(["a", "b"], 2, 0, "here")
 
 
@@ -76,17 +76,17 @@ def test_labels_of_a_table(tmp_path):
     found = {int(x[0, 0, 0]): int(label) for part in parts for x, label in zip(part.x, part.label, strict=True)}
     assert found == {0: 7, 1: 0, 2: 3, 3: 1}
     table.write_text("file,label\n" + "\n".join(lines[1:]) + "\ncat/9.png,2")
-    with pytest.raises(ValueError, match=r"1 have none \(cat/000\.png for one\), 1 lines have no image \(cat/9\.png"):
+    with pytest.raises(ValueError, match=r"1 have none \(first: cat/000\.png\), 1 lines have no image \(first: cat/9"):
         from_folder(tmp_path / "images", labels=str(table))
     table.write_text("name,label\nx,1")
     with pytest.raises(ValueError, match=r"labels\.csv: expected the header file,label, got 'name,label'"):
         from_folder(tmp_path / "images", labels=str(table))
     table.write_text("file,label\n" + "\n".join(line.replace(",7", ",-1") for line in lines))
-    with pytest.raises(ValueError, match="labels that are numbers count from 0, got -1"):
+    with pytest.raises(ValueError, match="labels that are numbers must be 0 or more, got -1"):
         from_folder(tmp_path / "images", labels=str(table))
     for wrong, message in (
         ([*lines[:3], "dog/003.png,"], r"line 5: 'dog/003.png' has no label"),
-        ([*lines, lines[0]], r"line 6: 'cat/000.png' is there twice"),
+        ([*lines, lines[0]], r"line 6: 'cat/000.png' appears twice"),
     ):
         table.write_text("file,label\n" + "\n".join(wrong))
         with pytest.raises(ValueError, match=message):
@@ -99,7 +99,7 @@ def test_labels_by_name_and_images_beside_folders(tmp_path):
     assert set(from_folder(tmp_path).train.label) == {0}
     saved(tmp_path / "top.png", Image.fromarray(noise(4, 4, 3)))
     assert from_folder(tmp_path).train.label is None
-    with pytest.raises(ValueError, match=r"labels='folders', but top\.png lies in no folder below it"):
+    with pytest.raises(ValueError, match=r"labels='folders', but top\.png is in no folder below it"):
         from_folder(tmp_path, labels="folders")
 
 
@@ -132,7 +132,7 @@ def test_sixteen_bits_are_rounded_and_floats_refused(tmp_path):
     path = saved(tmp_path / "16.png", Image.fromarray(values))
     np.testing.assert_array_equal(read_image(path, (1, 6, 1))[0, :, 0], [0, 0, 1, 100, 101, 255])
     path = saved(tmp_path / "f.tiff", Image.fromarray(np.zeros((2, 2), np.float32)))
-    with pytest.raises(ValueError, match="mode F, 32 bits a pixel, has no stated range"):
+    with pytest.raises(ValueError, match="mode F, 32 bits per pixel, has no stated range"):
         read_image(path, (2, 2, 1))
 
 
@@ -191,7 +191,7 @@ def spoiled(root):
     return {
         "cut.jpg": "truncated",
         "empty.png": "the file is empty",
-        "text.png": "it is no image of the formats PNG, JPEG",
+        "text.png": "it is not an image of the formats PNG, JPEG",
         "float.tiff": "mode F",
     }
 
@@ -238,7 +238,7 @@ def test_folders_without_images(tmp_path):
     with pytest.raises(ValueError, match=r"expected files that end in \.png, .* got no files"):
         from_folder(tmp_path)
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"got 1 other files, notes\.txt for one"):
+    with pytest.raises(ValueError, match=r"got 1 other files, for example notes\.txt"):
         from_folder(tmp_path)
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(b"")

@@ -106,7 +106,7 @@ def test_texts_outside_of_the_alphabet_are_unreadable(tmp_path):
     (tmp_path / "c.txt").write_bytes(b"\xff" * 60)
     parts = from_text(tmp_path, length=10, test=2, alphabet="abc", on_error="skip")
     reasons = [bad.reason for bad in parts.train.unreadable]
-    assert reasons[0] == "1 characters are not in the alphabet, 'd' for one" and "UnicodeDecodeError" in reasons[1]
+    assert reasons[0] == "1 characters are not in the alphabet, for example 'd'" and "UnicodeDecodeError" in reasons[1]
     with pytest.raises(ValueError, match=r"2 of 3 files cannot be read"):
         from_text(tmp_path, length=10, alphabet="abc")
 

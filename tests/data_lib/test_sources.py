@@ -96,7 +96,7 @@ def test_array_source_is_frozen():
         (
             np.zeros((3, 2)),
             np.array([0, -1, 2]),
-            r"mine: labels out of range: expected 0, 1, …, got 1 of 3 others, -1 of",
+            r"mine: labels out of range: expected 0, 1, …, but 1 of 3 are not, first -1 of",
         ),
         (np.zeros((2, 2)), np.array([0, 2**40]), r"labels must fit into int32, got a maximum of 1099511627776"),
     ],
@@ -107,7 +107,7 @@ def test_what_an_array_source_refuses(x, label, message):
 
 
 def test_labels_without_a_name_are_refused():
-    with pytest.raises(ValueError, match=r"expected 0 to 1, got 2 of 4 others, 2 of example 1 for one"):
+    with pytest.raises(ValueError, match=r"expected 0 to 1, but 2 of 4 are not, first 2 of example 1$"):
         ArraySource(np.zeros((4, 2)), np.array([0, 2, 1, 7]), classes=("cat", "dog"))
     assert ArraySource(np.zeros((2, 2)), np.array([[-1, 0], [1, 2]])).label.shape == (2, 2)  # vectors may be any
 
@@ -135,7 +135,7 @@ def test_splits_are_disjoint_and_complete():
 
 @pytest.mark.parametrize("test", [0, 4, 0.0, 1.0, -1])
 def test_a_split_needs_both_sides(test):
-    with pytest.raises(ValueError, match=rf"test={test} of 4 examples holds .* out; at least one"):
+    with pytest.raises(ValueError, match=rf"test={test} of 4 examples gives .* test examples: expected at least one"):
         from_arrays(np.zeros((4, 2)), test=test)
 
 

@@ -54,7 +54,7 @@ def test_many_are_fetched_at_once_where_the_source_can():
 
 
 def test_what_a_split_refuses():
-    with pytest.raises(ValueError, match=r"mine: test=0 of 5 holds 0 out; at least one"):
+    with pytest.raises(ValueError, match=r"mine: test=0 of 5 gives 0 for testing: expected at least one"):
         split(Numbers(5), 0, name="mine")
     with pytest.raises(ValueError, match=r"expected a name for each of 5 examples, got 2"):
         split(Numbers(5), names=["a", "b"])

@@ -166,7 +166,7 @@ assert not {"tensorflow", "torch"} & set(sys.modules)
 try:
     main([name, archive, f"--data_dir={folder}"])
 except SystemExit as end:
-    assert "is there already" in str(end), end
+    assert "already exists" in str(end), end
 """
 
 
@@ -182,7 +182,7 @@ def test_published_archives_become_data_sets_of_tfds(tmp_path, name):
 def test_preparing_others_takes_a_process_with_tensorflow(tmp_path):
     from data_lib import prepare
 
-    for code, message in ((3, r"has not tensorflow_datasets and tensorflow: pip .*prepare"), (1, "could not prepare")):
+    for code, message in ((3, r"lacks tensorflow_datasets or tensorflow: pip .*prepare"), (1, "could not prepare")):
         other = tmp_path / f"python{code}"
         other.write_text(f"#!/bin/sh\necho $3 $4 > {tmp_path}/asked\nexit {code}\n")
         other.chmod(0o755)
@@ -200,13 +200,13 @@ def test_preparing_others_takes_a_process_with_tensorflow(tmp_path):
 def test_without_tensorflow_the_network_is_not_tried(tmp_path):
     from data_lib import prepare
 
-    with pytest.raises(RuntimeError, match="has not tensorflow_datasets and tensorflow"):
+    with pytest.raises(RuntimeError, match="lacks tensorflow_datasets or tensorflow"):
         prepare.by_tfds("mnist", tmp_path)
 
 
 def test_unknown_and_overlapping_splits(prepared):
     line = refusal(prepared, train_split="valid")
-    assert line.endswith("3.0.2: no split 'valid', there are ['test', 'train']")
+    assert line.endswith("3.0.2: no split 'valid', it has ['test', 'train']")
     line = refusal(prepared, train_split="train[:60%]", test_split="train[50%:]")
     assert line.endswith("UserWarning: cifar10: the splits 'train[:60%]' and 'train[50%:]' share examples")
 

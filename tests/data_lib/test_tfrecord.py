@@ -77,7 +77,7 @@ def test_messages_are_read_as_google_writes_them():
 def test_shards_of_one_set_are_not_taken_for_resolutions(tmp_path):
     for k in range(2):
         written(tmp_path / f"train-0000{k}-of-00002.tfrecords", count=2)
-    with pytest.raises(ValueError, match=r"2 files of records, not one a resolution \(-r02 to -r10\): name one"):
+    with pytest.raises(ValueError, match=r"2 files of records, not one per resolution \(-r02 to -r10\): name one"):
         from_tfrecord(tmp_path)
 
 
@@ -92,13 +92,13 @@ def test_images_of_the_published_layout(tmp_path):
         assert {image.tobytes() for image in found} == {image.tobytes() for image in x}
 
 
-def test_files_that_are_cut_or_none(tmp_path):
+def test_files_that_are_truncated_or_of_another_format(tmp_path):
     path = tmp_path / "a.tfrecords"
     written(path, count=3)
     whole = path.read_bytes()
     for cut in (len(whole) - 1, len(whole) - 60, len(whole) // 3 + 5):
         path.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match=r"a\.tfrecords: cut within a record at byte \d+ of \d+"):
+        with pytest.raises(ValueError, match=r"a\.tfrecords: truncated within a record at byte \d+ of \d+"):
             from_tfrecord(path)
     path.write_bytes(b"no records here" * 5)
     with pytest.raises(ValueError, match=r"no TFRecord at byte 0 of 75: the checksum"):
@@ -116,6 +116,9 @@ def test_files_that_are_cut_or_none(tmp_path):
         ({"data": b"1"}, r"record \d: expected the features 'shape' \[C, H, W\] and 'data', got \['data'\]"),
         ({"shape": [3, 4, 5], "data": b"1"}, r"shape \(.*3.*4.*5.*\) and 1 bytes of data do not agree"),
         ({"shape": [3, 4], "data": b"1" * 12}, "expected the features"),
+        ({"shape": [3.0, 4.0, 5.0], "data": b"1" * 60}, "expected the features"),
+        ({"shape": b"345", "data": b"1" * 60}, "expected the features"),
+        ({"shape": [3, 4, 5], "data": [1]}, "expected the features"),
     ],
 )
 def test_records_of_something_else(tmp_path, features, message):

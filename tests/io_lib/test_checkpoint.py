@@ -177,7 +177,7 @@ def test_card_leaves_and_verification(tmp_path):
         checkpoints.wait()
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(checkpoint, "_checksums", lambda state: np.asarray([1], np.uint32))
-            with pytest.raises(DamagedError, match="5: a leaf is not what was written"):
+            with pytest.raises(DamagedError, match="5: a leaf differs from what was written"):
                 checkpoints.verify(5)
 
 
@@ -283,7 +283,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, rounds):
             warnings.simplefilter("always")
             found = checkpoints.restore(abstract(make_state(0)))
             assert_same(found, make_state(int(found.step)))
-            aside = [str(w.message) for w in warned if "the checkpoint before is taken" in str(w.message)]
+            aside = [str(w.message) for w in warned if "the previous checkpoint is used" in str(w.message)]
             assert bool(aside) == (int(found.step) == 1) == (copy / ".damaged" / "2").is_dir(), what
             checkpoints.save(3, make_state(3))  # it goes on
         told += bool(aside)
@@ -333,6 +333,6 @@ def test_a_checkpoint_of_another_layout_stays_where_it_is(tmp_path):
     with ocp.CheckpointManager(tmp_path) as manager:
         manager.save(5, args=ocp.args.StandardSave({"params": {"w": np.ones(3)}}))
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(ValueError, match=r"5 is no checkpoint of this version: it holds \['params'\]"):
+        with pytest.raises(ValueError, match=r"5 is not a checkpoint of this version: it holds \['params'\]"):
             checkpoints.restore(abstract(make_state(0)))
         assert checkpoints.steps() == [5]

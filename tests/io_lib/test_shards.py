@@ -91,6 +91,6 @@ def test_a_file_from_elsewhere_is_refused_and_a_damaged_one_drawn_again(tmp_path
         ours.count()
     moved.write_bytes(file.read_bytes()[:300])
     assert ours.count() == 10
-    assert "0000010-0000020.npz is damaged or not there" in capsys.readouterr().out
+    assert "0000010-0000020.npz is damaged or missing" in capsys.readouterr().out
     write(ours, (10, 20))
     assert ours.count() == 20

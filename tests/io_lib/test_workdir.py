@@ -101,7 +101,7 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"f", *kept} and (tmp_path / "f").read_text() == "whole"
 
 
-def test_alone(tmp_path):
+def test_lock(tmp_path):
     """A second process is refused, by the first one's number; a kill of the first leaves nothing behind."""
     code = f"""
 import sys, time

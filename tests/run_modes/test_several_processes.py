@@ -186,5 +186,5 @@ def test_what_fails_in_one_process_fails_in_all(monkeypatch):
 
 
 def test_a_directory_that_another_process_sees(tmp_path):
-    with pytest.raises(ConfigError, match="all processes of a run have to see the same directory"):
-        workdir.claimed(tmp_path, "{}")
+    with pytest.raises(ConfigError, match="all processes of a run must use the same directory"):
+        workdir.require_claimed(tmp_path, "{}")
