@@ -31,7 +31,11 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """d² of (1), by eigenvalues in float64; negative ones are rounding and count as 0."""
+    """d² of (1), by eigenvalues in float64; negative ones are rounding and count as 0, and so does a negative d².
+
+    Rounding moves an eigenvalue λ of C₁C₂ by up to ε λ_max, and √λ by ε λ_max/√λ, or √(ε λ_max) where λ is 0, with
+    ε = 2.2e-16: a distance below D times that is rounding.
+    """
     mean1, cov1, mean2, cov2 = (np.asarray(a, np.float64) for a in (mean1, cov1, mean2, cov2))
     d = mean1.size
     if not (mean1.shape == mean2.shape == (d,) and cov1.shape == cov2.shape == (d, d)):
@@ -41,4 +45,4 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     root1 = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     product = np.linalg.eigvalsh(root1 @ cov2 @ root1)
     trace = np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(product.clip(0)).sum()
-    return float(np.sum((mean1 - mean2) ** 2) + trace)
+    return max(0.0, float(np.sum((mean1 - mean2) ** 2) + trace))
