@@ -31,9 +31,11 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """d² of (1) for means [D] and covariances [D, D], in float64.
+    """d² of (1) for means [D] and covariances [D, D], in float64, by eigenvalues.
 
-    Negative eigenvalues are due to rounding and count as 0. ValueError for shapes that do not fit.
+    A negative eigenvalue or d² is due to rounding and counts as 0. Rounding moves an eigenvalue λ of C₁C₂ by up to
+    ε λ_max, and √λ by ε λ_max/√λ, or by √(ε λ_max) where λ is 0, with ε = 2.2e-16. A distance below D times that is
+    rounding. ValueError for shapes that do not fit.
     """
     mean1, cov1, mean2, cov2 = (np.asarray(a, np.float64) for a in (mean1, cov1, mean2, cov2))
     d = mean1.size
@@ -44,4 +46,4 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     root1 = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     product = np.linalg.eigvalsh(root1 @ cov2 @ root1)
     trace = np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(product.clip(0)).sum()
-    return float(np.sum((mean1 - mean2) ** 2) + trace)
+    return max(0.0, float(np.sum((mean1 - mean2) ** 2) + trace))

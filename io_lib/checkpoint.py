@@ -239,7 +239,11 @@ class Checkpoints:
             raise WriteError(f"a checkpoint could not be written to {self._directory}: {first}") from error
 
     @cached_property
-        found = self._undamaged(step, lambda: self._manager.restore(step, args=self._orbax.args.StandardRestore()))
+    def _manager(self) -> "CheckpointManager":
+        """Made when first needed, since it makes the directory."""
+        from orbax.checkpoint import checkpoint_managers
+
+        keep: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(self._keep_newest)]
         if self._keep_every is not None:
             keep.append(checkpoint_managers.EveryNSteps(self._keep_every))
         options = self._orbax.CheckpointManagerOptions(

@@ -11,7 +11,15 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def usual_promotion():
+    """optax raises a Python float to an integer array's power, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

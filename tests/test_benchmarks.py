@@ -18,7 +18,8 @@ from benchmarks import (
     sampler_problems,
     samplers,
 )
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 @pytest.mark.slow

@@ -16,8 +16,9 @@ from io_lib import workdir
 from io_lib.metrics import read_metrics
 from tests.environment import SMALL_PROGRAMS
 from tests.test_run_lib import final_state
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=tests/tiny_config.py"

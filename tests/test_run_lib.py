@@ -22,12 +22,7 @@ from tests.contracts import DoubleWell
 from tests.crash.workload import get_config as points_config
 from tests.tiny_config import get_config
 
-
-@pytest.fixture(autouse=True)
-def usual_promotion():
-    """optax raises a Python float to an integer array's power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 def final_state(directory, config):

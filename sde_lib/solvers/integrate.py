@@ -127,7 +127,9 @@ class Adaptive(PyTreeNode):
         return self.replace(rtol=10 * self.rtol, atol=10 * self.atol), 1 / 9
 
     @property
-    def _tableau(self) -> diffrax.ButcherTableau:
+    def _tableau(self) -> "diffrax.ButcherTableau":
+        import diffrax
+
         tableau = self.method.tableau
         if not isinstance(tableau, diffrax.ButcherTableau):
             raise TypeError(f"expected a method with one Butcher tableau; got {type(self.method).__name__}")
@@ -136,6 +138,8 @@ class Adaptive(PyTreeNode):
     @property
     def _order(self) -> int:
         """p of (2)."""
+        import diffrax
+
         order = self.method.order(diffrax.ODETerm(lambda t, y, args: y))
         if order is None:
             raise TypeError(f"expected a method of known order; got {type(self.method).__name__}")

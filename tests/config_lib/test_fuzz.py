@@ -14,7 +14,8 @@ from run_modes.experiment import make_experiment
 from run_modes.training_loop import check_shapes
 from tests.config_lib import fuzz
 from tests.crash.workload import get_config as points
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 def digits():

@@ -19,7 +19,8 @@ from run_modes.experiment import NO_SAMPLERS, make_experiment
 from sde_lib import VE, last_mean
 from sde_lib.losses import half_sum, mean
 from tests.config_lib.counting import unet
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("digits", "digits_ve", "digits_subvp", "points")

@@ -21,8 +21,9 @@ from run_modes.data import log_shared
 from tests.data_lib.test_archives import mnist
 from tests.data_lib.test_images import folder_of, spoiled
 from tests.data_lib.test_tfrecord import example, frame, written
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 def built(config):

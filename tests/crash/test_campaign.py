@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.crash import campaign
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 @pytest.mark.parametrize(

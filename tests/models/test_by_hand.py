@@ -10,7 +10,7 @@ from models.adm import ADMBlock, HeadsAttention
 from models.dit import DiTBlock
 from models.refinenet import CRPBlock, MSFBlock, RCUBlock, RefineBlock
 from tests.contracts import NETWORKS
-from tests.models.test_every_network import KEY, batch, shapes
+from tests.models.common import KEY, batch, shapes
 
 
 def drawn(module, *arguments):

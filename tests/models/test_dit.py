@@ -8,7 +8,7 @@ import pytest
 from models import ADM, DIT_SIZES, DiT, LinenNetwork, NCSNpp
 from models.dit import DiTBlock, from_patches, modulated, positions_of, to_patches
 from tests.contracts import NETWORKS
-from tests.models.test_every_network import KEY, batch, jit, random_params, shapes
+from tests.models.common import KEY, batch, jit, random_params, shapes
 
 C_NOISE = jnp.array([0.6, 2.3], jnp.float32)
 

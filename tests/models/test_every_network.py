@@ -12,33 +12,15 @@ import pytest
 from models import LinenNetwork
 from sde_lib import VP, PredictNoise, ScaledTime, dsm_loss, make_score_fn, sample_keys
 from sde_lib.losses import mean
-from tests.contracts import CONVOLUTIONAL, NETWORKS, QUICK, quickly
+from tests.contracts import CONVOLUTIONAL, NETWORKS, quickly
+from tests.models.common import KEY, batch, jit, random_params, shapes
 
-KEY = jax.random.key(0)
 EVENT = (6, 5, 2)
-jit = partial(jax.jit, compiler_options=QUICK)
 each_network = pytest.mark.parametrize("name", NETWORKS)
 NEW = ("ncsnv2", "adm", "dit")  # in `make test`; NCSN++ has tests of its own, and NCSN is NCSNv2 with other norms
 
 
 BLIND = ("ncsnv2",)  # to the noise level
-
-
-def shapes(net, *event):
-    return jax.eval_shape(
-        lambda key: LinenNetwork(net).init(key, jnp.zeros((1, *event), jnp.float32), jnp.zeros(1)), KEY
-    )
-
-
-def random_params(net, *event, seed=3):
-    """Random in every leaf, the zero-initialized ones too, so that nothing is silent."""
-    leaves, treedef = jax.tree.flatten(shapes(net, *event))
-    rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(treedef, [jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype) for a in leaves])
-
-
-def batch(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @functools.cache

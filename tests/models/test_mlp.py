@@ -7,13 +7,9 @@ import optax
 import pytest
 
 from models import MLP, LinenNetwork
+from tests.models.common import KEY, batch
 
-KEY = jax.random.key(0)
 C_NOISE = jnp.array([0.3, -1.2, 0.3], jnp.float32)
-
-
-def batch(*shape):
-    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
 
 def shaken(params):

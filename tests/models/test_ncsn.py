@@ -9,7 +9,7 @@ from flax import linen as nn
 from models import NCSN, LinenNetwork, NCSNv2, ncsnv2_levels
 from models.ncsn import nearest_level
 from models.refinenet import InstanceNormPlus, max_of_5, mean_of_5, ncsn_conv, resized
-from tests.models.test_every_network import KEY, batch, jit, random_params, shapes
+from tests.models.common import KEY, batch, jit, random_params, shapes
 
 
 def by_hand(x, alpha, gamma, beta, ddof=0):

@@ -1,40 +1,20 @@
 """The U-Net: the published size, any spatial shape, conditioning, dropout, independence of the samples."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from models import LinenNetwork, NCSNpp
+from tests.models.common import KEY, batch, jit, random_params, shapes
 
 TINY = dict(nf=4, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), dropout=0.0)
 NCSNPP = dict(embedding="fourier", fir_taps=(1, 3, 3, 1), progressive_input="residual")
 ONE_LEVEL = {**TINY, "ch_mult": (1,)}
-KEY = jax.random.key(0)
-# These compile often and run once: without XLA's optimization that takes a quarter of the time.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def shapes(net, *event):
-    x, c_noise = jnp.zeros((2, *event)), jnp.zeros(2)
-    return jax.eval_shape(lambda key: LinenNetwork(net).init(key, x, c_noise), KEY)
 
 
 def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def random_params(net, *event, seed=3):
-    """Random in every leaf, the zero-initialized ones too, so that nothing is silent."""
-    leaves, treedef = jax.tree.flatten(shapes(net, *event))
-    rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(treedef, [jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype) for a in leaves])
-
-
-def batch(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def compiled(net):

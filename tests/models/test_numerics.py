@@ -10,7 +10,8 @@ import pytest
 
 from models import LinenNetwork, NCSNpp
 from models.layers import rematerialized
-from tests.models.test_ncsnpp import C_NOISE, KEY, NCSNPP, ONE_LEVEL, TINY, batch, jit, random_params, shapes
+from tests.models.common import KEY, batch, jit, random_params, shapes
+from tests.models.test_ncsnpp import C_NOISE, NCSNPP, ONE_LEVEL, TINY
 
 SKIPS = dict(progressive_input="input_skip", progressive="output_skip", fir_taps=(1, 3, 3, 1))
 EVENT = (8, 8, 3)

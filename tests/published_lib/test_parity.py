@@ -20,7 +20,8 @@ from sde_lib import LikelihoodWeight, SigmaSquared, dsm_loss, make_score_fn, mak
 from sde_lib.losses import half_sum, mean
 from tests.helpers import keys
 from tests.published_lib.published import GOLDEN, NETWORKS, STEP, config_of, golden, is_ve, scale, to_ours
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 KEY = jax.random.key(0)
 

@@ -17,7 +17,8 @@ from sde_lib import VE, LikelihoodWeight, PredictScore, SigmaSquared, discrete_v
 from sde_lib.losses import half_sum, mean
 from tests.published_lib.published import GOLDEN, STEP, golden
 from tests.published_lib.test_parity import given, relative
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 LEVELS = 232
 TORCH = dict(refine_mult=(2, 2, 1, 1), resize="corners", unbiased=True)

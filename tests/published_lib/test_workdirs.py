@@ -22,7 +22,8 @@ from sde_lib.solvers.integrate import Adaptive
 from tests.published_lib.published import GOLDEN, NETWORKS, STEP, config_of
 from tests.published_lib.test_parity_ncsnv2 import LEVELS, TORCH
 from tests.test_run_lib import final_state
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 FILES = sorted(str(path.relative_to(GOLDEN)) for path in GOLDEN.glob("*/*") if path.suffix in (".msgpack", ".pth"))
 

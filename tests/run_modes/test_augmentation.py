@@ -10,8 +10,9 @@ from io_lib.metrics import read_metrics
 from models import NCSNpp
 from run_modes.experiment import build_augmentation, make_experiment
 from tests.test_run_lib import final_state
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 ONE = jax.devices()[:1]
 

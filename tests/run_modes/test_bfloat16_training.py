@@ -8,7 +8,8 @@ import pytest
 
 import run_lib
 from configs.digits import get_config
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 STEPS = 200
 

@@ -17,8 +17,9 @@ from run_modes import sample_metrics
 from run_modes.eval_loss import EvalLoss, loss_curve
 from run_modes.experiment import make_experiment
 from run_modes.trained import open_trained
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 @pytest.fixture(scope="module")

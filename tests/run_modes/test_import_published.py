@@ -22,8 +22,9 @@ from run_modes.state import restore_state
 from tests.published_lib.published import GOLDEN, STEP, config_of
 from tests.test_main import checkpoints, main
 from tests.test_run_lib import final_state
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config as tiny_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 # The work directory
 

@@ -15,7 +15,8 @@ from run_modes.experiment import make_experiment
 from run_modes.inspect_run import inspect
 from run_modes.state import digest, init_state_on_devices
 from tests.crash.workload import get_config
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 @pytest.fixture(scope="module")

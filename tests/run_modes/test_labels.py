@@ -10,8 +10,9 @@ from data_lib import ArraySource, Dataset, Identity
 from models import MLP
 from sde_lib import Sampler, adam, as_is, dsm_loss
 from sde_lib.solvers import DDIM
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 ONE = jax.devices()[:1]
 CENTRES = np.asarray([-1.0, 0.0, 1.0], np.float32)

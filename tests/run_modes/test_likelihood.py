@@ -12,8 +12,9 @@ from config_lib.spec import ConfigError, spec
 from data_lib import Identity, Scale, from_arrays, gather
 from run_modes import bits
 from sde_lib import Fixed, Likelihood, LogSNRGrid, nats_to_bits
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 DATA = from_arrays(np.random.default_rng(0).integers(0, 17, size=(60, 3)).astype(np.uint8), test=20)
 

@@ -13,7 +13,8 @@ from run_modes.experiment import make_experiment
 from run_modes.plan import Plan, parse_size, plan, shown, to_try
 from run_modes.state import init_state_on_devices
 from tests.crash.workload import get_config
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 def wide(batch_size=1024):

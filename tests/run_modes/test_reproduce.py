@@ -19,8 +19,9 @@ from run_modes import reproduce
 from run_modes.import_published import import_checkpoint
 from tests.published_lib.published import GOLDEN, STEP, config_of
 from tests.test_main import CONFIG, ENVIRONMENT, ROOT, command
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
 def small():

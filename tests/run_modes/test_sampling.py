@@ -17,8 +17,9 @@ from run_modes import sample
 from run_modes.trained import open_trained
 from sde_lib import VE, AdaptiveSDE, EDMGrid, PowerGrid, ProbabilityFlowODE, Sampler
 from sde_lib.solvers import Ancestral, Heun, Langevin, PredictorCorrector
-from tests.test_run_lib import usual_promotion as usual_promotion
 from tests.tiny_config import get_config
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 corrected = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16))
 published = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16, norm="batch"))

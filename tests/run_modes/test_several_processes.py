@@ -20,7 +20,8 @@ from run_modes.devices import make_devices
 from tests.environment import SMALL_PROGRAMS
 from tests.test_main import ROOT
 from tests.test_run_lib import final_state
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 STEPS = 120
 SETTINGS = (

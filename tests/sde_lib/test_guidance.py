@@ -22,7 +22,8 @@ from sde_lib import (
     sample_keys,
 )
 from sde_lib.solvers import DDIM
-from tests.test_run_lib import usual_promotion as usual_promotion
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM()}
 DATA = GaussianMixture(

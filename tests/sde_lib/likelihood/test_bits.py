@@ -21,7 +21,6 @@ from sde_lib import (
     dequantize,
     dsm_loss,
     gaussian,
-    sample_keys,
 )
 from sde_lib.likelihood.bits import bits_per_dim, elbo, nats_to_bits
 from sde_lib.likelihood.dequantization import Dequantizer, fit_dequantizer
@@ -34,15 +33,11 @@ from sde_lib.training.likelihood_weighting import (
     log_snr_range,
 )
 from tests.contracts import DIAGONAL, SDES, DoubleWell, quick
-from tests.helpers import with_draws
+from tests.helpers import keys, with_draws
 
 FAST = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "straight_line": RectifiedFlow()}
 ALL = SDES | DIAGONAL
 each_sde = pytest.mark.parametrize("name", ALL)
-
-
-def keys(n, seed=0):
-    return sample_keys(jax.random.key(seed), jnp.arange(n))
 
 
 def anisotropic(dim):

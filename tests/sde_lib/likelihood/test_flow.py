@@ -18,20 +18,16 @@ from sde_lib import (
     SubVP,
     expand,
     gaussian,
-    sample_keys,
 )
 from sde_lib.likelihood.divergence import Exact, Hutchinson, HutchPlusPlus
 from sde_lib.likelihood.flow import Likelihood, slerp
 from sde_lib.solvers.integrate import Adaptive, Fixed
 from tests.contracts import DIAGONAL, SDES
+from tests.helpers import keys
 
 FAST = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "straight_line": RectifiedFlow()}
 TIGHT = Adaptive(rtol=1e-8, atol=1e-8)
 COARSE = Fixed(grid=LogSNRGrid(), num_steps=12)
-
-
-def keys(n, seed=0):
-    return sample_keys(jax.random.key(seed), jnp.arange(n))
 
 
 def isotropic(dim):

@@ -264,13 +264,6 @@ def test_finite_at_both_ends_in_float32(sde):
         assert np.all(np.isfinite(drift(draws, t, score)))
 
 
-@pytest.fixture
-def usual_promotion():
-    """optax's Adam mixes dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.mark.slow
 def test_a_schedule_is_learnt_by_gradient(usual_promotion):
     """The variance-minimizing schedule (Kingma et al. 2021, section 5.1): the loss with the likelihood weight keeps its

@@ -26,7 +26,6 @@ from sde_lib import (
     gaussian,
     init_state,
     make_score_fn,
-    sample_keys,
     simulate,
     simulate_path,
     sliced_loss,
@@ -36,7 +35,7 @@ from sde_lib.processes.coefficients import accumulated_noise_std
 from sde_lib.processes.paths import sliced_distance
 from sde_lib.solvers import EulerMaruyama, Heun
 from tests.contracts import DoubleWell
-from tests.helpers import train_step, with_draws
+from tests.helpers import keys, train_step, with_draws
 
 DATA = GaussianMixture(
     means=jnp.asarray([[-1.2], [0.4]]), stds=jnp.asarray([[0.25], [0.35]]), weights=jnp.asarray([0.4, 0.6])
@@ -54,10 +53,6 @@ class Linear(NonlinearSDE):
 
 
 VP_TWIN = VP(beta_min=0.1, beta_max=10.0)
-
-
-def keys(n, seed=0):
-    return sample_keys(jax.random.key(seed), jnp.arange(n))
 
 
 class FokkerPlanck:
@@ -209,13 +204,6 @@ def test_mixture_density():
     np.testing.assert_allclose(np.trapezoid(p, dx=0.003), 1.0, atol=1e-5)
     clean = DATA.marginal_log_prob(VP(), x, jnp.asarray(1e-9))
     np.testing.assert_allclose(DATA.log_prob(x), clean, rtol=1e-4)
-
-
-@pytest.fixture
-def usual_promotion():
-    """optax's Adam mixes dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 class Ring(NonlinearSDE):

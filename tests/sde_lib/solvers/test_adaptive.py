@@ -23,7 +23,6 @@ from sde_lib import (
     as_is,
     gaussian,
     last_mean,
-    sample_keys,
     tweedie,
     x0_hat,
 )
@@ -32,6 +31,7 @@ from sde_lib.solvers import Heun, integrate
 from sde_lib.solvers.adaptive import AdaptiveSDE, ProbabilityFlowODE, brownian_path, redrawn
 from sde_lib.solvers.integrate import Adaptive
 from tests.contracts import DoubleWell
+from tests.helpers import keys
 from tests.sde_lib.processes.test_paths import VP_TWIN, Linear
 
 PAIR = gaussian(jnp.asarray([0.5, -0.2]), jnp.asarray([0.4, 0.9]))
@@ -42,10 +42,6 @@ WIDE = FOUR.replace(stds=jnp.full((4, 2), 0.4))
 SDE_SAMPLER = AdaptiveSDE(rel_tol=0.1, t_end=1e-3)
 ODE_SAMPLER = ProbabilityFlowODE(ode=Adaptive(rtol=1e-4, atol=1e-4), t_end=1e-3)
 each_sampler = pytest.mark.parametrize("sampler", [SDE_SAMPLER, ODE_SAMPLER], ids=["sde", "ode"])
-
-
-def keys(n, seed=0):
-    return sample_keys(jax.random.key(seed), jnp.arange(n))
 
 
 def limited(sampler, max_steps):

@@ -19,7 +19,6 @@ from sde_lib import (
     as_is,
     gaussian,
     sample,
-    sample_keys,
 )
 from sde_lib.parameterization import eps_hat, x0_hat
 from sde_lib.sde import expand, per_time
@@ -29,6 +28,7 @@ from sde_lib.solvers.churn import EDMHeun
 from sde_lib.solvers.exponential import SEEDS2, DPMSolver
 from sde_lib.solvers.multistep import DEIS, DPMSolverPlusPlus, UniPC
 from tests.contracts import CLOSED, FAST, FAST_FLOW, FAST_NOISY, QUICK, SDES, quickly, together
+from tests.helpers import keys as keys_of
 
 FLOW, SOLVERS = FAST_FLOW, FAST
 
@@ -58,10 +58,6 @@ WAYS = {
     "discrete_vp": (SDES["discrete_vp"], 0.7, 0.15),
     "discrete_ve": (SDES["discrete_ve"], 0.75, 0.4),
 }
-
-
-def keys_of(count, seed=0):
-    return sample_keys(jax.random.key(seed), jnp.arange(count))
 
 
 @functools.cache

@@ -24,10 +24,10 @@ from sde_lib import (
     as_is,
     gaussian,
     optimized_grid,
-    sample_keys,
 )
 from sde_lib.solvers import DDIM, DPMSolver
 from tests.contracts import QUICK
+from tests.helpers import keys as keys_of
 
 FOUR = GaussianMixture(
     means=jnp.asarray([[-1.0, -0.6], [-0.8, 0.9], [1.0, -1.0], [0.7, 1.1]]),
@@ -35,10 +35,6 @@ FOUR = GaussianMixture(
     weights=jnp.asarray([0.1, 0.2, 0.3, 0.4]),
 )
 ORDERS = {"ddim": (DDIM(), 1), "dpm2": (DPMSolver(order=2), 2)}
-
-
-def keys_of(count, seed=0):
-    return sample_keys(jax.random.key(seed), jnp.arange(count))
 
 
 @functools.partial(jax.jit, static_argnames=("order", "num_knots", "shape"), compiler_options=QUICK)

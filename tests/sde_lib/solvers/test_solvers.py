@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sde_lib import LogSNRGrid, UniformGrid, as_is, gaussian, sample, sample_keys, sample_path
+from sde_lib import LogSNRGrid, UniformGrid, as_is, gaussian, sample, sample_path
 from sde_lib.sde import expand
 from sde_lib.solvers import (
     DDIM,
@@ -22,6 +22,7 @@ from sde_lib.solvers import (
     ReverseDiffusion,
 )
 from tests.contracts import DETERMINISTIC, SDES, SOLVERS, STEPPERS, DoubleWell, each_sde, quick, quickly
+from tests.helpers import keys as keys_of
 
 DIM, COUNT, STEPS = 16, 2000, 200
 each_solver = pytest.mark.parametrize("name", SOLVERS)
@@ -38,10 +39,6 @@ def marginal_moments(data, sde, t):
     alpha, sigma = jnp.asarray(sde.alpha(t)), jnp.asarray(sde.sigma(t))
     alpha, sigma = alpha.reshape(-1), sigma.reshape(-1)
     return alpha * data.means[0], jnp.sqrt((alpha * data.stds[0]) ** 2 + sigma**2)
-
-
-def keys_of(count, seed=0):
-    return sample_keys(jax.random.key(seed), jnp.arange(count))
 
 
 def run(solver, sde, data, count, steps, t_end=0.0, seed=0):

@@ -14,13 +14,6 @@ pytestmark = pytest.mark.usefixtures("usual_promotion")
 X = jax.random.normal(jax.random.key(9), (64, 3), jnp.float32)
 
 
-@pytest.fixture
-def usual_promotion():
-    """optax raises a Python float to an integer array's power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def network(params, x, c_noise, *, cond=None, key=None, train=False):
     keep = jax.random.bernoulli(key, 0.9, x.shape) if train else jnp.ones(x.shape, bool)
     return jnp.where(keep, x @ params["w"] + c_noise[:, None] * params["b"][None], 0)

@@ -34,13 +34,6 @@ from tests.helpers import objective
 pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 
-@pytest.fixture
-def usual_promotion():
-    """optax.adam raises a Python float to an integer array's power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def network(params, x, c_noise, *, cond=None, key=None, train=False):
     """Linear in x with a scale that a few powers of c_noise choose: can be exact for normal data."""
     features = jnp.stack([c_noise**i for i in range(4)], axis=-1)
