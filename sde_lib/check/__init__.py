@@ -43,8 +43,7 @@ _ANY = {
 def check_sde(
     sde: SDE, *, shape: tuple[int, ...] | None = None, data=None, data_mean=0.0, data_std=1.0, seed=0, verbose=True
 ) -> Report:
-    """Measures whether the methods of `sde` agree with each other, and with data of the given mean and standard
-    deviation.
+    """Measures whether the methods of `sde` agree with each other, and with data of this mean and standard deviation.
 
     `shape` is an event's; by default it is that of the process's coefficients, or (4,) where coordinates are alike.
     Data are assumed to be normal, with numbers for mean and deviation, or arrays that broadcast to the shape. `data`

@@ -189,8 +189,7 @@ class Case(NamedTuple):
         return np.random.default_rng(self.seed).normal(size=(count, *self.shape))
 
     def times(self, count: int) -> np.ndarray:
-        """3 count + 1 times that float32 represents, from t_min to t_max: equidistant ones, and finer ones toward both
-        ends.
+        """3 count + 1 times in float32 from t_min to t_max: equidistant ones, and ever finer ones toward both ends.
 
         The equidistant ones avoid the round numbers at which tables have their knots.
         """

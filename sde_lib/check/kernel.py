@@ -183,20 +183,24 @@ def check_numbers(case: Case) -> Iterator[Row]:
         error = np.where(late, 0.0, np.abs(single - double) / scale)
         error = np.where(np.isfinite(single) & (single >= lowest), error, np.inf)
         k = worst(error)
-        got, want = np.min(single[k]), np.min(double[k])
-        hint = f"it is {got:.5g}, and {want:.5g} in float64, at t = {t[k]:.3g}: look at {name}"
-        if np.isfinite(want) and want >= lowest:
+        got, expected = np.min(single[k]), np.min(double[k])
+        hint = f"it is {got:.5g}, and {expected:.5g} in float64, at t = {t[k]:.3g}: look at {name}"
+        if np.isfinite(expected) and expected >= lowest:
             hint += "; −expm1(−x) keeps the digits that 1 − exp(−x) loses"
         yield Row(f"{name} in float32", float(np.max(error)), EXACT, hint)
 
 
-def _compared(got: np.ndarray, want: np.ndarray, error: np.ndarray, t: np.ndarray, what: str) -> str:
+def _compared(got: np.ndarray, expected: np.ndarray, error: np.ndarray, t: np.ndarray, what: str) -> str:
     """'2.00 times what at every t', or the value and the expected value at the worst t."""
-    got, want, error = np.broadcast_arrays(got, want, error)
+    got, expected, error = np.broadcast_arrays(got, expected, error)
     k = worst(error)
     j = np.argmax(np.nan_to_num(error[k], nan=np.inf))
-    got_k, want_k = got[k].flat[j], want[k].flat[j]
-    if np.isfinite(got_k) and want_k and np.all(np.abs(got * want_k - want * got_k) <= 0.02 * np.abs(want * got_k)):
-        return f"{got_k / want_k:.2f} times {what} at every t"
-    times = f" ({got_k / want_k:.2f} times)" if want_k else ""
-    return f"{got_k:.3g} where {what} is {want_k:.3g}{times}, at t = {t[k]:.3g}"
+    got_k, expected_k = got[k].flat[j], expected[k].flat[j]
+    if (
+        np.isfinite(got_k)
+        and expected_k
+        and np.all(np.abs(got * expected_k - expected * got_k) <= 0.02 * np.abs(expected * got_k))
+    ):
+        return f"{got_k / expected_k:.2f} times {what} at every t"
+    times = f" ({got_k / expected_k:.2f} times)" if expected_k else ""
+    return f"{got_k:.3g} where {what} is {expected_k:.3g}{times}, at t = {t[k]:.3g}"

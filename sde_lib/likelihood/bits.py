@@ -34,8 +34,8 @@ In (3) λ is drawn uniformly in strata of two draws, whose difference gives the 
 expectation 0, c² (‖ε‖² − d) with c = α²/(α² + σ²), is subtracted from each ‖ε + σ s‖². For data of unit variance it is
 all of the noise.
 
-Kingma et al. 2021: "Variational Diffusion Models", arXiv:2107.00630. Song et al. 2021b: "Maximum Likelihood Training of
-Score-Based Diffusion Models", arXiv:2101.09258.
+Kingma et al. 2021: "Variational Diffusion Models", arXiv:2107.00630.
+Song et al. 2021b: "Maximum Likelihood Training of Score-Based Diffusion Models", arXiv:2101.09258.
 """
 
 import math

@@ -59,8 +59,7 @@ def full_precision(function: Callable) -> Callable:
 
 
 class _Rows(NamedTuple):
-    """The rows between tries: y, its slope there, the completed fraction of the interval, the next h, the number of
-    tries.
+    """The rows between tries: y, its slope, the completed fraction of the interval, the next h, the number of tries.
 
     All are floats, as diffrax requires.
     """
