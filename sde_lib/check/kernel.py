@@ -196,11 +196,8 @@ def _compared(got: np.ndarray, expected: np.ndarray, error: np.ndarray, t: np.nd
     k = worst(error)
     j = np.argmax(np.nan_to_num(error[k], nan=np.inf))
     got_k, expected_k = got[k].flat[j], expected[k].flat[j]
-    if (
-        np.isfinite(got_k)
-        and expected_k
-        and np.all(np.abs(got * expected_k - expected * got_k) <= 0.02 * np.abs(expected * got_k))
-    ):
+    difference = np.abs(got * expected_k - expected * got_k)
+    if np.isfinite(got_k) and expected_k and np.all(difference <= 0.02 * np.abs(expected * got_k)):
         return f"{got_k / expected_k:.2f} times {what} at every t"
     times = f" ({got_k / expected_k:.2f} times)" if expected_k else ""
     return f"{got_k:.3g} where {what} is {expected_k:.3g}{times}, at t = {t[k]:.3g}"
