@@ -26,8 +26,7 @@ from sde_lib.sde import Time
 def classifier_guided(
     score_fn: ScoreFn, log_prob: Callable[[Float[Array, "B ..."], Time], Float[Array, " B"]], scale: Scalar = 1.0
 ) -> ScoreFn:
-    """(1), with log_prob(x, t) = log p_t(c | x) [B] for the chosen c, up to a constant; row i depends on row i of x
-    only.
+    """(1), with log_prob(x, t) = log p_t(c | x) [B] for the chosen c, up to a constant; entry i depends on x[i].
 
     Each evaluation costs one of the score, and one of log_prob with its gradient. The classifier is evaluated at every
     t, so it must be trained on noisy data.

@@ -177,8 +177,7 @@ def sample_path(
     times: Times,
     keep: Sequence[int] | np.ndarray | None = None,
 ) -> Float[Array, "K B ..."]:
-    """The samples at times[keep] [K, B, ...], for pictures of the trajectory; at every time, x_T first, if `keep` is
-    None.
+    """The samples at times[keep] [K, B, ...], to show the trajectory; at every time, x_T first, if `keep` is None.
 
     `keep` holds increasing indices from 0 to N, else ValueError. Memory is allocated for these samples only.
     """

@@ -100,12 +100,11 @@ class ScoreModel(PyTreeNode):
         first: int = 0,
         dequantizer: Dequantizer | None = None,
     ) -> Float[Array, " B"]:
-        """Bits per dimension [B] of discrete data x [B, *shape], by dequantization with `samples` draws
-        (`likelihood.bits`).
+        """Bits per dimension [B] of discrete data x [B, *shape], by dequantization with `samples` draws.
 
-        The draws are uniform, or from a trained `dequantizer`, which is in model space. `step` is the distance between
-        neighboring values in the units of the data: 1 for integer types, required for others. `first` is the index of
-        x's first row in the stream of `key`, for a data set in several parts.
+        See `sde_lib.likelihood.bits`. The draws are uniform, or from a trained `dequantizer`, which is in model space.
+        `step` is the distance between neighboring values in the units of the data: 1 for integer types, required for
+        others. `first` is the index of x's first row in the stream of `key`, for a data set in several parts.
 
         Raises ValueError without a step. Raises it also for several samples with a likelihood estimated by probes:
         their noise is averaged as exp(noise), which would overestimate the likelihood.
@@ -126,7 +125,7 @@ class ScoreModel(PyTreeNode):
         cond: Any = None,
         first: int = 0,
     ) -> Elbo:
-        """The reverse SDE's lower bound on log p(x) in nats (`likelihood.bits`).
+        """The reverse SDE's lower bound on log p(x) in nats (`sde_lib.likelihood.bits`).
 
         With `levels`, all values that x can take, it bounds log P(x) of discrete data. That requires a transform that
         treats all coordinates alike, else ValueError.
@@ -139,8 +138,7 @@ class ScoreModel(PyTreeNode):
         return found if levels is not None else found._replace(value=found.value + self._log_volume())
 
     def bin_width(self, x: Data, step: float | None = None) -> np.ndarray:
-        """The distance between neighboring values of x in model space, for each coordinate. ValueError if it is
-        unknown."""
+        """The distance between neighboring values of x in model space, per coordinate. ValueError if it is unknown."""
         if step is None and not np.issubdtype(np.asarray(x).dtype, np.integer):
             raise ValueError(
                 f"bits per dimension require discrete data: expected an integer type, got {np.asarray(x).dtype}. For "

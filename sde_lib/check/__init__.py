@@ -1,13 +1,13 @@
 """Does a process agree with itself? `check_sde` measures, and names the method to look at.
 
-A process says the same things several times over, and each module here compares some of them, by equations numbered
-through all three:
+A process states the same things several times. Each module here compares some of them, by equations numbered across all
+three:
 
     kernel    α, σ, drift and diffusion, at single times and over all of them                 (1) to (3)
     prior     the marginal at t_max, the prior's draws and its density                        (4) to (6)
     reverse   the reverse drifts, and whether they lead back to the data                      (7)
 
-`case` evaluates the process for them, `report` holds what they find.
+`case` evaluates the process for them, `report` holds their results.
 """
 
 import math
@@ -20,17 +20,17 @@ from sde_lib.check.prior import check_prior_of_kernel, check_prior_of_paths
 from sde_lib.check.report import Report as Report
 from sde_lib.check.report import Row
 from sde_lib.check.report import SDECheckError as SDECheckError
-from sde_lib.check.reverse import check_reverse, check_way_back
+from sde_lib.check.reverse import check_return, check_reverse
 from sde_lib.sde import SDE
 
-# Groups of comparisons, each of which supposes that those before it passed.
+# Groups of comparisons. Each assumes that those before it passed.
 _GAUSSIAN = {
     "the methods": check_methods,
     "the kernel": check_kernel,
     "float32": check_numbers,
     "the prior": check_prior_of_kernel,
     "the reverse drifts": check_reverse,
-    "the way back": check_way_back,
+    "the return to the data": check_return,
 }
 _ANY = {
     "the methods": check_methods,
@@ -43,15 +43,15 @@ _ANY = {
 def check_sde(
     sde: SDE, *, shape: tuple[int, ...] | None = None, data=None, data_mean=0.0, data_std=1.0, seed=0, verbose=True
 ) -> Report:
-    """Measures whether the methods of `sde` agree with each other, and with data of the given mean and deviation.
+    """Measures whether the methods of `sde` agree with each other, and with data of this mean and standard deviation.
 
-    `shape` is an event's; left out, it is that of the process's coefficients, or (4,) where coordinates are alike. Data
-    are taken to be normal, with numbers for mean and deviation or arrays that broadcast to the shape. `data`
-    [N, *shape], draws of x_0, give shape and both moments instead, and are where simulated paths start.
+    `shape` is an event's; by default it is that of the process's coefficients, or (4,) where coordinates are alike.
+    Data are assumed to be normal, with numbers for mean and deviation, or arrays that broadcast to the shape. `data`
+    [N, *shape], draws of x_0, replace the shape and both moments; simulated paths then start from them.
 
-    Any SDE will do; one with `alpha` and `sigma` is checked as one with a linear drift. With float64 enabled or not, in
-    seconds on a CPU. Prints the report unless told not to. Raises SDECheckError, which names the methods to look at.
-    The groups of comparisons build on each other, so the first group in which something fails is the last one made.
+    Any SDE is accepted; one with `alpha` and `sigma` is checked as one with a linear drift. Takes seconds on a CPU,
+    with float64 enabled or not. Prints the report if `verbose`. Raises SDECheckError, which names the methods to look
+    at. The groups of comparisons build on each other, so the first group with a failure is the last one made.
     """
     case = Case.of(sde, shape, data, data_mean, data_std, seed)
     rows, cause, groups = [], None, dict(_GAUSSIAN if case.gaussian else _ANY)

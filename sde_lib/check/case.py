@@ -1,4 +1,4 @@
-"""A process beside its data, as the comparisons see it: its methods as compiled programs, and their values in float64.
+"""A process and its data for the comparisons: its methods as compiled programs, and their values in float64.
 
 A method that raises, or returns the wrong shape, becomes a BrokenError with its name.
 """
@@ -14,7 +14,7 @@ from sde_lib.noise import fold, sample_keys
 from sde_lib.processes.paths import heun_step
 from sde_lib.sde import SDE, has_kernel
 
-PIECE = 512  # of the times that a program takes at once
+PIECE = 512  # times per call of a program
 
 
 class BrokenError(Exception):
@@ -25,8 +25,8 @@ class BrokenError(Exception):
         super().__init__(message)
 
 
-# Programs of which the process is an argument, so that its parameters can change without a compilation. Each runs a few
-# times only, and XLA's optimization does not pay.
+# Programs take the process as an argument, so that its parameters can change without a compilation. Each runs a few
+# times only, so XLA's optimization does not pay.
 _program = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -37,15 +37,15 @@ def _value(sde: SDE, name: str, *args):
         raise BrokenError(name, f"under jit {name} raises {type(error).__name__}: {error}") from error
 
 
-def _moved(sde: SDE, name: str, x, *args):
-    """A method that takes x and returns its like."""
+def _of_same_shape(sde: SDE, name: str, x, *args):
+    """The value of a method that takes x and returns an array of its shape."""
     value = _value(sde, name, x, *args)
     if value.shape != x.shape:
         raise BrokenError(name, f"{name} has shape {value.shape} for x of shape {x.shape}")
     return value
 
 
-def _fitted(name: str, value, shape: tuple[int, ...]):
+def _as_coefficient(name: str, value, shape: tuple[int, ...]):
     """A coefficient as an array that broadcasts to `shape` [B, *event], and has B rows."""
     fits = len(value.shape) == len(shape) and all(m in (1, n) for m, n in zip(value.shape, shape, strict=True))
     if not fits and value.shape not in ((), shape[:1]):
@@ -60,11 +60,11 @@ def _names(sde: SDE) -> list[str]:
 
 @partial(_program, static_argnums=2)
 def coefficients_program(sde: SDE, t, event: tuple[int, ...]) -> dict:
-    """Each coefficient at times [N], [N, *event] with axes of 1 where coordinates are alike."""
+    """Each coefficient at times [N]: [N, *event], with axes of 1 where coordinates are alike."""
     shape = (len(t), *event)
-    values = {name: _fitted(name, _value(sde, name, t), shape) for name in _names(sde)}
+    values = {name: _as_coefficient(name, _value(sde, name, t), shape) for name in _names(sde)}
     if hasattr(sde, "alpha") and not hasattr(sde, "drift_rate"):
-        values["drift_rate"] = _moved(sde, "drift", jnp.ones(shape, t.dtype), t)
+        values["drift_rate"] = _of_same_shape(sde, "drift", jnp.ones(shape, t.dtype), t)
     return values
 
 
@@ -73,23 +73,23 @@ def rows_program(sde: SDE, x, t) -> tuple[dict, dict]:
     """Coefficients and drift of a batch with times [B], and row by row with a scalar t."""
 
     def values(x, t):
-        coefficients = {name: _fitted(name, _value(sde, name, t), x.shape) for name in _names(sde)}
-        return {**coefficients, "drift": _moved(sde, "drift", x, t)}
+        coefficients = {name: _as_coefficient(name, _value(sde, name, t), x.shape) for name in _names(sde)}
+        return {**coefficients, "drift": _of_same_shape(sde, "drift", x, t)}
 
-    together = values(x, t)
-    alone = jax.lax.map(lambda row: jax.tree.map(lambda a: a[0], values(row[0][None], row[1])), (x, t))
-    return together, alone
+    batched = values(x, t)
+    single = jax.lax.map(lambda row: jax.tree.map(lambda a: a[0], values(row[0][None], row[1])), (x, t))
+    return batched, single
 
 
 @_program
-def contraction_program(sde: SDE, t, s, x):
-    return _fitted("alpha_ts", _value(sde, "alpha_ts", t, s), x.shape)
+def alpha_ts_program(sde: SDE, t, s, x):
+    return _as_coefficient("alpha_ts", _value(sde, "alpha_ts", t, s), x.shape)
 
 
 @_program
 def drifts_program(sde: SDE, x, t, score) -> dict:
-    reverse = {name: _moved(sde, name, x, t, score) for name in ("reverse_drift", "flow_drift")}
-    return {"drift": _moved(sde, "drift", x, t), **reverse}
+    reverse = {name: _of_same_shape(sde, name, x, t, score) for name in ("reverse_drift", "flow_drift")}
+    return {"drift": _of_same_shape(sde, "drift", x, t), **reverse}
 
 
 @partial(_program, static_argnums=2)
@@ -103,7 +103,7 @@ def draws_program(sde: SDE, keys, event: tuple[int, ...]):
 
 @_program
 def density_program(sde: SDE, x) -> tuple:
-    """log p of the prior [B], and its gradient in x."""
+    """Log density of the prior [B], and its gradient in x."""
 
     def total(x):
         logp = _value(sde, "prior_logp", x)
@@ -117,7 +117,7 @@ def density_program(sde: SDE, x) -> tuple:
 
 @jax.jit
 def paths_program(sde: SDE, x, t, keys) -> tuple:
-    """Ends of paths through the times t [N], and whether they were finite at each but the first."""
+    """The ends of paths through the times t [N], and whether they were finite at each time but the first."""
 
     def step(x, inputs):
         k, t, h = inputs
@@ -128,7 +128,7 @@ def paths_program(sde: SDE, x, t, keys) -> tuple:
 
 
 class Case(NamedTuple):
-    """The process and the data. Outside the programs everything is numpy's, in float64."""
+    """The process and the data. Outside the programs everything is numpy, in float64."""
 
     sde: SDE
     shape: tuple[int, ...]
@@ -156,7 +156,7 @@ class Case(NamedTuple):
         return float(self.sde.t_min), float(self.sde.t_max)
 
     def run(self, program, *args, x64: bool = True) -> Any:
-        """The program's value for the process, all arrays in one precision."""
+        """The program's value for the process, with all arrays in one precision."""
         dtype = np.float64 if x64 else np.float32
 
         def cast(a):
@@ -169,13 +169,15 @@ class Case(NamedTuple):
             except BrokenError:
                 raise
             except Exception as error:
-                message = f"with its fields traced {type(self.sde).__name__} raises {type(error).__name__}: {error}"
+                message = f"{type(self.sde).__name__} with traced fields raises {type(error).__name__}: {error}"
                 raise BrokenError("the fields", message) from error
             return jax.tree.map(lambda a: np.asarray(a, np.float64), value)
 
     def at(self, t: np.ndarray, x64: bool = True) -> dict[str, np.ndarray]:
-        """The coefficients at times [N], [N, *event] with axes of 1 where coordinates are alike; in pieces of one size,
-        so that there is one compilation."""
+        """The coefficients at times [N]: [N, *event], with axes of 1 where coordinates are alike.
+
+        They are evaluated in pieces of one size, so that there is one compilation.
+        """
         pieces = np.append(t, np.full(-len(t) % PIECE, t[-1])).reshape(-1, PIECE)
         values = [self.run(coefficients_program, piece, self.shape, x64=x64) for piece in pieces]
         return {name: np.concatenate([v[name] for v in values])[: len(t)] for name in values[0]}
@@ -187,8 +189,10 @@ class Case(NamedTuple):
         return np.random.default_rng(self.seed).normal(size=(count, *self.shape))
 
     def times(self, count: int) -> np.ndarray:
-        """3 count + 1 times that float32 has, from t_min to t_max: even ones, which stand off the round numbers where
-        tables have their knots, and ever finer ones toward both ends."""
+        """3 count + 1 times in float32 from t_min to t_max: equidistant ones, and ever finer ones toward both ends.
+
+        The equidistant ones avoid the round numbers at which tables have their knots.
+        """
         low, high = self.interval
         early = np.geomspace(max(low, 1e-6 * high), high, count + 1)[1:]
         even = low + (high - low) * (np.arange(count) + 0.618) / count
@@ -198,7 +202,7 @@ class Case(NamedTuple):
 
 
 def _event_shape(sde: SDE) -> tuple[int, ...]:
-    """The axes that the coefficients have beside that of time: () where coordinates are alike, or nothing is known."""
+    """The axes of the coefficients other than that of time; () where coordinates are alike, or nothing is known."""
     middle = jnp.full(1, 0.5 * (sde.t_min + sde.t_max))
     try:
         shapes = [jax.eval_shape(lambda t, name=name: _value(sde, name, t), middle).shape for name in _names(sde)]
@@ -212,11 +216,11 @@ def brief(a: np.ndarray) -> str:
 
 
 def worst(error: np.ndarray) -> int:
-    """The index on the first axis of the largest error; not a number counts as the largest."""
+    """The index on the first axis of the largest error; NaN counts as the largest."""
     return int(np.argmax(np.max(np.nan_to_num(error, nan=np.inf).reshape(len(error), -1), axis=1)))
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest error of a row of a, as a share of the largest entry in that row of b."""
+    """The largest error of a row of a, relative to the largest entry in the same row of b."""
     a, b = (c.reshape(len(c), -1) for c in np.broadcast_arrays(a, b))
     return float(np.max(np.max(np.abs(a - b), axis=1) / np.maximum(np.max(np.abs(b), axis=1), 1e-30)))

@@ -1,13 +1,13 @@
-"""Do α, σ, drift and diffusion agree with each other? And can float32 tell?
+"""Do α, σ, drift and diffusion agree with each other? And are they accurate in float32?
 
-With a linear drift, the kernel N(α x_0, σ² I) has to be the one that drift and diffusion make (Särkkä & Solin 2019,
+With a linear drift, the kernel N(α x_0, σ² I) must be the one that drift and diffusion generate (Särkkä & Solin 2019,
 eq. 5.50 and 5.51):
 
     f = d log α/dt,                                                                                     (1)
     g²/σ² = 2 (d log σ/dt − f) = −dλ/dt.                                                                (2)
 
-The derivatives are differences of fourth order in float64, so they know nothing of how the process derives its own. The
-same is asked of the whole of [t_min, t_max], since a table that is read by index fulfils (1) and (2) at almost every t:
+The derivatives are differences of fourth order in float64, independent of how the process derives its own. The same is
+compared over the whole of [t_min, t_max], since a table that is read by index satisfies (1) and (2) at almost every t:
 
     ∫ f dt = log α(t_max)/α(t_min),   ∫ g²/σ² dt = λ(t_min) − λ(t_max).                                 (3)
 """
@@ -20,8 +20,8 @@ from sde_lib.check.case import (
     PIECE,
     BrokenError,
     Case,
+    alpha_ts_program,
     brief,
-    contraction_program,
     drifts_program,
     relative,
     rows_program,
@@ -34,18 +34,18 @@ def check_methods(case: Case) -> Iterator[Row]:
     """Can the methods be called as solvers and losses do: under jit, with t a scalar or [B], and x [B, *event]?"""
     low, high = case.interval
     if not 0 <= low < high:
-        raise BrokenError("t_min and t_max", f"times have 0 ≤ t_min < t_max, and these are {low:.3g} and {high:.3g}")
+        raise BrokenError("t_min and t_max", f"expected 0 ≤ t_min < t_max; got {low:.3g} and {high:.3g}")
     count = next(n for n in (3, 5, 7, 11, 13, 17) if n not in case.shape)  # a batch that fits no axis of an event
     t = np.linspace(low, high, count + 2)[1:-1]
-    together, alone = case.run(rows_program, case.mean + case.std * case.normal(count), t, x64=False)
-    errors = {name: relative(*(np.nan_to_num(values[name]) for values in (together, alone))) for name in alone}
+    batched, single = case.run(rows_program, case.mean + case.std * case.normal(count), t, x64=False)
+    errors = {name: relative(*(np.nan_to_num(values[name]) for values in (batched, single))) for name in single}
     wrong = ", ".join(name for name in errors if not errors[name] <= EXACT)
-    hint = f"a row is a function of its own x and t alone (`expand` fits a coefficient to x): look at {wrong}"
-    yield Row("row i of a batch is the same alone", max(errors.values()), EXACT, hint)
+    hint = f"a row must depend on its own x and t alone (`expand` broadcasts a coefficient to x): look at {wrong}"
+    yield Row("row i does not depend on the rest of its batch", max(errors.values()), EXACT, hint)
 
 
 def check_kernel(case: Case) -> Iterator[Row]:
-    """Do α and σ belong to drift and diffusion?"""
+    """Do α and σ match drift and diffusion?"""
     t = case.times(100)
     c = case.at(t)
     for name in ("alpha", "sigma"):
@@ -69,15 +69,15 @@ def _ends(case: Case, t: np.ndarray, alpha: np.ndarray, sigma: np.ndarray) -> It
     yield Row("alpha(t_min) = 1", float(np.max(np.abs(alpha[0] - 1))), START, hint)
     hint = f"noise of deviation {brief(sigma[0])} is left in the data {start} sigma, or at t_min"
     left = np.sqrt(np.mean(sigma[0] ** 2) / np.mean(case.std**2))
-    yield Row("sigma(t_min) is small beside the data", float(left), NOISE, hint)
+    yield Row("sigma(t_min) is small compared with the data", float(left), NOISE, hint)
     apart = np.diff(t) > 1e-5 * t[1:]
     rises = ~(np.diff(2 * np.log(alpha / sigma), axis=0)[apart] < 0)
-    hint = f"it rises or rests at t = {t[1:][apart][worst(rises)]:.3g}: look at alpha and sigma"
+    hint = f"it does not fall at t = {t[1:][apart][worst(rises)]:.3g}: look at alpha and sigma"
     yield Row("λ = log α²/σ² falls", float(np.mean(rises)), 0.0, hint)
 
 
 def _moment_equations(case: Case) -> Iterator[Row]:
-    """(1), and (2) with the process's own f or, should that be wrong, with the one that α says."""
+    """(1), and (2) with the process's own f or, if that is wrong, with the one derived from α."""
     low, high = case.interval
     early = np.geomspace(1.02 * max(low, 1e-6 * high), high - 1e-3 * (high - low), 50)
     even = low + (high - low) * (np.arange(40) + 0.618) / 40
@@ -100,7 +100,7 @@ def _moment_equations(case: Case) -> Iterator[Row]:
     error, f = (own, rate) if first.ok or np.max(own) <= np.max(true) else (true, dlog_alpha)
 
     def explains(g_squared, slope):
-        """Do these fulfil (2) in the places of g²/σ² and d log σ/dt?"""
+        """Whether these satisfy (2) in place of g²/σ² and d log σ/dt."""
         return np.max(np.abs(g_squared - 2 * (slope - f)) / np.abs(fall)) <= 5 * DERIVATIVE
 
     if explains(g / sigma**2, dlog_sigma):
@@ -114,8 +114,11 @@ def _moment_equations(case: Case) -> Iterator[Row]:
 
 
 def _log_derivatives(case: Case, t: np.ndarray) -> Iterator[np.ndarray]:
-    """d log α/dt and d log σ/dt by central differences of fourth order, each t with the step that agrees best with the
-    one ten times smaller: so rounding and curvature are balanced, wherever they lie."""
+    """d log α/dt and d log σ/dt by central differences of fourth order.
+
+    At each t the step is the one that agrees best with the next smaller step, a tenth of it. This balances rounding and
+    curvature.
+    """
     widest = np.minimum(0.01 * t, 0.5 * np.minimum(t - case.interval[0], case.interval[1] - t))
     steps = widest * np.asarray([1.0, 0.1, 0.01, 0.001])[:, None]
     points = t + steps * np.asarray([-2.0, -1.0, 1.0, 2.0])[:, None, None]
@@ -144,22 +147,22 @@ def _integrals(case: Case, t: np.ndarray, c: dict) -> Iterator[Row]:
         integral = np.sum(length * (ends[1:] + 4 * center + ends[:-1]) / 6, axis=0)
         change = antiderivative[-1] - antiderivative[0]
         error = np.max(np.abs(integral - change) / np.maximum(1.0, np.abs(change)))
-        hint = f"{brief(integral)} is not {brief(change)}, though rates fit slopes at single times: "
-        hint += "look at alpha and sigma: do they move in steps, as a table does that is read by index?"
+        hint = f"{brief(integral)} is not {brief(change)}, though the rates match the slopes at single times: "
+        hint += "look at alpha and sigma: do they change in steps, as a table that is read by index?"
         yield Row(name, float(error), INTEGRAL, hint)
 
 
 def _consequences(case: Case) -> Iterator[Row]:
-    """Methods that repeat what α, σ and f say."""
+    """Methods that follow from α, σ and f."""
     t = np.resize(case.times(100), PIECE)
     s = np.minimum(t, t[::-1])
     x = case.mean + (case.std + 1) * case.normal(PIECE)
     c = case.at(t)
     drift, rate = case.run(drifts_program, x, t, x)["drift"], c["drift_rate"]
-    alone = relative(drift, rate + 0 * x) <= EXACT
-    hint = "drift(x, t) is the rate alone, not times x" if alone else "the drift is not f(t) x"
+    rate_alone = relative(drift, rate + 0 * x) <= EXACT
+    hint = "drift(x, t) is the rate alone, not times x" if rate_alone else "the drift is not f(t) x"
     yield Row("drift(x, t) = f(t) x", relative(drift, rate * x), EXACT, f"{hint}: look at drift")
-    error = np.max(np.abs(case.run(contraction_program, t, s, x) * case.at(s)["alpha"] / c["alpha"] - 1))
+    error = np.max(np.abs(case.run(alpha_ts_program, t, s, x) * case.at(s)["alpha"] / c["alpha"] - 1))
     yield Row("alpha_ts(t, s) = α(t)/α(s)", float(error), EXACT, "look at alpha_ts")
     if "log_snr" in c:
         error = np.max(np.abs(c["log_snr"] - 2 * np.log(c["alpha"] / c["sigma"])))
@@ -174,26 +177,27 @@ def check_numbers(case: Case) -> Iterator[Row]:
     for name in (name for name in doubles if name != "log_snr"):
         single, double = singles[name], doubles[name]
         scale = np.maximum(np.abs(double), 1e-30)
-        if name == "drift_rate":  # as in (1), f matters beside dλ/dt
+        if name == "drift_rate":  # as in (1), f is compared with dλ/dt
             scale = scale + 0.02 * (doubles["diffusion"] / doubles["sigma"]) ** 2
         lowest = {"alpha": 1e-38, "sigma": 1e-38, "diffusion": 0.0}.get(name, -np.inf)
         error = np.where(late, 0.0, np.abs(single - double) / scale)
         error = np.where(np.isfinite(single) & (single >= lowest), error, np.inf)
         k = worst(error)
-        got, want = np.min(single[k]), np.min(double[k])
-        hint = f"it is {got:.5g}, and {want:.5g} in float64, at t = {t[k]:.3g}: look at {name}"
-        if np.isfinite(want) and want >= lowest:
+        got, expected = np.min(single[k]), np.min(double[k])
+        hint = f"it is {got:.5g}, and {expected:.5g} in float64, at t = {t[k]:.3g}: look at {name}"
+        if np.isfinite(expected) and expected >= lowest:
             hint += "; −expm1(−x) keeps the digits that 1 − exp(−x) loses"
         yield Row(f"{name} in float32", float(np.max(error)), EXACT, hint)
 
 
-def _compared(got: np.ndarray, want: np.ndarray, error: np.ndarray, t: np.ndarray, what: str) -> str:
-    """'2.00 times what at every t', or what it is against what it should be at the worst t."""
-    got, want, error = np.broadcast_arrays(got, want, error)
+def _compared(got: np.ndarray, expected: np.ndarray, error: np.ndarray, t: np.ndarray, what: str) -> str:
+    """'2.00 times what at every t', or the value and the expected value at the worst t."""
+    got, expected, error = np.broadcast_arrays(got, expected, error)
     k = worst(error)
     j = np.argmax(np.nan_to_num(error[k], nan=np.inf))
-    got_k, want_k = got[k].flat[j], want[k].flat[j]
-    if np.isfinite(got_k) and want_k and np.all(np.abs(got * want_k - want * got_k) <= 0.02 * np.abs(want * got_k)):
-        return f"{got_k / want_k:.2f} times {what} at every t"
-    times = f" ({got_k / want_k:.2f} times)" if want_k else ""
-    return f"{got_k:.3g} where {what} is {want_k:.3g}{times}, at t = {t[k]:.3g}"
+    got_k, expected_k = got[k].flat[j], expected[k].flat[j]
+    difference = np.abs(got * expected_k - expected * got_k)
+    if np.isfinite(got_k) and expected_k and np.all(difference <= 0.02 * np.abs(expected * got_k)):
+        return f"{got_k / expected_k:.2f} times {what} at every t"
+    times = f" ({got_k / expected_k:.2f} times)" if expected_k else ""
+    return f"{got_k:.3g} where {what} is {expected_k:.3g}{times}, at t = {t[k]:.3g}"

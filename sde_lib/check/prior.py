@@ -1,17 +1,17 @@
-"""Is the prior what the data become at t_max, and are its draws and its density of one law?
+"""Is the prior what the data become at t_max, and do its draws and its density have the same distribution?
 
-For normal data the marginal q = N(α m, α² s² + σ²) is exact, and KL(q ‖ prior) is a mean over draws of q. Whether the
-prior's draws and density are of one law p, whatever its normalizer, is told by Stein's identity, which holds where p is
-smooth and vanishes at infinity; the normalizer is an importance-weighted mean:
+For normal data the marginal q = N(α m, α² s² + σ²) is exact, and KL(q ‖ prior) is a mean over draws of q. Stein's
+identity tests whether the prior's draws and density have the same distribution p, whatever its normalizer. It holds if
+p is smooth and vanishes at infinity. The normalizer is an importance-weighted mean:
 
     E_p[∂_i log p] = 0,   E_p[(x_i − c) ∂_i log p] = −1,                                                (4)
     ∫ p dx = E_r[p(x)/r(x)],   r normal, with the moments of the prior's draws.                         (5)
 
 A drift that is not linear has no kernel. Then paths from the data are simulated, and their ends compared with the
-prior's draws by the energy distance (Székely & Rizzo 2013, J. Stat. Plan. Inference 143, 1249), as a share of its
-first term:
+prior's draws by the energy distance (Székely & Rizzo 2013, J. Stat. Plan. Inference 143, 1249), relative to its first
+term:
 
-    1 − (E|X − X'| + E|Y − Y'|)/(2 E|X − Y|),   0 for equal laws; 0.05 for normals whose deviations differ by 2.  (6)
+    1 − (E|X − X'| + E|Y − Y'|)/(2 E|X − Y|),   0 if equal; 0.05 for normals whose deviations differ by 2.  (6)
 """
 
 import math
@@ -24,7 +24,7 @@ from sde_lib.check.report import ENERGY, ERRORS, EXACT, NATS, Row
 
 
 def check_prior_of_kernel(case: Case) -> Iterator[Row]:
-    """Is the prior what normal data become, its draws as well as its density?"""
+    """Is the prior what normal data become, in its draws and in its density?"""
     c = case.at(np.full(1, case.interval[1]))
     mean, variance = c["alpha"][0] * case.mean, (c["alpha"][0] * case.std) ** 2 + c["sigma"][0] ** 2
     x = yield from _prior_draws(case)
@@ -71,18 +71,18 @@ def _prior_draws(case: Case) -> Generator[Row, None, np.ndarray]:
 
 
 def _prior_density(case: Case, x: np.ndarray, draws_fit: bool) -> Generator[Row, None, float]:
-    """(4) and (5) on draws x of the prior; returns log ∫ p dx, 0 where it cannot be told."""
+    """(4) and (5) on draws x of the prior; returns log ∫ p dx, or 0 where it cannot be estimated."""
     mean, std = x.mean(axis=0), x.std(axis=0)
     score = std * case.run(density_program, x)[1]
     stein = np.stack([score, (x - mean) / std * score + 1], axis=-1)
-    hint = f"draws and density are of different laws: look at {'prior_logp' if draws_fit else 'prior_sample'}"
+    hint = f"draws and density have different distributions: look at {'prior_logp' if draws_fit else 'prior_sample'}"
     same = _estimate("Stein's identity for prior_sample and prior_logp", stein, 0.02, hint)
     yield same
     wider = std * (1 + 0.5 / math.sqrt(math.prod(case.shape)))
     z = np.random.default_rng(case.seed + 1).normal(size=x.shape)
     log_weight = case.run(density_program, mean + wider * z)[0] - _log_normal(z, wider)
     weight = np.exp(log_weight - np.max(log_weight))
-    if not same.ok or not np.sum(weight) ** 2 > 300 * np.sum(weight**2):  # fewer than 300 effective draws tell nothing
+    if not same.ok or not np.sum(weight) ** 2 > 300 * np.sum(weight**2):  # 300 effective draws are needed
         return 0.0
     log_norm = float(np.max(log_weight) + np.log(np.mean(weight)))
     spread = ERRORS * float(np.std(weight) / np.mean(weight)) / math.sqrt(len(x))
@@ -92,18 +92,21 @@ def _prior_density(case: Case, x: np.ndarray, draws_fit: bool) -> Generator[Row,
 
 
 def _log_normal(z: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """log density [N] of std z."""
+    """Log density [N] of N(0, std²) at std z."""
     return np.sum((-0.5 * (z**2 + np.log(2 * math.pi * std**2))).reshape(len(z), -1), axis=1)
 
 
 def _estimate(name: str, draws: np.ndarray, tolerance: float, hint: str) -> Row:
-    """The means of draws [N, ...] against 0."""
+    """The means of draws [N, ...], compared with 0."""
     errors = np.std(draws, axis=0) / math.sqrt(len(draws))
     return Row(name, float(np.max(np.abs(np.mean(draws, axis=0)))), tolerance + ERRORS * float(np.max(errors)), hint)
 
 
 def _energy_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """(6), coordinates in units of x's deviation; the zeros of a draw with itself left out, so that it is unbiased."""
+    """(6), with coordinates in units of x's deviation.
+
+    The zero distance of a draw to itself is left out, so that the estimate is unbiased.
+    """
     scale = np.maximum(x.std(axis=0), 1e-30)
     x, y = (a.reshape(len(a), -1) for a in (x / scale, y / scale))
 

@@ -1,15 +1,15 @@
-"""What a check says: a row for each comparison, how far off it may be, the error that names the method to look at."""
+"""The result of a check: a row for each comparison, its tolerance, and the error that names the method to look at."""
 
 from typing import NamedTuple
 
-EXACT = 1e-4  # for what holds up to rounding
-DERIVATIVE = 2e-3  # for what is compared with a difference quotient
-INTEGRAL = 1e-2  # for what is integrated over [t_min, t_max]
+EXACT = 1e-4  # for equalities up to rounding
+DERIVATIVE = 2e-3  # for comparisons with a difference quotient
+INTEGRAL = 1e-2  # for integrals over [t_min, t_max]
 START = 0.01  # how far α(t_min) may be from 1
 NOISE = 0.05  # σ(t_min), in standard deviations of the data
-NATS = 0.01  # KL a dimension between marginal and prior: deviations 10 % apart, or means 0.14 deviations
+NATS = 0.01  # KL per dimension between marginal and prior: deviations 10 % apart, or means 0.14 deviations
 ENERGY = 0.005  # energy distance (6): deviations 25 % apart
-ERRORS = 5.0  # standard errors granted to a mean over draws
+ERRORS = 5.0  # standard errors that a mean over draws may be off
 
 
 class Row(NamedTuple):
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was compared, in order, and the groups of comparisons not reached because one before them failed."""
+    """The comparisons made, in order, and the groups of them not reached because one before them failed."""
 
     title: str
     rows: tuple[Row, ...]
@@ -46,7 +46,7 @@ class Report(NamedTuple):
 
 
 class SDECheckError(ValueError):
-    """The process contradicts itself: the message has the rows that failed, and `report` all of them."""
+    """The process contradicts itself: the message has the rows that failed, and `report` has all rows."""
 
     def __init__(self, report: Report):
         self.report = report

@@ -1,11 +1,11 @@
-"""Are the reverse drifts what their formulas say, and do they lead back to the data?
+"""Do the reverse drifts match their formulas, and do they lead back to the data?
 
-With the exact score of normal data they are linear, a(t) x + b(t), read off at two x; they take a cloud N(μ, v) from
-t_max to t_min by
+With the exact score of normal data they are linear, a(t) x + b(t), which two values of x determine. They take a normal
+distribution N(μ, v) from t_max to t_min by
 
     dμ/dt = a μ + b,   dv/dt = 2 a v − g²  (the reverse SDE),   dv/dt = 2 a v  (the probability flow),  (7)
 
-and it has to arrive at the marginal there.
+and it must arrive at the marginal there.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ def check_reverse(case: Case) -> Iterator[Row]:
     for name, factor, formula in (("reverse_drift", 1.0, "f − g² score"), ("flow_drift", 0.5, "f − ½ g² score")):
         got, drift = values[name], values["drift"]
         found = np.nanmedian((got - drift) / (g2 * score))
-        hint = f"the score comes with {found:.2f} g², and should with {-factor:.2f} g²: look at {name}"
+        hint = f"the score's factor is {found:.2f} g², and should be {-factor:.2f} g²: look at {name}"
         error = np.abs(got - (drift - factor * g2 * score)) / np.maximum(np.abs(drift) + np.abs(g2 * score), 1e-30)
         yield Row(f"{name} = {formula}", float(np.max(error)), EXACT, hint)
 
 
-def check_way_back(case: Case) -> Iterator[Row]:
-    """(7) by Runge and Kutta's method of fourth order, from μ half a deviation off the data's mean."""
+def check_return(case: Case) -> Iterator[Row]:
+    """(7) by the Runge–Kutta method of fourth order, from a μ that is half a deviation off the data's mean."""
     nodes = case.times(PIECE // 6)
     t = np.insert(nodes, np.arange(1, len(nodes)), 0.5 * (nodes[1:] + nodes[:-1]))
     last, t = len(t) - 1, np.append(t, np.full(PIECE - len(t), t[-1]))
@@ -53,6 +53,6 @@ def check_way_back(case: Case) -> Iterator[Row]:
             third = slope(k - 1, y + 0.5 * h * second)
             y = y + h * (first + 2 * second + 2 * third + slope(k - 2, y + h * third)) / 6
         error = max(np.max(np.abs(y[0] - mean[0]) / np.sqrt(variance[0])), np.max(np.abs(y[1] / variance[0] - 1)))
-        hint = f"mean {brief(y[0])} and deviation {brief(np.sqrt(y[1]))} arrive, not {brief(mean[0])} and "
+        hint = f"it arrives with mean {brief(y[0])} and deviation {brief(np.sqrt(y[1]))}, not {brief(mean[0])} and "
         hint += f"{brief(np.sqrt(variance[0]))}: look at {name}"
         yield Row(f"{name} takes the marginal at t_max to the data", float(error), INTEGRAL, hint)

@@ -3,33 +3,33 @@
 For N points of d coordinates in model space, with σ_data the standard deviation over all coordinates:
 
     sigma_max   max_ij ‖x_i − x_j‖                                                                    (1)
-    sigma_min   min(δ/4, σ_data/100), with δ the step of the grid on which the values lie, or,        (2)
-                where they lie on none, median_i min_j ‖x_i − x_j‖ / √d
+    sigma_min   min(δ/4, σ_data/100), with δ the step of the grid that the values are on or,          (2)
+                if there is none, median_i min_j ‖x_i − x_j‖ / √d
     t_min       σ(t_min)/α(t_min) = sigma_min/σ_data, for VP on standardized data                     (3)
     beta_max    −½ d log(1 − α(1)²) = kl, for VP on standardized data                                 (4)
     snr         √(e/(1 + e)) with e = 2.5 %                                                           (5)
 
-(1) Noise that carries any point to any other: Song & Ermon 2020, arXiv:2006.09011, technique 1. (2) is a rule of ours.
-With noise of a quarter of a step, 95 % of the values are rounded back to what they were; for 8-bit images in [−1, 1]
+(1) Noise that takes any point to any other: Song & Ermon 2020, arXiv:2006.09011, technique 1. (2) is a rule of ours.
+With noise of a quarter of a step, 95 % of the values are rounded back to the original ones. For 8-bit images in [−1, 1]
 it gives the 0.002 of Karras et al. (2022, arXiv:2206.00364, table 1). Between points it is noise whose norm is a
-quarter of the distance to the nearest neighbor. The hundredth is for few levels, and for data of many dimensions,
-whose neighbors are farther away than their details are large. (3) and (4) have closed forms, through
-∫β = log(1 + σ²/α²) up to t_min and ½ (β_min + β_max) = −log α(1)².
+quarter of the distance to the nearest neighbor. The hundredth is for few levels, and for data of many dimensions, whose
+neighbors are farther away than their details are large. (3) and (4) have closed forms, through ∫β = log(1 + σ²/α²) up
+to t_min and ½ (β_min + β_max) = −log α(1)².
 
 How far p(x at t_max) is from the prior N(0, p²): for a coordinate of mean μ and variance s², and with the divergence of
 N(m, v) from the prior, K(m², v) = ½ (m²/p² + v/p² − 1 − log(v/p²)),
 
     Σ K(α² μ², α² s² + σ²)  ≤  KL(p(x at t_max) ‖ prior)  ≤  Σ K(α² (μ² + s²), σ²).                    (6)
 
-The left is the divergence of Gaussian data with independent coordinates; all other data of these moments have a larger
-one. The right is the mean over the data of KL(p(x at t_max | x_0) ‖ prior), which is larger by convexity: the prior's
-term of the variational bound (Ho et al. 2020, arXiv:2006.11239, L_T of eq. 5). With exact scores, samples that start
-from the prior differ from the data by no more than this in KL, and by no more than √(KL/2) in total variation. For
-standardized data the right is (4): the same for all data of d coordinates.
+The left is the divergence of Gaussian data with independent coordinates; all other data with these moments have a
+larger one. The right is the mean over the data of KL(p(x at t_max | x_0) ‖ prior), which is larger by convexity: the
+prior's term of the variational bound (Ho et al. 2020, arXiv:2006.11239, L_T of eq. 5). With exact scores, samples that
+start from the prior differ from the data by no more than this in KL, and by no more than √(KL/2) in total variation.
+For standardized data the right is (4): the same for all data of d coordinates.
 
-(5) At a small noise level the data stand still, x ~ N(x_0, σ²), and the Langevin step h = 2 (r σ)² of
-`solvers.predictor_corrector` makes the chain x ← x − h (x − x_0)/σ² + √(2h) z. Its stationary variance is
-σ²/(1 − h/(2σ²)) = σ²/(1 − r²) in any dimension: too large by e for (5), and by 2.6 % for the published r = 0.16.
+(5) At a small noise level the data are points compared with the noise, x ~ N(x_0, σ²). The Langevin step h = 2 (r σ)²
+of `solvers.predictor_corrector` then makes the chain x ← x − h (x − x_0)/σ² + √(2h) z. Its stationary variance is σ²/(1
+− h/(2σ²)) = σ²/(1 − r²) in any dimension: too large by e for (5), and by 2.6 % for the published r = 0.16.
 """
 
 import math
@@ -47,27 +47,27 @@ from sde_lib.sde import SDE, GaussianSDE, expand, has_kernel
 BETA_MIN = 0.1
 SHARE_OF_DETAIL, SHARE_OF_STD = 1 / 4, 1 / 100  # of (2)
 EXCESS_VARIANCE = 0.025  # e of (5)
-LEVELS = 2**16  # a grid with more of them is a number format's
-UNLIKE_SCALES = 10.0  # the largest standard deviation to the lower quartile of them: worth a word
-LARGE_KL = 0.01  # nats a dimension
+LEVELS = 2**16  # a grid with more levels is that of a number format
+UNLIKE_SCALES = 10.0  # the largest standard deviation over their lower quartile: larger ratios give a warning
+LARGE_KL = 0.01  # nats per dimension
 BLOCK = 2**22  # numbers held in float64 at once
 
 
 class PriorKL(NamedTuple):
-    """The bounds (6) on KL(p(x at t_max) ‖ prior), in nats a dimension."""
+    """The bounds (6) on KL(p(x at t_max) ‖ prior), in nats per dimension."""
 
     at_least: float
     at_most: float
 
 
 class Suggestion(PyTreeNode):
-    """What `suggest` found; printed, it is a table of values, reasons, and where in a config they go.
+    """The result of `suggest`; printed, it is a table of values, their places in a config, and reasons.
 
-    Lengths (mean, sigma_data, sigma_max, sigma_min, median_distance, nearest, step) are in the data's unit, and t_min,
-    beta_max and snr are the same whatever that is. `std_ratio` and `quartile_ratio` are the largest standard deviation
-    of a coordinate to the smallest, and to the lower quartile, constant coordinates aside: a few of an image's are
-    nearly so. `nearest` and `step` are the two δ of (2), and step is None for values on no grid. The last three fields
-    are None where no process was given.
+    Lengths (mean, sigma_data, sigma_max, sigma_min, median_distance, nearest, step) are in the data's unit; t_min,
+    beta_max and snr do not depend on it. `std_ratio` and `quartile_ratio` are the largest standard deviation of a
+    coordinate over the smallest, and over the lower quartile, without constant coordinates. Images have a few that are
+    nearly constant. `nearest` and `step` are the two δ of (2); step is None for values on no grid. The last three
+    fields are None if no process was given.
     """
 
     points: int
@@ -94,21 +94,21 @@ class Suggestion(PyTreeNode):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What in the data, or between them and the process, needs a decision; often empty."""
+        """Properties of the data, or of the data with the process, that need a decision; often empty."""
         found = []
         if self.quartile_ratio > UNLIKE_SCALES:
             found.append(
-                f"coordinates have standard deviations up to {self.std_ratio:.3g} times each other's: "
-                "DiagonalVP(scales=...) serves them all, or a Standardize transform makes them alike"
+                f"the standard deviations of coordinates differ by up to {self.std_ratio:.3g} times: "
+                "use DiagonalVP(scales=...), or a Standardize transform"
             )
         if self.vp_kl.at_most > 10 * self.kl / self.dimensions:
             found.append(
                 f"VP expects mean 0 and standard deviation 1; on the data as they are it ends up to "
-                f"{self.vp_kl.at_most:.2g} nats a dimension from its prior: Standardize or Scale them first"
+                f"{self.vp_kl.at_most:.2g} nats per dimension from its prior: Standardize or Scale them first"
             )
         if self.sde_kl is not None and self.sde_kl.at_least > LARGE_KL:
             found.append(
-                f"{self.sde} ends at least {self.sde_kl.at_least:.2g} nats a dimension from its prior: "
+                f"{self.sde} ends at least {self.sde_kl.at_least:.2g} nats per dimension from its prior: "
                 "it needs more noise at t_max, or data that are centered and scaled"
             )
         return tuple(found)
@@ -119,9 +119,14 @@ class Suggestion(PyTreeNode):
         detail = "nearest neighbors' distance/sqrt(d)" if self.step is None else "step of the values' grid"
         standardized = "standardized data"
         rows = [
-            ("sigma_data", self.sigma_data, "Karras(sigma_data)", "standard deviation over all coordinates"),
+            (
+                "sigma_data",
+                self.sigma_data,
+                "EDMPreconditioning(sigma_data)",
+                "standard deviation over all coordinates",
+            ),
             ("mean", self.mean, "Standardize(mean)", "over all coordinates"),
-            ("std ratio", self.std_ratio, "DiagonalVP(scales)", f"largest to smallest of a coordinate{constant}"),
+            ("std ratio", self.std_ratio, "DiagonalVP(scales)", f"largest over smallest of a coordinate{constant}"),
             (
                 "sigma_max",
                 self.sigma_max,
@@ -132,20 +137,25 @@ class Suggestion(PyTreeNode):
                 "sigma_min",
                 self.sigma_min,
                 "VE(sigma_min), EDM(t_min)",
-                f"least of sigma_data/100 and 1/4 of the {detail}, {self.step or self.nearest:.4g}",
+                f"the smaller of sigma_data/100 and 1/4 of the {detail}, {self.step or self.nearest:.4g}",
             ),
             ("t_min", self.t_min, "VP(t_min)", f"where noise is sigma_min/sigma_data, {standardized}"),
             ("beta_max", self.beta_max, "VP(beta_max)", f"at most {self.kl:.2g} nats from the prior, {standardized}"),
-            ("snr", self.snr, "Langevin(snr)", f"{EXCESS_VARIANCE:.1%} too much variance; try half and twice of it"),
-            ("KL of VP", self.vp_kl, "", "nats a dimension from the prior, this beta_max, data as they are"),
+            (
+                "snr",
+                self.snr,
+                "Langevin(snr)",
+                f"{EXCESS_VARIANCE:.1%} too much variance; try half and twice too",
+            ),
+            ("KL of VP", self.vp_kl, "", "nats per dimension from the prior, this beta_max, data as they are"),
         ]
         if self.sde is not None:
-            rows.append((f"KL of {self.sde}", self.sde_kl, "", "nats a dimension from the prior, the process given"))
+            rows.append((f"KL of {self.sde}", self.sde_kl, "", "nats per dimension from the prior, the process given"))
             rows.append(("t_min", self.sde_t_min, f"{self.sde}(t_min)", "where noise is sigma_min, data as they are"))
         lines = [f"{self.points} points of {self.dimensions} coordinates"]
         for name, value, place, reason in rows:
             value = f"{value:.4g}" if isinstance(value, float) else f"{value.at_least:.2g} to {value.at_most:.2g}"
-            lines.append(f"{name:<20}{value:<22}{place:<27}{reason}")
+            lines.append(f"{name:<20}{value:<22}{place:<32}{reason}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
@@ -160,11 +170,11 @@ def suggest(
     """Proposes parameters for data x [N, *event] in model space, by the rules at the head of this module.
 
     kl is the divergence in nats, of all coordinates together, that beta_max may leave (4). With `sde`, a process with a
-    kernel, also what holds of that one. Distances are those between max_points points, drawn by `seed` where there are
-    more: then sigma_max is a little too small, and `nearest` too large.
+    kernel, the result also has that process's t_min and KL. Distances are those between max_points points, drawn with
+    `seed` if there are more: then sigma_max is a little too small, and `nearest` too large.
 
-    ValueError for fewer than two points, values that are not finite, and points that are all alike; TypeError for a
-    process without a kernel.
+    Raises ValueError for fewer than two points, values that are not finite, and points that are all alike; TypeError
+    for a process without a kernel.
 
     >>> pixels = np.random.default_rng(0).integers(0, 17, (100, 8, 8, 1)) / 8 - 1
     >>> found = suggest(pixels)
@@ -188,7 +198,7 @@ def suggest(
     distances = _distances(flat)
     pairs = distances[np.triu_indices(len(flat), 1)]
     sigma_max, dimensions = float(pairs.max()), flat.shape[1]
-    apart = np.where(distances > 1e-5 * sigma_max, distances, np.inf)  # what is nearer is the same point
+    apart = np.where(distances > 1e-5 * sigma_max, distances, np.inf)  # nearer points are the same point
     nearest = float(np.median(apart.min(axis=1))) / math.sqrt(dimensions)
     step = _grid_step(flat)
     center = float(mean.mean())
@@ -226,7 +236,7 @@ def suggest(
 def prior_kl(
     sde: GaussianSDE, mean: Float[np.ndarray | Array, "*event"], std: Float[np.ndarray | Array, "*event"]
 ) -> PriorKL:
-    """The bounds (6), in nats a dimension, for data whose coordinates [*event] have these means and deviations.
+    """The bounds (6), in nats per dimension, for data whose coordinates [*event] have these means and deviations.
 
     >>> kl = prior_kl(VP(), np.full(3, 5.0), np.ones(3))
     >>> print(f"{kl.at_least:.1e} {kl.at_most:.1e}")
@@ -256,13 +266,13 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """`rows` [n, k] in float64, some at a time."""
+    """`rows` [n, k] in float64, in blocks of rows."""
     size = max(1, BLOCK // rows.shape[1])
     return (rows[i : i + size].astype(np.float64) for i in range(0, len(rows), size))
 
 
 def _distances(x: np.ndarray) -> np.ndarray:
-    """‖x_i − x_j‖ for all rows of x [n, d]: [n, n], by way of the centered points' inner products."""
+    """‖x_i − x_j‖ for all rows of x [n, d]: [n, n], from the inner products of the centered points."""
     product = 0.0
     for block in _blocks(x.T):
         block = block - block.mean(axis=1, keepdims=True)
@@ -272,9 +282,9 @@ def _distances(x: np.ndarray) -> np.ndarray:
 
 
 def _grid_step(x: np.ndarray) -> float | None:
-    """The step of the grid on which all values of x [n, d] lie, to 1 % of it; None where they lie on none.
+    """The step of the grid that all values of x [n, d] are on, to 1 % of it; None if they are on none.
 
-    A grid is to show: at least every other value has occurred before, and there are at most LEVELS levels.
+    A grid requires that at least every other value has occurred before, and that there are at most LEVELS levels.
     """
     x = x[: max(2, BLOCK // x.shape[1])]
     values = np.unique(x).astype(np.float64)
@@ -294,6 +304,6 @@ def _vp_time(level: float, beta_max: float) -> float:
 
 
 def _time_of_noise(sde: GaussianSDE, level: float) -> float:
-    """The time, before t_min too, at which the process has σ/α = level; 0 where it has more from the start."""
+    """The time, also before t_min, at which the process has σ/α = level; 0 if it has more from the start."""
     time = float(sde.replace(t_min=0.0).time_of_log_snr(-2 * math.log(level)))
     return time if time > 1e-15 * sde.t_max else 0.0

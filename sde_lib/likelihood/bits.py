@@ -1,37 +1,38 @@
 """Bits per dimension of discrete data, and the evidence lower bound (ELBO) as a second estimate of the likelihood.
 
-Dequantization. Let a value in the data, in model space, stand for a bin of width Δ with the value in its middle. A
-density p gives the value x in d dimensions the probability P(x) = ∫ p over its bin, and with u uniform on [−½, ½]^d
+Dequantization. Let each value of the data, in model space, represent a bin of width Δ with the value in its middle. A
+density p gives the value x in d dimensions the probability P(x) = ∫ p over its bin. With u uniform on [−½, ½]^d
 
     log P(x) = log E p(x + Δ u) + d log Δ ≥ E log (1/k) Σ_j p(x + Δ u_j) + d log Δ,                       (1)
     bits per dimension = −log P(x)/(d log 2),                                                              (2)
 
 a bound on the probability that tightens as k grows (Theis et al. 2016, arXiv:1511.01844, section 3.1; Burda et al.
-2016, arXiv:1509.00519, theorem 1). It is one for the ODE, whose density `sde_lib.likelihood` has.
+2016, arXiv:1509.00519, theorem 1). It applies to the ODE, whose density `sde_lib.likelihood.flow` computes.
 
 ELBO. The reverse SDE with the score s is a latent variable model. With x_t = α x_0 + σ ε and λ = log α²/σ²,
 
     log p(x_0) ≥ −KL(p(x_T | x_0) ‖ π) − ½ ∫ E ‖ε + σ s(x_t, t)‖² (−dλ/dt) dt + E log p(x_0 | x_{t_min})   (3)
 
-(Kingma et al. 2021, section 5; with −dλ/dt = g²/σ² the weight is that of Song et al. 2021b, eq. 8). With the T steps
-of a grid t > s in the place of the integral it is the bound of the discrete-time model (Kingma et al. 2021, section 4;
-Ho et al. 2020, eq. 5),
+(Kingma et al. 2021, section 5; with −dλ/dt = g²/σ² the weight is that of Song et al. 2021b, eq. 8). With the T steps of
+a grid t > s in place of the integral it is the bound of the discrete-time model (Kingma et al. 2021, section 4; Ho et
+al. 2020, eq. 5),
 
     −½ Σ_steps (exp(λ(s) − λ(t)) − 1) E ‖ε + σ s(x_t, t)‖²,                                               (4)
 
-which approaches (3) from below as T grows. The decoder p(x_0 | x_{t_min}) is, for continuous data, normal with mean x̂₀
+which approaches (3) from below as T grows. For continuous data, the decoder p(x_0 | x_{t_min}) is normal with mean x̂₀
 and standard deviation σ/α, so that
 
-    log p(x_0 | x_{t_min}) = −½ ‖ε + σ s‖² − ½ d log 2π + ½ Σ λ(t_min);                                   (5)
+    log p(x_0 | x_{t_min}) = −½ ‖ε + σ s‖² − ½ d log 2π + ½ Σ λ(t_min).                                   (5)
 
-for discrete ones each coordinate takes one of K levels with probability ∝ exp(−(x_{t_min} − α level)²/(2σ²)) (Kingma
-et al. 2021, section 3.2), and (3) then bounds log P(x_0): no dequantization.
+For discrete data, each coordinate takes one of K levels with probability ∝ exp(−(x_{t_min} − α level)²/(2σ²)) (Kingma
+et al. 2021, section 3.2). Then (3) bounds log P(x_0) without dequantization.
 
-With the exact score and π = p at t_max, (3) is an equality for each x_0, but for O(σ⁴) in (5); log p by the ODE is the
-same number. With a learned score the SDE and the ODE are two models, and each has its own likelihood.
+With the exact score and π = p at t_max, (3) is an equality for each x_0, except for O(σ⁴) in (5). It then equals log p
+by the ODE. With a learned score the SDE and the ODE are two models, each with its own likelihood.
 
-In (3) λ is drawn uniformly in strata of two draws, whose difference gives the standard error. From each ‖ε + σ s‖² is
-taken c² (‖ε‖² − d), of expectation 0, with c = α²/(α² + σ²): for data of unit variance that is all the noise.
+In (3) λ is drawn uniformly in strata of two draws, whose difference gives the standard error. A control variate of
+expectation 0, c² (‖ε‖² − d) with c = α²/(α² + σ²), is subtracted from each ‖ε + σ s‖². For data of unit variance it is
+all of the noise.
 
 Kingma et al. 2021: "Variational Diffusion Models", arXiv:2107.00630.
 Song et al. 2021b: "Maximum Likelihood Training of Score-Based Diffusion Models", arXiv:2101.09258.
@@ -64,19 +65,20 @@ def bits_per_dim(
 ) -> Float[Array, " B"]:
     """Bits per dimension (2) of discrete data x, by (1) with k = `samples`; an upper bound in expectation.
 
-    u is uniform, or drawn by `dequantizer` and weighed accordingly (`sde_lib.dequantization`).
-    `log_prob` is (keys, x) → log density in nats [B]. `bin_width` is Δ in model space, a number or one a coordinate:
-    2/255 for 8-bit images carried linearly from 0 … 255 to [−1, 1]. For k > 1 `log_prob` must be exact: noise in it,
-    such as a trace estimated by probes, is averaged as exp(noise), which may break the bound. ValueError without a
-    width.
+    `log_prob` maps (keys, x) to log densities in nats [B]. u is uniform, or drawn by `dequantizer` and weighted
+    accordingly (`sde_lib.likelihood.dequantization`). `bin_width` is Δ in model space, a number or one per coordinate:
+    2/255 for 8-bit images mapped linearly from 0 … 255 to [−1, 1].
+
+    For k > 1 `log_prob` must be exact. Noise in it, as from a trace estimated by probes, is averaged as exp(noise),
+    which may break the bound. Raises ValueError without a bin_width, and for samples < 1.
     """
     if bin_width is None:
         raise ValueError(
-            "bits per dimension need bin_width, the distance between neighboring values of the data in model space; "
-            "data without bins have a log density in nats alone"
+            "bits per dimension require bin_width, the distance between neighboring values of the data in model space; "
+            "data without bins have only a log density in nats"
         )
     if samples < 1:
-        raise ValueError(f"bits per dimension take at least 1 sample; got samples={samples}")
+        raise ValueError(f"bits per dimension require at least 1 sample; got samples={samples}")
 
     def draw(j):
         noise_keys, model_keys = fold(fold(keys, j), 0), fold(fold(keys, j), 1)
@@ -96,14 +98,16 @@ def nats_to_bits(log_probability: Float[Array, " B"], dimension: int) -> Float[A
 
 
 def _width(bin_width, x):
-    """Δ, fit to broadcast against x."""
+    """Δ, broadcasting against x."""
     width = jnp.asarray(bin_width, x.dtype)
     return width if width.ndim == 0 else jnp.broadcast_to(width, x.shape[1:])[None]
 
 
 class Elbo(NamedTuple):
-    """The bound of (3) or (4) in nats, for each sample, with the standard error of its estimate, and its three terms:
-    value = reconstruction − prior − diffusion."""
+    """The bound (3) or (4) in nats for each sample, the standard error of its estimate, and its three terms.
+
+    value = reconstruction − prior − diffusion.
+    """
 
     value: Float[Array, " B"]
     error: Float[Array, " B"]
@@ -122,12 +126,12 @@ def elbo(
     times: Float[Array, " N"] | None = None,
     levels: Float[Array, " K"] | None = None,
 ) -> Elbo:
-    """A lower bound on log p(x_0) in nats: (3), or (4) where the `times` of a grid from t_max down to t_min are given.
+    """A lower bound on log p(x_0) in nats: (3), or (4) if the `times` of a grid from t_max down to t_min are given.
 
     With `levels`, the values that a coordinate can take in model space, it bounds log P(x_0) of discrete data, which
-    `nats_to_bits` turns into bits per dimension. num_times, an even number, is the number of draws for the integral or
-    sum, each one evaluation of the score; the reconstruction takes a quarter as many. Row i is a function of keys[i]
-    and x0[i]. TypeError where the SDE has no kernel.
+    `nats_to_bits` converts to bits per dimension. num_times, an even number, is the number of draws for the integral or
+    sum, each one evaluation of the score. The reconstruction takes a quarter as many. Row i is a function of keys[i]
+    and x0[i]. Raises TypeError if the SDE has no kernel, and ValueError for an odd num_times.
     """
     missing = [name for name in ("alpha", "sigma", "prior_std") if not hasattr(sde, name)]
     if missing or not has_kernel(sde):
@@ -159,14 +163,14 @@ def elbo(
 
 
 def _continuous(sde, u, x0):
-    """t [B] with λ uniform, and −dλ/dt over its density: the weight of (3)."""
+    """t [B] with λ uniform, and the weight of (3): −dλ/dt over the density of t."""
     t = log_snr_quantile(sde, u)
     rate = (jnp.asarray(sde.diffusion(t)) / jnp.asarray(sde.sigma(t))) ** 2
     return t, log_snr_range(sde).astype(x0.dtype) * expand(rate, x0) / expand(per_time(rate, t), x0)
 
 
 def _discrete(sde, u, times, x0):
-    """The start t [B] of a step drawn uniformly, and the weight of (4) over its probability."""
+    """The start t [B] of a step drawn uniformly, and the weight of (4) over the step's probability."""
     num_steps = len(times) - 1
     k = jnp.minimum((u * num_steps).astype(int), num_steps - 1)
     t, s = times[k], times[k + 1]
@@ -182,7 +186,7 @@ def _squared_error(keys, sde, score_fn, x0, t):
 
 
 def _log_decoder(sde, x, x0, t, levels):
-    """log p(x_0 | x) with K levels a coordinate."""
+    """log p(x_0 | x) with K levels per coordinate."""
     alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
     logit = lambda value: -0.5 * ((x - alpha * value) / sigma) ** 2  # noqa: E731
     total = jax.nn.logsumexp(jax.lax.map(logit, levels.astype(x.dtype)), axis=0)

@@ -1,18 +1,18 @@
-"""Variational dequantization: where in its bin a value is put, learned.
+"""Variational dequantization: a learned distribution of a value within its bin.
 
-For any density q(u | x) on [−½, ½]^d, and equal where q is the law of p within the bin,
+For any density q(u | x) on [−½, ½]^d,
 
-    log P(x) ≥ E_q [log p(x + Δ u) − log q(u | x)] + d log Δ                                              (1)
+    log P(x) ≥ E_q [log p(x + Δ u) − log q(u | x)] + d log Δ,                                             (1)
 
-(Ho et al. 2019, "Flow++", arXiv:1902.00275, section 3.1); q uniform gives `sde_lib.bits`, equation (1). Here each
-coordinate has one of the laws
+with equality where q is the distribution of p within the bin (Ho et al. 2019, "Flow++", arXiv:1902.00275, section 3.1).
+With q uniform it is equation (1) of `sde_lib.likelihood.bits`. Here each coordinate has a distribution
 
     u = sigmoid(m + s ℓ) − ½,   m = shift + slope · x,   s = exp(log_scale),   ℓ logistic                (2)
     log q = Σ [log f(ℓ) − log f(m + s ℓ) − log s],   f(ℓ) = sigmoid(ℓ) sigmoid(−ℓ)                       (3)
 
-whose parameters at 0 give the uniform one: trained, the bound is at least as tight, up to noise. The tilt m follows the
-density's slope within a bin, and so serves where bins are wide against the density; of a network trained on uniformly
-dequantized data, whose density is nearly flat within a bin, there is next to nothing to gain.
+which is uniform if all parameters are 0. So after training the bound is at least as tight, up to noise. The tilt m
+follows the density's slope within a bin, which helps where bins are wide compared with the density's scale. The density
+of a network trained on uniformly dequantized data is nearly flat within a bin: there is almost nothing to gain.
 """
 
 from collections.abc import Callable
@@ -27,14 +27,17 @@ from sde_lib.noise import sample_keys
 
 
 class Dequantizer(PyTreeNode):
-    """(2): `shift`, `slope` and `log_scale` are of the event's shape or broadcast to it."""
+    """(2); `shift`, `slope` and `log_scale` have the event's shape or broadcast to it."""
 
     shift: Leaf = 0.0
     slope: Leaf = 0.0
     log_scale: Leaf = 0.0
 
     def __call__(self, keys: Key[Array, " B"], x: Float[Array, "B ..."]) -> tuple[Float[Array, "B ..."], Array]:
-        """(u [B, ...], log q(u | x) [B]), drawn; row i is a function of keys[i] and x[i], differentiable in both."""
+        """A draw of (u [B, ...], log q(u | x) [B]), differentiable in x and the parameters.
+
+        Row i is a function of keys[i] and x[i].
+        """
         shift, slope, log_scale = (
             jnp.broadcast_to(jnp.asarray(leaf, x.dtype), x.shape[1:])[None]
             for leaf in (self.shift, self.slope, self.log_scale)
@@ -59,9 +62,9 @@ def fit_dequantizer(
     batch_size: int = 64,
     learning_rate: float = 0.03,
 ) -> Dequantizer:
-    """The q of (2) that makes (1) largest over discrete data x in model space, one law for each coordinate, by Adam.
+    """The q of (2) that maximizes (1) over discrete data x in model space, one distribution per coordinate, by Adam.
 
-    `log_prob` and `bin_width` as in `bits_per_dim`; each step differentiates `log_prob` in its second argument.
+    `log_prob` and `bin_width` are as in `bits_per_dim`; each step differentiates `log_prob` in its second argument.
     """
     zeros = jnp.zeros(x.shape[1:], x.dtype)
     q, adam = Dequantizer(shift=zeros, slope=zeros, log_scale=zeros), optax.adam(learning_rate)

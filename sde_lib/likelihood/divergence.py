@@ -5,9 +5,9 @@ The trace of A = ∂F/∂x is estimated, in forward mode, by products A v with r
     Hutchinson   tr A = E vᵀ A v,     E v vᵀ = I                                                            (1)
     Hutch++      tr A = tr Qᵀ A Q + (d − m) E uᵀ A u,     Q = orth (A − cI) S, u ⊥ Q, ‖u‖ = 1             (2)
 
-(Hutchinson 1990; Meyer et al. 2021, arXiv:2010.09649, algorithm 1, with u uniform in place of their Gaussian, as in
-Epperly et al. 2024, arXiv:2301.07825, which is exact for multiples of the identity; S are signs, and c their mean of
-vᵀ A v/d, so that Q finds what deviates from such a multiple.) In (1) signs are exact where A is diagonal. Each is
+(1) Hutchinson 1990; with signs it is exact where A is diagonal. (2) Meyer et al. 2021, arXiv:2010.09649, algorithm 1. S
+are signs, and c is their mean of vᵀ A v/d, so that Q finds the deviation from a multiple of the identity. u is uniform
+in place of their Gaussian, as in Epperly et al. 2024, arXiv:2301.07825, which is exact for such a multiple. Both are
 unbiased; the spread of the probes gives the error.
 """
 
@@ -24,24 +24,24 @@ from sde_lib.noise import fold
 from sde_lib.sde import expand
 
 Field = Callable[[Float[Array, "B ..."]], Float[Array, "B ..."]]
-"""A vector field on events: x → F(x), of x's shape, row i of F a function of row i of x alone."""
+"""A vector field on events: x → F(x), of x's shape; row i of F is a function of row i of x only."""
 
 
 class Divergence(PyTreeNode, abc.ABC):
-    """How ∇·F at each row of x is found from products with the Jacobian of F there.
+    """An estimator of ∇·F at each row of x, from products with the Jacobian of F.
 
-    The products of a whole batch are one: its Jacobian consists of its rows' own.
+    One product serves the whole batch: the batch's Jacobian consists of the rows' own.
     """
 
     @abc.abstractmethod
     def draw(self, keys: Key[Array, " B"], x: Float[Array, "B ..."]) -> PyTree:
-        """The probes for events like x; those of row i are a function of keys[i]."""
+        """The probes for events of x's shape; those of row i are a function of keys[i]."""
 
     @abc.abstractmethod
     def __call__(
         self, probes: PyTree, field: Field, x: Float[Array, "B ..."]
     ) -> tuple[Float[Array, "B ..."], Float[Array, "B m"]]:
-        """(F(x), unbiased estimates [B, m] of ∇·F at each row, one for each probe)."""
+        """(F(x), unbiased estimates [B, m] of ∇·F at each row, one per probe)."""
 
     @abc.abstractmethod
     def standard_error(self, estimates: Float[Array, "B m"]) -> Float[Array, " B"]:
@@ -64,7 +64,7 @@ class Exact(Divergence):
 
 
 class Hutchinson(Divergence):
-    """(1), with signs or standard normal v. The error is NaN for a single probe."""
+    """(1), with v of signs or standard normal. The error is NaN for a single probe."""
 
     probes: int = static(1)
     law: Literal["rademacher", "gaussian"] = static("rademacher")
@@ -84,8 +84,9 @@ class Hutchinson(Divergence):
 class HutchPlusPlus(Divergence):
     """(2), with `probes` products in all: a third for Q, a third for the trace on it, a third for the rest.
 
-    It beats Hutchinson's at equal cost where few directions carry most of the Jacobian's deviation from a multiple
-    of the identity. ValueError where `probes` is no multiple of 3, or a third of it no smaller than the dimension.
+    More accurate than Hutchinson's at equal cost if few directions carry most of the Jacobian's deviation from a
+    multiple of the identity. Raises ValueError if `probes` is no multiple of 3, or if a third of it is not below the
+    dimension.
     """
 
     probes: int = static(6)
@@ -113,15 +114,15 @@ class HutchPlusPlus(Divergence):
 
 
 def _range_and_rest(deviation: Float[Array, "m ..."], rest: Float[Array, "m ..."]) -> Float[Array, "n ..."]:
-    """Q, an orthonormal basis of what `deviation` spans, and `rest` made orthogonal to it and of length 1: for one
-    event, n = 2 m.
+    """Q, an orthonormal basis of the span of `deviation`, and `rest`, made orthogonal to it and of length 1.
 
-    Held fixed in a gradient: (2) is unbiased for any Q, and so is its derivative, while a QR of what vanishes has none.
+    For one event; n = 2 m. Constant in gradients: (2) is unbiased for any Q, and so is its derivative. The QR of a
+    vanishing matrix has no derivative.
     """
     deviation = jax.lax.stop_gradient(deviation)
     q = jnp.linalg.qr(deviation.reshape(len(deviation), -1).T)[0].T
     u = rest.reshape(q.shape)
-    for _ in range(2):  # once more, for what rounding left
+    for _ in range(2):  # again, against rounding errors
         u = u - (u @ q.T) @ q
     u = u / jnp.linalg.norm(u, axis=1, keepdims=True)
     return jnp.concatenate([q, u]).reshape(-1, *rest.shape[1:])
@@ -135,7 +136,7 @@ def _draw(law, keys, count: int, x) -> Float[Array, "m B ..."]:
 def _products(field, x, vectors: Float[Array, "m B ..."]) -> tuple[Array, Float[Array, "m B ..."]]:
     """(F(x), A v for each v of `vectors`)."""
     along = lambda v: jax.jvp(field, (x,), (v,))  # noqa: E731
-    if len(vectors) == 1:  # as a batch of one it is a program of its own, and slower
+    if len(vectors) == 1:  # vmap over one vector compiles to a slower program
         value, product = along(vectors[0])
         return value, product[None]
     return jax.vmap(along, out_axes=(None, 0))(vectors)

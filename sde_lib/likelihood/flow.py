@@ -4,23 +4,23 @@ Along a path of the flow dx/dt = F(x, t) = f(x, t) − ½ g(t)² s(x, t) the log
 
     log p_{t_min}(x) = log π(x_T) + ∫ ∇·F(x_t, t) dt,     t from t_min to t_max, x at t_min,              (1)
 
-with π the prior and x_T the end of the path (Song et al. 2021, eq. 13 and 39). The number is exact for the density of
-the ODE that the score s defines, whether or not s is the score of the data. Three things keep it from log p_0(x):
+with π the prior and x_T the end of the path (Song et al. 2021, eq. 13 and 39). This is exact for the density of the ODE
+that the score s defines, whether or not s is the score of the data. Three errors separate the result from log p_0(x):
 
-Solver. Steps are finite. The same integral with coarser steps tells how much they matter.
+Solver. Steps are finite. The same integral with coarser steps gives an estimate of this error.
 
-Probes. ∇·F is estimated from products of its Jacobian with random vectors (`sde_lib.divergence`), the same ones along
-the path, so that the estimate is smooth in t.
+Probes. ∇·F is estimated from products of its Jacobian with random vectors (`sde_lib.likelihood.divergence`). They are
+the same along the path, so that the estimate is smooth in t.
 
 Truncation. p_{t_min} is not p_0. With a kernel N(α x_0, σ² I), the density of x_0 + (σ/α) ε at x is that of x_t at α x
-times α^d, and as it solves the heat equation ∂q/∂v = ½ Δq in v = σ²/α², to first order in v at t = t_min
+times α^d. It solves the heat equation ∂q/∂v = ½ Δq in v = σ²/α². So, to first order in v at t = t_min,
 
     log p_0(x) ≈ log p_t(α x) + d log α − ½ σ² [∇·s + ‖s‖²](α x, t).                                       (2)
 
-The approximation is good where σ/α is small against the scales of the data. It says nothing of data that have no
-density, such as integers: those want bits per dimension (`sde_lib.bits`).
+The approximation is good where σ/α is small compared with the scales of the data. It does not apply to data without a
+density, such as integers; these have bits per dimension (`sde_lib.likelihood.bits`).
 
-What is not estimated is that π is not p at t_max: the density is the model's, whose prior π is.
+The difference between π and p at t_max is not estimated: the density is the model's, whose prior is π.
 
 Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
 """
@@ -40,18 +40,18 @@ from sde_lib.solvers.integrate import Adaptive, Fixed, full_precision
 
 
 class LogProb(NamedTuple):
-    """A log density and what is known of its error; `solver`, `probes` and `truncation` have no gradient.
+    """A log density and estimates of its error; `solver`, `probes` and `truncation` have no gradient.
 
-    value         nats
-    z             where x ends at t_max, [B, ...]
-    evaluations   of the field with its divergence: a score and the products with its Jacobian each
-    solver        the error that the difference to a coarser solution foretells: Adaptive, ten times the tolerance, if
-                  it is proportional to that; Fixed, half of the steps, if it is of order 4
-    probes        the standard error over the probes: 0 for Exact, NaN where there is one probe alone
-    truncation    the first-order estimate of log p_0(x) − value; where `to_data` has it in the value, the last term of
-                  (2), next to which what remains is of second order. NaN without a kernel.
+        value         nats
+        z             the end of the path at t_max, [B, ...]
+        evaluations   of the field with its divergence: each is a score and the products with its Jacobian
+        solver        the error, estimated from the difference to a coarser solution: for Adaptive, at ten times the
+                      tolerance, if proportional to it; for Fixed, with half of the steps, if of order 4
+        probes        the standard error over the probes: 0 for Exact, NaN for a single probe
+        truncation    the first-order estimate of log p_0(x) − value, NaN without a kernel. With `to_data` the
+                      value contains it: this is then the last term of (2), and the rest is of second order
 
-    Inside `jit`, what is not read is not computed: `solver` costs one more solution at the coarser steps (some 0.6 and
+    Inside `jit`, what is not read is not computed. `solver` costs one more solution at the coarser steps (about 0.6 and
     0.5 of the first), `truncation` one more evaluation. `evaluations` does not count them.
     """
 
@@ -64,11 +64,11 @@ class LogProb(NamedTuple):
 
 
 class Likelihood(PyTreeNode):
-    """A divergence and a solver, put together: log densities, and the map between data and prior.
+    """A divergence and a solver: log densities, and the map between data and prior.
 
-    Row i is a function of keys[i], x[i] and cond[i] alone, up to rounding, where a row of the score is one of its own
-    row. The score is evaluated on the whole batch, with a time for each row, as score_fn(x, t) or, with `cond`, a
-    pytree of leaves [B, ...], as score_fn(x, t, cond).
+    Row i is a function of keys[i], x[i] and cond[i] only, up to rounding, if a row of the score is one of its own row.
+    The score is evaluated on the whole batch, with a time for each row. It is called as score_fn(x, t) or, with `cond`,
+    a pytree of leaves [B, ...], as score_fn(x, t, cond).
 
     With `to_data` the value is (2), log p_0(x); without it is (1), log p_{t_min}(x).
     """
@@ -80,20 +80,23 @@ class Likelihood(PyTreeNode):
     def log_prob(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, x: Float[Array, "B ..."], cond: Any = None
     ) -> LogProb:
-        """log p(x) in nats, with its error. TypeError for `to_data` where the SDE has no kernel."""
+        """log p(x) in nats, with its error. Raises TypeError for `to_data` if the SDE has no kernel."""
         if self.to_data and not hasattr(sde, "alpha"):
             raise TypeError(f"to_data needs alpha and sigma of the SDE, which {type(sde).__name__} lacks")
 
         return self._log_prob(keys, sde, _given(score_fn, cond), x)
 
     def encode(self, sde: SDE, score_fn: ScoreFn, x: Float[Array, "B ..."], cond: Any = None) -> Float[Array, "B ..."]:
-        """x at t_min carried to t_max."""
+        """x at t_min, transported to t_max."""
         return self._transport(sde, score_fn, x, cond, to_noise=True)
 
     def decode(
         self, sde: SDE, score_fn: ScoreFn, z: Float[Array, "B ..."], temperature: Scalar = 1.0, cond: Any = None
     ) -> Float[Array, "B ..."]:
-        """temperature · z at t_max carried to t_min: below 1 draws come from the middle of a prior around 0."""
+        """temperature · z at t_max, transported to t_min.
+
+        A temperature below 1 moves draws from a prior around 0 toward its center.
+        """
         return self._transport(sde, score_fn, temperature * z, cond, to_noise=False)
 
     def _transport(self, sde, score_fn, x, cond, to_noise):
@@ -141,7 +144,7 @@ def _flow(sde, score):
 
 
 def _log_alpha(sde: GaussianSDE, x):
-    """log α(t_min), to broadcast against x."""
+    """log α(t_min), broadcasting against x."""
     return jnp.log(expand(sde.alpha(sde.t_min), x))
 
 
@@ -165,18 +168,19 @@ def _sum(values: Float[Array, "B ..."]) -> Float[Array, " B"]:
 def slerp(
     sde: GaussianSDE, z0: Float[Array, "B ..."], z1: Float[Array, "B ..."], weights: Float[Array, " W"]
 ) -> Float[Array, "W B ..."]:
-    """The way from z0 to z1 over the prior's spheres, at `weights` in [0, 1], for `decode`.
+    """The path from z0 to z1 along the prior's spheres, at `weights` in [0, 1], for `decode`.
 
-    In units of the prior's standard deviation the direction moves along the great circle (Shoemake 1985), and the norm,
-    which is nearly √d for every draw of the prior, linearly; a straight line would go through the far smaller norms
-    that no draw has. Where z0 and z1 point the same way the line is straight; opposite ones have no great circle.
+    In units of the prior's standard deviation, the direction moves along the great circle (Shoemake 1985). The norm,
+    which is nearly √d for every draw from the prior, moves linearly. A straight line would pass through far smaller
+    norms, which no draw has. The path is straight where z0 and z1 have the same direction; opposite ones have no great
+    circle.
     """
     std = expand(sde.prior_std(), z0)
 
     def one(u0, u1, weight):
         n0, n1 = jnp.linalg.norm(u0), jnp.linalg.norm(u1)
         e0, e1 = u0 / n0, u1 / n1
-        # The angle by its half, accurate for directions that are nearly alike.
+        # Computed from its half, the angle is accurate for nearly equal directions.
         angle = 2 * jnp.arctan2(jnp.linalg.norm(e1 - e0), jnp.linalg.norm(e1 + e0))
         share = lambda w: w * jnp.sinc(w * angle / jnp.pi) / jnp.sinc(angle / jnp.pi)  # noqa: E731
         return (n0 + weight * (n1 - n0)) * (share(1 - weight) * e0 + share(weight) * e1)

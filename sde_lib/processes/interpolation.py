@@ -17,8 +17,7 @@ from jaxtyping import Array, Float
 def monotone_cubic(
     t: Float[Array, "..."], knots: Float[Array, " N"], first: Float[Array, ""], rises: Float[Array, " N-1"]
 ) -> Float[Array, "..."]:
-    """y(t) (1) through y_0 = `first` and y_{k+1} = y_k + rises_k, of t's shape and dtype; extrapolated by the last
-    cubic.
+    """y(t) (1) through y_0 = `first` and y_{k+1} = y_k + rises_k, of t's shape and dtype; the end cubics extrapolate.
 
     `rises` have one sign; there are at least two `knots`, increasing. The rises are passed instead of the values
     because the slopes are computed from them: differences of float32 values would be too coarse. Differentiable in t,

@@ -154,7 +154,7 @@ def fit_prior(
     """The process with a fitted prior, a mixture of normals, and the misfit of that prior.
 
     The mixture is fitted to ends of paths simulated from the data. Each example starts four paths: two for the fit, two
-    for the misfit. A misfit well above its floor calls for more components, or a longer t_max.
+    for the misfit. If the misfit is well above its floor, use more components or a longer t_max.
     """
     from sklearn.mixture import GaussianMixture as Mixture
 

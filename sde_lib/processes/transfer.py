@@ -41,8 +41,7 @@ def transfer_score(score_fn: ScoreFn, trained: GaussianSDE, used: GaussianSDE) -
 
 
 def within(trained: GaussianSDE, used: GaussianSDE) -> GaussianSDE:
-    """The process `used`, restricted to the times whose λ is in the range of `trained`. Raises ValueError if there are
-    none."""
+    """The process `used`, on the times whose λ is in the range of `trained`. Raises ValueError if there are none."""
     trained_range, used_range = (np.asarray(_range(sde)) for sde in (trained, used))
     low, high = max(trained_range[0], used_range[0]), min(trained_range[1], used_range[1])
     if low >= high:

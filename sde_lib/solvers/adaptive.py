@@ -1,4 +1,4 @@
-"""Samplers that choose their steps: each sample its own, by an estimate of the error that a step makes.
+"""Samplers with adaptive steps: each sample has its own, by an estimate of the error of a step.
 
 The reverse SDE, dx = b(x, t) dt + g(t) dw̄ with b = f − g² score, goes from t to s = t − h by two rules with one
 increment of noise Δw ~ N(0, h I),
@@ -9,24 +9,25 @@ increment of noise Δw ~ N(0, h I),
     E   = √mean_j ((x'_j − x''_j)/δ_j)²,     δ = max(ε_abs, ε_rel max(|x'|, |x'_prev|)),                    (3)
     x, t ← x'', s   where E ≤ 1;     h ← θ h E^{−r}, at most the time that is left,                         (4)
 
-with θ = r = 0.9 and x'_prev the x' of the last step accepted (Jolicoeur-Martineau et al. 2021, arXiv:2105.14080,
-algorithm 1), and h rounded to the nearest power of 2^¼ (`step_size`): w is too rough to forgive rounding.
+with θ = r = 0.9 and x'_prev the x' of the last accepted step (Jolicoeur-Martineau et al. 2021, arXiv:2105.14080,
+algorithm 1). h is rounded to the nearest power of 2^¼ (`step_size`), since w is rough: another t by rounding would give
+another Δw.
 
-What becomes of Δw when its step is rejected is a choice:
+There are two choices of Δw after a rejected step:
 
-    brownian_path    Δw = w(t) − w(s) of one path a sample, drawn by Brownian bridges wherever it is asked for (Gaines &
+    brownian_path    Δw = w(t) − w(s) of one path per sample, drawn by Brownian bridges at the required times (Gaines &
                      Lyons 1997, SIAM J. Appl. Math. 57(5)): the error falls with the tolerance.
-    redrawn          a step tried again draws anew, as published. What is accepted is no longer normal: noise that
-                     enlarges |x'| enlarges δ, and is accepted more often. A bias that the tolerance does not remove:
-                     means off by up to 0.3 standard deviations in 4 dimensions, by nothing to be seen in 256, where
-                     E hardly varies.
+    redrawn          a new draw for each try, as published. Accepted noise is then not normal: noise that enlarges |x'|
+                     enlarges δ, and is accepted more often. A smaller tolerance does not remove this bias. Means were
+                     off by up to 0.3 standard deviations in 4 dimensions, and not visibly in 256, where E hardly
+                     varies.
 
 The probability flow, dx/dt = f − ½ g² score, is solved by an explicit Runge–Kutta pair of diffrax.
 
-How many evaluations a sample takes is known only afterwards: `nfe` is None, `with_evaluations` tells.
+The number of evaluations per sample is known only afterwards: `nfe` is None, and `with_evaluations` returns it.
 
-Under `jit` a failure cannot raise. A sample that has not arrived after `max_steps` steps, or whose steps have shrunk
-to nothing (a score that is not finite), is NaN, and that sample alone: what is unfinished is not taken for a sample.
+Under `jit` a failure cannot raise. A sample is NaN if it has not arrived after `max_steps` steps, or if its steps have
+shrunk to nothing, as with a score that is not finite. The other samples are not affected.
 """
 
 import dataclasses
@@ -50,7 +51,7 @@ from sde_lib.solvers.step_size import StepSize, where_row
 STEP_SIZE = StepSize(safety=0.9, exponent=0.9)
 """θ and r of (4)."""
 DEPTH = 23
-"""A Brownian path is resolved to 2^−DEPTH of its length: as finely as float32 tells times near 1 apart."""
+"""A Brownian path is resolved to 2^−DEPTH of its length, which is float32's resolution of times near 1."""
 
 
 def redrawn(keys: Key[Array, " B"], k, t, s, x: Float[Array, "B ..."], span) -> Float[Array, "B ..."]:
@@ -61,7 +62,7 @@ def redrawn(keys: Key[Array, " B"], k, t, s, x: Float[Array, "B ..."], span) -> 
 def brownian_path(keys: Key[Array, " B"], k, t, s, x: Float[Array, "B ..."], span) -> Float[Array, "B ..."]:
     """Δw = w(t) − w(s) of the sample's own path over span = (t_end, t_max).
 
-    Costs 2 DEPTH normal draws of x's shape: little beside a network, much beside a closed form.
+    Costs 2 DEPTH normal draws of x's shape: little compared with a network, much compared with a closed form.
     """
     length = span[1] - span[0]
     w_t, w_s = (_brownian(keys, (u - span[0]) / length, x) for u in (t, s))
@@ -69,9 +70,10 @@ def brownian_path(keys: Key[Array, " B"], k, t, s, x: Float[Array, "B ..."], spa
 
 
 def _brownian(keys, r, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """w(r) of a path on [0, 1] for each r [B], by halving the interval that r is in: given the ends of one of length l,
+    """w(r) of a path on [0, 1] for each r [B], by halving the interval that contains r.
 
-    w(middle) ~ N(½ (w(low) + w(high)), ¼ l), with a key for each interval; linear in the last, of length 2^−DEPTH.
+    Given the ends of an interval of length l, w(middle) ~ N(½ (w(low) + w(high)), ¼ l), with one key per interval. w is
+    linear in the last interval, of length 2^−DEPTH.
     """
 
     def halve(level, node):
@@ -89,7 +91,7 @@ def _brownian(keys, r, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
 
 
 class _Path(PyTreeNode):
-    """The samples' states between steps: x'_prev, t, h and the steps tried; k counts the loop."""
+    """The samples' states between steps: x'_prev, t, h and the steps tried; k counts the loop's iterations."""
 
     state: SolverState
     previous: Leaf
@@ -102,13 +104,13 @@ class _Path(PyTreeNode):
 class AdaptiveSDE(PyTreeNode):
     """The reverse SDE by (1) to (4), for any drift and diffusion, from t_max to the later of t_end and t_min.
 
-    Each step tried costs two evaluations of the score, with t of shape [B]. Sample i is a function of keys[i] alone,
-    up to rounding, whatever the batch and the devices; the batch runs until its slowest sample has arrived. `h_init`
-    is the first step, in units of t_max − t_end. The published ε_abs is one gray level, 0.0078 for images in [−1, 1],
-    with ε_rel from 0.01 to 0.5; their end is `tweedie`, for a GaussianSDE. `noise` is `brownian_path`, or, as
-    published and cheaper, `redrawn`.
+    Each step tried costs two evaluations of the score, with t of shape [B]. Sample i is a function of keys[i] only, up
+    to rounding, for any batch and devices. The batch runs until its slowest sample has arrived. `h_init` is the first
+    step, as a fraction of t_max − t_end. The published ε_abs is one gray level, 0.0078 for images in [−1, 1], with
+    ε_rel from 0.01 to 0.5; the published final denoising is `tweedie`, for a GaussianSDE. `noise` is `brownian_path`,
+    or `redrawn`, which is as published and cheaper.
 
-    Returns NaN for a sample that has not arrived after `max_steps` steps, rejected ones included.
+    A sample that has not arrived after `max_steps` steps, including rejected ones, is NaN.
     """
 
     rel_tol: Scalar = 0.02
@@ -121,19 +123,19 @@ class AdaptiveSDE(PyTreeNode):
     nfe: ClassVar[None] = None
 
     def check(self, sde: SDE) -> None:
-        """TypeError where the SDE lacks what the final denoising needs."""
+        """Raises TypeError if the SDE lacks a method that the final denoising requires."""
         check_pair(self.denoise, sde, "denoise")
 
     def __call__(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> Float[Array, "B ..."]:
-        """Samples [B, *shape], from x_T or else a draw of the prior."""
+        """Samples [B, *shape], from x_T or, if it is None, a draw from the prior."""
         return self.with_evaluations(keys, sde, score_fn, shape, x_T)[0]
 
     def with_evaluations(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
-        """(samples [B, *shape], score evaluations of each [B]): its own, without those made while it waited."""
+        """(samples [B, *shape], score evaluations of each [B]), without those made while it waited for others."""
         x_T = prior_draw(keys, sde, shape, x_T)
         span = tuple(jnp.asarray(u, x_T.dtype) for u in (_end(self, sde), sde.t_max))
         t, keys = jnp.full(x_T.shape[:1], span[1]), fold(keys, 1)
@@ -155,7 +157,7 @@ class AdaptiveSDE(PyTreeNode):
         return samples, 2 * path.steps + getattr(self.denoise, "nfe", 0)
 
     def _try(self, path: _Path, s, dw, sde, score_fn) -> _Path:
-        """One step tried, from t to s; samples with s = t, which have arrived or failed, stay as they are."""
+        """Tries one step, from t to s. Samples with s = t, which have arrived or failed, are unchanged."""
         x, t, h = path.state.x, path.t, path.t - s
 
         def move(y, u):
@@ -184,12 +186,12 @@ class AdaptiveSDE(PyTreeNode):
 class ProbabilityFlowODE(PyTreeNode):
     """The probability-flow ODE with each sample's own steps (`Adaptive`), from t_max to the later of t_end and t_min.
 
-    Sample i is a function of keys[i] alone, up to rounding, which may move a step and with it the sample within the
-    error; the batch runs until its slowest sample has arrived. The default tolerance is tight so that such a move is
-    one of about 10⁻⁵ at most: wholly other steps led up to 5·10⁻⁴ apart at a tolerance of 10⁻⁵, and 1.3·10⁻⁵ at 10⁻⁶,
-    for half as many evaluations again (64 samples of two mixtures, exact scores, five processes).
-    Half-way between two narrow modes, where the flow parts, the last digit of x_T itself may move a sample by 10⁻⁵.
-    A score that is coarser than float32 wants a looser tolerance.
+    Sample i is a function of keys[i] only, up to rounding. Rounding may change a step, and with it the sample within
+    the error. The batch runs until its slowest sample has arrived. The default tolerance is small enough to keep such a
+    change to about 10⁻⁵. Entirely different steps gave samples up to 5·10⁻⁴ apart at a tolerance of 10⁻⁵, and 1.3·10⁻⁵
+    at 10⁻⁶, for half as many evaluations again (64 samples of two mixtures, exact scores, five processes). Half-way
+    between two narrow modes, where the flow divides, the last digit of x_T itself may change a sample by 10⁻⁵. A score
+    of less than float32's accuracy requires a larger tolerance.
     """
 
     ode: Adaptive = dataclasses.field(default_factory=lambda: Adaptive(rtol=1e-6, atol=1e-6))
@@ -198,19 +200,19 @@ class ProbabilityFlowODE(PyTreeNode):
     nfe: ClassVar[None] = None
 
     def check(self, sde: SDE) -> None:
-        """TypeError where the SDE lacks what the final denoising needs."""
+        """Raises TypeError if the SDE lacks a method that the final denoising requires."""
         check_pair(self.denoise, sde, "denoise")
 
     def __call__(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> Float[Array, "B ..."]:
-        """Samples [B, *shape], from x_T or else a draw of the prior."""
+        """Samples [B, *shape], from x_T or, if it is None, a draw from the prior."""
         return self.with_evaluations(keys, sde, score_fn, shape, x_T)[0]
 
     def with_evaluations(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
-        """(samples [B, *shape], score evaluations of each [B]): its own, without those made while it waited."""
+        """(samples [B, *shape], score evaluations of each [B]), without those made while it waited for others."""
         x_T = prior_draw(keys, sde, shape, x_T)
         t_end = _end(self, sde)
 

@@ -1,5 +1,4 @@
-"""Single-step exponential integrators: the linear part of the reverse process is exact, the network's part takes
-stages.
+"""Single-step exponential integrators: the linear part of the reverse process is exact, the network's is in stages.
 
 With λ = ½ log(α²/σ²), the half log-SNR, which increases toward the data, and h = λ_s − λ_t, the probability flow is
 
@@ -17,8 +16,10 @@ In the integral, DPM-Solver-2 and -3 use the polynomial through ε̂ at t and at
 λ_t)/h is ½, or ⅓ and ⅔. u is one time for all coordinates. Where these differ in λ, u has this r for their mean, and
 each coordinate uses its own r at u. The difference is O(h), which preserves the order.
 
-Lu et al. 2022a: "DPM-Solver", arXiv:2206.00927. Lu et al. 2022b: "DPM-Solver++", arXiv:2211.01095. Xue et al. 2023:
-"SA-Solver", arXiv:2309.05019. Gonzalez et al. 2023: "SEEDS: Exponential SDE Solvers", arXiv:2305.14267.
+Lu et al. 2022a: "DPM-Solver", arXiv:2206.00927.
+Lu et al. 2022b: "DPM-Solver++", arXiv:2211.01095.
+Xue et al. 2023: "SA-Solver", arXiv:2309.05019.
+Gonzalez et al. 2023: "SEEDS: Exponential SDE Solvers", arXiv:2305.14267.
 """
 
 import jax.numpy as jnp

@@ -1,25 +1,25 @@
-"""Ordinary differential equations over the whole of a process: dy/dt = field(y, t) between t_min and t_max.
+"""Ordinary differential equations over the whole interval of a process: dy/dt = field(y, t) between t_min and t_max.
 
-`Adaptive` and `Fixed` serve likelihoods, encoding and decoding alike. The state y is any pytree of leaves [B, ...], a
-row for each event, and the field is evaluated on the whole batch at once, with t of shape [B]. In `Adaptive` each row
-has a time and steps of its own: it is a function of the same row of the start alone, where the field's rows are.
+`Adaptive` and `Fixed` serve likelihoods, encoding and decoding. The state y is any pytree of leaves [B, ...], one row
+per event. The field is evaluated on the whole batch at once, with t of shape [B]. In `Adaptive` each row has its own
+time and steps. It is a function of the same row of the start only, if the field's rows are.
 
-A step is tried by a pair of Runge–Kutta rules of orders p and p − 1, which differ by e, and
+A step is tried with a pair of Runge–Kutta rules of orders p and p − 1, which differ by e, and
 
     E = max over the leaves of √mean (e/(atol + rtol |y|))²,                                                (1)
     y, u ← y', u + h  where E < 1;     h ← h θ E^{−1/p}, at most what is left                               (2)
 
-with θ = 0.8 (Hairer, Nørsett & Wanner 1993, section II.4; 0.9 had more steps rejected, and on digits took 115
-evaluations where 0.8 takes 103, for the slowest of 32), h rounded to the nearest power of 2^¼ (`step_size`). In float32
-e holds some per cent of rounding at a tolerance of 10⁻⁵, so that a step may still fall on another rung, and the
-solution then moves within the tolerance.
+with θ = 0.8 (Hairer, Nørsett & Wanner 1993, section II.4). With 0.9 more steps were rejected: on digits, 115
+evaluations instead of 103 for the slowest of 32 rows. h is rounded to the nearest power of 2^¼ (`step_size`). In
+float32, some per cent of e are rounding errors at a tolerance of 10⁻⁵. So h may still be rounded to another power, and
+the solution then changes within the tolerance.
 
-Products of matrices and convolutions of the field have the precision of their factors' dtype. By default JAX lets GPUs
-round those of float32 to TF32 and TPUs to bfloat16: noise that no shorter step makes smaller. With it, on a GPU, log p
-of digits took 355 evaluations instead of 85, at a tolerance of 10⁻⁵. Whoever sets `jax_default_matmul_precision`, to
-"default" for one, has what is set; a network that computes in bfloat16 goes on to.
+Matrix products and convolutions of the field have the precision of their factors' dtype. By default JAX lets GPUs round
+those of float32 to TF32, and TPUs to bfloat16: noise that no shorter step reduces. With it, on a GPU, log p of digits
+took 355 evaluations instead of 85, at a tolerance of 10⁻⁵. If `jax_default_matmul_precision` is set, to "default" for
+example, that setting is used. A network that computes in bfloat16 still does.
 
-Under `jit` a failure cannot raise: what is late is NaN.
+Under `jit` a failure cannot raise: rows that do not finish within max_steps are NaN.
 """
 
 import dataclasses
@@ -43,15 +43,16 @@ if TYPE_CHECKING:
 SAFETY = 0.8
 """θ of (2)."""
 FIRST_STEP = 2.0**-4
-"""The first h, and its least: shorter steps than that are none. Both in units of the whole way."""
+"""The first h, as a fraction of the whole interval."""
 LEAST_STEP = 2.0**-40
+"""A row whose h is not larger has failed; in the same unit."""
 
 Field = Callable[[PyTree, Float[Array, " B"]], PyTree]
 """(y, t) → dy/dt, with leaves [B, ...] and t [B]."""
 
 
 def full_precision(function: Callable) -> Callable:
-    """The function, whose products and convolutions are traced at JAX's "highest" precision, or at what is set."""
+    """The function, with its products and convolutions traced at JAX's "highest" precision, or at the one set."""
 
     def precise(*args):
         chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
@@ -62,8 +63,10 @@ def full_precision(function: Callable) -> Callable:
 
 
 class _Rows(NamedTuple):
-    """The rows between tries: y, its slope there, the share of the way that is done, the next h and the tries so far,
-    in floats as diffrax wants them."""
+    """The rows between tries: y, its slope, the completed fraction of the interval, the next h, the number of tries.
+
+    All are floats, as diffrax requires.
+    """
 
     y: PyTree
     slope: PyTree
@@ -72,7 +75,7 @@ class _Rows(NamedTuple):
     tries: Float[Array, " B"]
 
     def moving(self) -> Bool[Array, " B"]:
-        """Those that have not arrived, nor shrunk their steps to nothing."""
+        """Rows that have not arrived, and whose steps have not shrunk to LEAST_STEP."""
         return (self.done < 1) & (self.h > LEAST_STEP)
 
 
@@ -84,14 +87,14 @@ def _tsit5() -> "diffrax.AbstractERK":
 
 
 class Adaptive(PyTreeNode):
-    """An explicit Runge–Kutta pair of diffrax, each row with steps of its own by (1) and (2).
+    """An explicit Runge–Kutta pair of diffrax, with steps by (1) and (2) for each row.
 
-    The variable is u = t^{1/power}. Near the data the flow of a process with σ² ∝ t moves as √t, and in t itself takes
-    twice as many evaluations: on digits, at the default tolerance, some 180 where t^{1/2} and t^{1/3} take some 90.
+    The variable is u = t^{1/power}. Near the data, the flow of a process with σ² ∝ t moves as √t. In t itself it takes
+    twice as many evaluations: on digits, at the default tolerance, about 180, where t^{1/2} and t^{1/3} take about 90.
 
-    NaN where `max_steps` steps, rejected ones included, were not enough. Where y has several leaves, each is held to
-    the tolerance by its own root mean square. Times are of y's dtype. Gradients are those of the steps taken; there is
-    none through their choice.
+    Rows are NaN if `max_steps` steps, including rejected ones, were not enough. If y has several leaves, each meets the
+    tolerance in its own root mean square. Times have y's dtype. Gradients are those of the steps taken, without the
+    choice of the steps.
     """
 
     rtol: Scalar = 1e-5
@@ -101,12 +104,15 @@ class Adaptive(PyTreeNode):
     max_steps: int = static(4096)
 
     def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
-        """(y at the other end, evaluations of the field for each row), by dy/dt = field(y, t) from t_min or t_max."""
+        """(y at the other end, evaluations of the field for each row [B]), from t_min if `to_noise`, else t_max."""
         return self.between(field, y, *((sde.t_min, sde.t_max) if to_noise else (sde.t_max, sde.t_min)))
 
     def between(self, field: Field, y: PyTree, t0, t1) -> tuple[PyTree, Integer[Array, " B"]]:
-        """(y at t1, evaluations of the field for each row), from y at t0; times are not negative, and t1 may be before
-        t0. A row's evaluations are its own, without those made while it waited for others."""
+        """(y at t1, evaluations of the field for each row [B]), from y at t0.
+
+        Times must not be negative; t1 may be less than t0. A row's evaluations exclude those made while it waited for
+        others.
+        """
         none = jnp.zeros(len(jax.tree.leaves(y)[0]), jnp.result_type(*jax.tree.leaves(y)))
         power, field = jnp.asarray(self.power, none.dtype), full_precision(field)
         u0, u1 = (jnp.asarray(t, none.dtype) ** (1 / power) for t in (t0, t1))
@@ -116,14 +122,14 @@ class Adaptive(PyTreeNode):
             u = u0 + (u1 - u0) * done
             return _scaled((u1 - u0) * power * u ** (power - 1), field(y, u**power))
 
-        reused = int(self._tableau.fsal)  # a step's last stage is then the first of the next
+        reused = int(self._tableau.fsal)  # the last stage of a step is then the first of the next
         rows = _Rows(y, slope(y, none) if reused else y, none, none + FIRST_STEP, none)
         rows = _repeat(lambda rows: self._try(slope, rows), rows, self.max_steps)
         y = jax.tree.map(lambda leaf: where_row(rows.done == 1, leaf, jnp.nan), rows.y)
         return y, reused + rows.tries.astype(int) * (self._tableau.num_stages - reused)
 
     def coarser(self):
-        """(This with ten times the tolerance, the share of the difference that is our error: 1/9 if proportional)."""
+        """(This with ten times the tolerance, the fraction of the difference that is our error, about 1/9)."""
         return self.replace(rtol=10 * self.rtol, atol=10 * self.atol), 1 / 9
 
     @property
@@ -146,7 +152,7 @@ class Adaptive(PyTreeNode):
         return order
 
     def _try(self, slope, rows: _Rows) -> _Rows:
-        """One step tried by each row that moves."""
+        """Tries one step in each moving row."""
         moving, left = rows.moving(), 1 - rows.done
         h = jnp.where(moving, jnp.minimum(rows.h, left), 0.0)
         y, error, last = _step(self._tableau, slope, rows, h)
@@ -163,7 +169,7 @@ class Adaptive(PyTreeNode):
         )
 
     def _size(self, error: PyTree, before: PyTree, after: PyTree) -> Float[Array, " B"]:
-        """E of (1), |y| being the larger of both ends; 10³⁰ where it is not finite, and so never accepted."""
+        """E of (1), with the larger |y| of both ends; 10³⁰ if it is not finite, so that the step is rejected."""
 
         def rms(e, before, after):
             scaled = e / (self.atol + self.rtol * jnp.maximum(jnp.abs(before), jnp.abs(after)))
@@ -223,7 +229,7 @@ def _repeat(tried: Callable, rows: _Rows, limit: int) -> _Rows:
 
 
 class Fixed(PyTreeNode):
-    """The classical Runge–Kutta method of order 4 on a grid: 4 evaluations a step."""
+    """The classical Runge–Kutta method of order 4 on a grid: 4 evaluations per step."""
 
     grid: Grid = PowerGrid(power=3.0)
     num_steps: int = static(128)
@@ -233,7 +239,7 @@ class Fixed(PyTreeNode):
             raise ValueError(f"expected at least 1 step; got num_steps={self.num_steps}")
 
     def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
-        """As Adaptive's."""
+        """As `Adaptive.__call__`."""
         rows, field = len(jax.tree.leaves(y)[0]), full_precision(field)
         times = self.grid(sde, self.num_steps).astype(jnp.result_type(*jax.tree.leaves(y)))
         times = jnp.broadcast_to((times[::-1] if to_noise else times)[:, None], (self.num_steps + 1, rows))
@@ -252,11 +258,12 @@ class Fixed(PyTreeNode):
         return jax.lax.scan(step, y, (times[:-1], times[1:]))[0], jnp.full(rows, 4 * self.num_steps)
 
     def coarser(self):
-        """(This with half of the steps, the share of the difference that is our error: 1/15 at order 4).
+        """(This with half of the steps, the fraction of the difference that is our error: 1/15 at order 4).
 
-        ValueError for a single step."""
+        Raises ValueError for a single step.
+        """
         if self.num_steps < 2:
-            raise ValueError(f"a likelihood takes at least 2 steps; got num_steps={self.num_steps}")
+            raise ValueError(f"a likelihood requires at least 2 steps; got num_steps={self.num_steps}")
         half = self.num_steps // 2
         return self.replace(num_steps=half), 1 / ((self.num_steps / half) ** 4 - 1)
 

@@ -22,8 +22,8 @@ Close to t_max, where x̂₀ hardly changes, this error is small; third order ho
 extrapolates, so a step should not be much longer, in y, than the one before. (2) is made for steps even in λ
 (`LogSNRGrid`). On a grid even in time, its last steps are many times longer than those before them.
 
-Lu et al. 2022: "DPM-Solver++", arXiv:2211.01095. Zhao et al. 2023: "UniPC", arXiv:2302.04867. Zhang & Chen 2023: "Fast
-Sampling of Diffusion Models with Exponential Integrator" (DEIS), arXiv:2204.13902.
+Lu et al. 2022: "DPM-Solver++", arXiv:2211.01095. Zhao et al. 2023: "UniPC", arXiv:2302.04867.
+Zhang & Chen 2023: "Fast Sampling of Diffusion Models with Exponential Integrator" (DEIS), arXiv:2204.13902.
 """
 
 import itertools
@@ -142,8 +142,7 @@ class DPMSolverPlusPlus(KernelSolver):
 
 
 class UniPC(KernelSolver):
-    """(2) with the x̂₀ of the last 2 or 3 steps; each step is corrected by the evaluation that the next one begins
-    with.
+    """(2) with the x̂₀ of the last 2 or 3 steps; each step is corrected by the first evaluation of the next one.
 
     Zhao et al. 2023, algorithms 1 and 2, with data prediction and B(h) = e^h − 1 (B_2); the corrected point is not
     evaluated again. The predictor is DPM-Solver++'s. The corrector has one more node, at the step's end, so that the

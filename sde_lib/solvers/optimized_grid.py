@@ -1,5 +1,4 @@
-"""A grid optimized for a process and a score: steps are short where a solver's error is large, and long where it is
-small.
+"""A grid optimized for a process and a score: steps are short where a solver's error is large, else long.
 
 A one-step solver of order p, going from t to t − h, has an error e = c(t) h^{p+1} relative to the size of x. Let the
 density of N steps in time be n(t), with ∫ n dt = 1 and h = 1/(N n). The errors are equal everywhere, and their largest
@@ -8,8 +7,8 @@ is least, for
     n(t) ∝ c(t)^{1/(p+1)}                                                                          (1)
 
 (de Boor 1973, "Good approximation by splines with variable knots"). A fine reference solve along the flow measures c:
-at each of its knots the solver goes once over the whole interval h_k and once over both halves. The difference of the
-two is e_k, which is proportional to the error. The share of the steps that falls into the interval is then
+at each of its knots the solver takes one step over the whole interval h_k, and two over its halves. The difference of
+the two is e_k, which is proportional to the error. The share of the steps that falls into the interval is then
 
     n_k h_k ∝ e_k^{1/(p+1)},     e_k = √(mean |x_two halves − x_one|² / mean |x|²),                (2)
 

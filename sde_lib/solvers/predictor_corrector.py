@@ -62,8 +62,7 @@ NORMS = ("expected", "batch")
 
 
 class Langevin(Corrector):
-    """Langevin dynamics with a step set by the signal-to-noise ratio: norm "expected" is (3); "batch" is (2), as
-    published.
+    """Langevin dynamics with a step set by the signal-to-noise ratio: norm "expected" is (3), "batch" is (2).
 
     Raises ValueError for another norm.
     """
@@ -131,8 +130,8 @@ class NoCorrector(Corrector):
 class PredictorCorrector(Solver):
     """A predictor's step and a corrector's, in one of two orders.
 
-    corrector_first (as in the published code): correct at t, then predict from t to s. Otherwise (Song et al. 2021,
-    algorithm 1): predict from t to s, then correct at s.
+    corrector_first (as in the published code): correct at t, then predict from t to s.
+    Otherwise (Song et al. 2021, algorithm 1): predict from t to s, then correct at s.
     """
 
     predictor: Solver = ReverseDiffusion()

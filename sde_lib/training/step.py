@@ -51,8 +51,8 @@ def make_train_step(
     is best unrolled, for the reason that `scan_steps` gives. With `skip`, a step whose loss or gradient is not finite
     changes nothing but the step's number.
 
-    The metrics are loss, grad_norm, `bad_examples`, bad_t_low and bad_t_high: the number of losses that are not finite,
-    and the range of their times, or of all times if all losses are finite.
+    The metrics are loss and grad_norm; `bad_examples`, the number of losses that are not finite; and bad_t_low and
+    bad_t_high, the range of their times, or of all times if all losses are finite.
     """
 
     def train_step(state: TrainState, batch: Batch):

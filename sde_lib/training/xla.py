@@ -19,8 +19,8 @@ def after(total: PyTree, rows: PyTree) -> PyTree:
     batch; it removes optimization barriers first. So the rows are zeroed under a condition that is never true, which
     the compiler cannot derive.
     """
-    known = sum(jnp.ravel(leaf)[0].astype(jnp.float32) for leaf in jax.tree.leaves(total))
-    never = jnp.isnan(known) & jnp.isinf(known)
+    entries = sum(jnp.ravel(leaf)[0].astype(jnp.float32) for leaf in jax.tree.leaves(total))
+    never = jnp.isnan(entries) & jnp.isinf(entries)
 
     def wait(a: Array) -> Array:
         is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)

@@ -149,12 +149,12 @@ MUTATIONS = {
     ),
     "prior_sample too wide": (
         {"draw_factor": 1.5},
-        {DRAWS: "look at prior_sample", STEIN: "of different laws: look at prior_sample"},
+        {DRAWS: "look at prior_sample", STEIN: "have different distributions: look at prior_sample"},
         (),
     ),
     "prior_logp too wide": (
         {"temperature": 2.0},
-        {STEIN: "of different laws: look at prior_logp", DENSITY: "look at prior_logp"},
+        {STEIN: "have different distributions: look at prior_logp", DENSITY: "look at prior_logp"},
         (),
     ),
     "prior_logp without its constant": (
@@ -164,12 +164,12 @@ MUTATIONS = {
     ),
     "reverse_drift's sign": (
         {"reverse_factor": 1.0},
-        {"reverse_drift = f − g² score": "with 1.00 g², and should with -1.00 g²: look at reverse_drift"},
+        {"reverse_drift = f − g² score": "is 1.00 g², and should be -1.00 g²: look at reverse_drift"},
         (),
     ),
     "flow_drift without ½": (
         {"flow_factor": -1.0},
-        {"flow_drift = f − ½ g² score": "with -1.00 g², and should with -0.50 g²: look at flow_drift"},
+        {"flow_drift = f − ½ g² score": "is -1.00 g², and should be -0.50 g²: look at flow_drift"},
         (),
     ),
 }
@@ -325,8 +325,8 @@ PATHS = "simulated paths end as prior_sample draws"
     [
         ({"prior_std": 1.88, "logp_std": 1.88}, {PATHS}, "look at prior_sample, at drift, or at t_max"),
         ({"prior_std": 0.47, "logp_std": 0.47}, {PATHS}, "look at prior_sample"),
-        ({"prior_std": 1.88}, {PATHS, STEIN}, "different laws: look at prior_sample"),
-        ({"logp_std": 1.2}, {STEIN}, "different laws: look at prior_logp"),
+        ({"prior_std": 1.88}, {PATHS, STEIN}, "different distributions: look at prior_sample"),
+        ({"logp_std": 1.2}, {STEIN}, "different distributions: look at prior_logp"),
         ({"logp_shift": 2.0}, {NORM}, r"2.0\d nats too large everywhere: look at prior_logp"),
         ({"pull": -1.0}, {"simulated paths stay finite"}, "blow up at t = .*: look at drift"),
         ({"noise": 3.0}, {PATHS}, "look at prior_sample, at drift"),

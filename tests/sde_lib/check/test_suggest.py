@@ -328,7 +328,7 @@ def test_table():
     found = suggest(levels(), sde=VE(sigma_max=0.5))
     rows = {line.split("  ")[0]: line for line in str(found).splitlines()}
     for name, place in {
-        "sigma_data": "Karras(sigma_data)",
+        "sigma_data": "EDMPreconditioning(sigma_data)",
         "mean": "Standardize(mean)",
         "sigma_max": "VE(sigma_max), EDM(t_max)",
         "sigma_min": "VE(sigma_min), EDM(t_min)",

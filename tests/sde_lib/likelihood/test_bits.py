@@ -107,7 +107,9 @@ def test_bin_width_of_each_coordinate():
 
 
 def test_bits_are_refused_without_bins():
-    with pytest.raises(ValueError, match=r"bits per dimension need bin_width, the distance between neighboring values"):
+    with pytest.raises(
+        ValueError, match=r"bits per dimension require bin_width, the distance between neighboring values"
+    ):
         bits_per_dim(keys(2), lambda keys, x: jnp.zeros(2), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"at least 1 sample; got samples=0"):
         bits_per_dim(keys(2), lambda keys, x: jnp.zeros(2), jnp.zeros((2, 3)), bin_width=1.0, samples=0)
