@@ -72,6 +72,11 @@ def test_the_distance_of_equal_gaussians_is_rounding_and_not_negative(rank, scal
         assert abs(frechet_distance(mean, cov, mean, 1.002001 * cov) / (1e-6 * np.trace(cov)) - 1) < 1
 
 
+def test_what_is_not_a_number_is_no_distance_of_0():
+    mean, cov = random_gaussian(0)
+    assert np.isnan(frechet_distance(mean, cov, np.full_like(mean, np.nan), cov))
+
+
 def test_a_shift_counts_with_its_square():
     mean, cov = random_gaussian(0)
     found = frechet_distance(mean, cov, mean + 3, cov)
