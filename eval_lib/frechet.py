@@ -46,4 +46,4 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     root1 = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     product = np.linalg.eigvalsh(root1 @ cov2 @ root1)
     trace = np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(product.clip(0)).sum()
-    return max(0.0, float(np.sum((mean1 - mean2) ** 2) + trace))
+    return float(np.maximum(np.sum((mean1 - mean2) ** 2) + trace, 0.0))  # NaN stays NaN

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sde_lib import PlainScore, ScoreMatching, StratifiedTime, make_train_step, sample_keys
 from sde_lib.training.objective import draws
@@ -10,6 +11,12 @@ from sde_lib.training.objective import draws
 def keys(n, seed=0):
     """One key per sample, of the first n samples."""
     return sample_keys(jax.random.key(seed), jnp.arange(n))
+
+
+def close(found, expected, tolerance, **options):
+    """The largest difference is at most `tolerance` of the largest number expected: rounding at its scale."""
+    scale = np.max(np.abs(np.asarray(expected, np.float64)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale, **options)
 
 
 def objective(sde, parameterization, loss, times=StratifiedTime(), **options):

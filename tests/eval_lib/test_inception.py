@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eval_lib.inception import Taps, from_state_dict, inception, resize
+from tests.helpers import close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "inception"
 TAPS = Taps("64", "192", "768", "2048", "logits_unbiased", "logits")
@@ -53,7 +54,7 @@ def golden():
 @pytest.mark.parametrize("size", ["32x32", "64x48"])
 def test_the_resize_is_that_of_tensorflow_1(golden, size):
     rows = jax.jit(lambda x: (resize(x) - 128)[:, 150] / 128)(golden[f"images_{size}"].astype(np.float32))
-    np.testing.assert_allclose(rows, golden[f"resized_row150_{size}"], atol=2e-6)
+    close(rows, golden[f"resized_row150_{size}"], 2e-6)
 
 
 @pytest.mark.parametrize("size", ["32x32", "64x48"])
@@ -62,7 +63,7 @@ def test_every_tap_is_that_of_the_reference(params, golden, size):
     found = jax.device_get(jax.jit(inception)(params, golden[f"images_{size}"]))
     for name, value in zip(TAPS, found, strict=True):
         assert value.dtype == np.float32
-        np.testing.assert_allclose(value, golden[f"{name}_{size}"], rtol=1e-4, atol=1e-4, err_msg=name)
+        close(value, golden[f"{name}_{size}"], 1e-4, err_msg=name)
 
 
 def test_gray_images_are_three_equal_channels(params, golden):

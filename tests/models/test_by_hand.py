@@ -10,6 +10,7 @@ from models.adm import ADMBlock, HeadsAttention
 from models.dit import DiTBlock
 from models.refinenet import CRPBlock, MSFBlock, RCUBlock, RefineBlock
 from tests.contracts import NETWORKS
+from tests.helpers import close
 from tests.models.common import KEY, batch, shapes
 
 
@@ -66,7 +67,7 @@ def test_adm_block(resample):
     scale, shift = np.split(affine(p["Dense_0"], np.asarray(emb))[:, None], 2, axis=-1)
     h = conv3(p["Conv_1"], swish(group_norm(p["GroupNorm_1"], h) * (1 + scale) + shift))
     skip = sized(x_) @ np.asarray(p["Conv_2"]["kernel"])[0] + np.asarray(p["Conv_2"]["bias"])
-    np.testing.assert_allclose(block.apply({"params": p}, x, emb), skip + h, atol=1e-9)
+    close(block.apply({"params": p}, x, emb), skip + h, 1e-9)
 
 
 def test_attention_has_heads():
@@ -75,7 +76,7 @@ def test_attention_has_heads():
     each = affine(p["Dense_0"], group_norm(p["GroupNorm_0"], np.asarray(x))).reshape(2, 5, 2, 12)
     heads = [softmax_attention(*np.split(each[:, :, i], 3, axis=-1)) for i in range(2)]
     expected = np.asarray(x) + affine(p["Dense_1"], np.concatenate(heads, axis=-1))
-    np.testing.assert_allclose(block.apply({"params": p}, x), expected, atol=1e-6)
+    close(block.apply({"params": p}, x), expected, 1e-6)
 
 
 def test_dit_block():
@@ -90,7 +91,7 @@ def test_dit_block():
     heads = [softmax_attention(*(a[:, :, i : i + 4] for a in (q, k, v))) for i in (0, 4)]
     h_ = h_ + gate1 * affine(p["Dense_2"], np.concatenate(heads, axis=-1))
     expected = h_ + gate2 * affine(p["Dense_4"], gelu(affine(p["Dense_3"], normed(h_) * (1 + scale2) + shift2)))
-    np.testing.assert_allclose(block.apply({"params": p}, h, c), expected, atol=1e-6)
+    close(block.apply({"params": p}, h, c), expected, 1e-6)
 
 
 # RefineNet
@@ -123,7 +124,7 @@ def test_residual_convolution_units(units):
     for _ in range(units):
         h = 0.7 * np.maximum(2 * expected - 1, 0)
         expected = expected + 0.7 * np.maximum(2 * h - 1, 0)
-    np.testing.assert_allclose(block.apply({"params": p}, x, norm, nn.relu), expected, atol=1e-12)
+    close(block.apply({"params": p}, x, norm, nn.relu), expected, 1e-12)
 
 
 def test_chained_residual_pooling():
@@ -132,7 +133,7 @@ def test_chained_residual_pooling():
     first = np.maximum(np.asarray(x), 0)
     one = 0.7 * (2 * first - 1 + 3)
     two = 0.7 * (2 * one - 1 + 3)
-    np.testing.assert_allclose(block.apply({"params": p}, x, norm, nn.relu, pool), first + one + two, atol=1e-12)
+    close(block.apply({"params": p}, x, norm, nn.relu, pool), first + one + two, 1e-12)
 
 
 def test_fusion_and_refinement():
@@ -141,7 +142,7 @@ def test_fusion_and_refinement():
     resize = lambda h, size: jnp.repeat(h, size[0] // h.shape[1], axis=1)  # noqa: E731
     p = scaled(drawn(block, [x, below], norm, resize))
     expected = 0.7 * (2 * x - 1) + jnp.repeat(0.7 * (2 * below - 1), 2, axis=1)
-    np.testing.assert_allclose(block.apply({"params": p}, [x, below], norm, resize), expected, atol=1e-12)
+    close(block.apply({"params": p}, [x, below], norm, resize), expected, 1e-12)
     refine = RefineBlock(2, end=True)
     q = jax.eval_shape(lambda: refine.init(KEY, [x, below], norm, nn.relu, pool, resize))["params"]
     parts = {name: len(leaves) for name, leaves in q.items()}

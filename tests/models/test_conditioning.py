@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.conditioning import Conditioning
+from tests.helpers import close
 
 KEY = jax.random.key(0)
 LABELS = jnp.array([2, 0, 1])
@@ -27,7 +28,7 @@ def test_labels_and_vector_are_added():
         rows = np.full(3, 3) if labels is None else labels
         shift = 0 if vector is None else VECTOR @ kernel
         expected = EMB + table[rows] + shift
-        np.testing.assert_allclose(module.apply(variables, EMB, (labels, vector)), expected, rtol=1e-5, atol=1e-6)
+        close(module.apply(variables, EMB, (labels, vector)), expected, 1e-5)
     np.testing.assert_array_equal(module.apply(variables, EMB), module.apply(variables, EMB, (None, None)))
 
 

@@ -8,6 +8,7 @@ import pytest
 from models import ADM, DIT_SIZES, DiT, LinenNetwork, NCSNpp
 from models.dit import DiTBlock, from_patches, modulated, positions_of, to_patches
 from tests.contracts import NETWORKS
+from tests.helpers import close
 from tests.models.common import KEY, batch, jit, random_params, shapes
 
 C_NOISE = jnp.array([0.6, 2.3], jnp.float32)
@@ -105,7 +106,7 @@ def test_modulation():
     wide = np.asarray(h, float)
     normed = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
     expected = normed * (1 + np.asarray(scale)[:, None]) + np.asarray(shift)[:, None]
-    np.testing.assert_allclose(modulated(h, shift, scale), expected, atol=1e-5)
+    close(modulated(h, shift, scale), expected, 1e-5)
 
 
 # Options

@@ -13,6 +13,7 @@ from models import LinenNetwork
 from sde_lib import VP, PredictNoise, ScaledTime, dsm_loss, make_score_fn, sample_keys
 from sde_lib.losses import mean
 from tests.contracts import CONVOLUTIONAL, NETWORKS, quickly
+from tests.helpers import close
 from tests.models.common import KEY, batch, jit, random_params, shapes
 
 EVENT = (6, 5, 2)
@@ -79,7 +80,7 @@ def test_samples_are_independent_of_their_neighbors(name):
     out = forward(params, x, c_noise, (labels, vector))
     others = (labels.at[1:].set(2), vector.at[1:].set(-2.0))
     changed = forward(params, x.at[1:].multiply(3.0), c_noise.at[1:].set(1.4), others)
-    np.testing.assert_allclose(changed[0], out[0], rtol=1e-4, atol=1e-5)
+    close(changed[0], out[0], 1e-4)
     assert float(jnp.min(jnp.max(jnp.abs(changed - out)[1:], axis=(1, 2, 3)))) > 1e-3
 
 
@@ -114,7 +115,7 @@ def test_a_label_that_is_always_dropped_is_the_null_label(name):
     c_noise = jnp.full(2, 0.6, jnp.float32)
     trained = forward(params, x, c_noise, cond=jnp.array([0, 1]), train=True)
     untold = forward(params, x, c_noise, cond=jnp.array([3, 3]), train=False)
-    np.testing.assert_allclose(trained, untold, rtol=1e-4, atol=1e-5)
+    close(trained, untold, 1e-4)
     told = forward(params, x, c_noise, cond=jnp.array([0, 1]), train=False)
     assert float(jnp.max(jnp.abs(told - untold))) > 1e-3
 

@@ -8,6 +8,7 @@ from flax import errors
 from flax import linen as nn
 
 from models import blocks, layers, resampling
+from tests.helpers import close
 
 TAPS = [(1, 1), (1, 2, 4, 2), (3, 1), (1, 2, 3, 4, 7)]
 
@@ -38,21 +39,21 @@ def random(*shape):
 def test_upsample_is_the_direct_convolution(taps):
     x, p = random(2, 6, 5, 2), len(taps) - 2
     expected = along_spatial(x, lambda s: upfirdn(s, 2 * unit(taps), 2, 1, (p + 1) // 2 + 1, p // 2))
-    np.testing.assert_allclose(resampling.fir_upsample(jnp.asarray(x), taps), expected, atol=1e-12)
+    close(resampling.fir_upsample(jnp.asarray(x), taps), expected, 1e-12)
 
 
 @pytest.mark.parametrize("taps", TAPS)
 def test_downsample_is_the_direct_convolution(taps):
     x, p = random(2, 6, 8, 2), len(taps) - 2
     expected = along_spatial(x, lambda s: upfirdn(s, unit(taps), 1, 2, (p + 1) // 2, p // 2))
-    np.testing.assert_allclose(resampling.fir_downsample(jnp.asarray(x), taps), expected, atol=1e-12)
+    close(resampling.fir_downsample(jnp.asarray(x), taps), expected, 1e-12)
 
 
 @pytest.mark.parametrize("taps", TAPS)
 def test_filter_is_the_direct_convolution(taps):
     x = random(2, 6, 8, 2)
     expected = along_spatial(x, lambda s: upfirdn(s, unit(taps), 1, 1, 3, 2))
-    np.testing.assert_allclose(resampling.fir_filter(jnp.asarray(x), taps, 3, 2), expected, atol=1e-12)
+    close(resampling.fir_filter(jnp.asarray(x), taps, 3, 2), expected, 1e-12)
 
 
 def test_taps_of_one_are_nearest_neighbors_and_means():
@@ -88,7 +89,7 @@ def test_conv_downsample_filters_then_strides():
     for i, j in np.ndindex(4, 3):
         patch = filtered[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
         expected[:, i, j] = np.einsum("bhwc,hwcd->bd", patch, kernel)
-    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
+    close(layer.apply(variables, jnp.asarray(x)), expected, 1e-6)
 
 
 def test_conv_downsample_without_taps_starts_at_the_first_element():
@@ -97,7 +98,7 @@ def test_conv_downsample_without_taps_starts_at_the_first_element():
     kernel = np.asarray(variables["params"]["Conv_0"]["kernel"], float)
     padded = np.pad(x, [(0, 0), (0, 1), (0, 0)])
     expected = np.stack([np.einsum("bwc,wcd->bd", padded[:, 2 * i : 2 * i + 3], kernel) for i in range(4)], axis=1)
-    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
+    close(layer.apply(variables, jnp.asarray(x)), expected, 1e-6)
 
 
 @pytest.mark.parametrize("taps", [*TAPS, ()])
@@ -115,7 +116,7 @@ def test_conv_upsample_is_the_transposed_convolution_then_the_filter(taps):
         stuffed[::2] = x[b, :, c]
         wide = np.convolve(stuffed, kernel[::-1, c, d])
         expected[b, :, d] += np.convolve(np.pad(wide, (low, high)), 2 * unit(taps), mode="valid")
-    np.testing.assert_allclose(layer.apply(variables, jnp.asarray(x)), expected, atol=1e-6)
+    close(layer.apply(variables, jnp.asarray(x)), expected, 1e-6)
 
 
 def test_positional_features():
@@ -160,7 +161,7 @@ def test_group_norm_normalises_groups(channels, groups):
     mean, var = grouped.mean(axis=(1, 3), keepdims=True), grouped.var(axis=(1, 3), keepdims=True)
     expected = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
     out, _ = layers.GroupNorm().init_with_output(jax.random.key(0), jnp.asarray(x))
-    np.testing.assert_allclose(out, expected, atol=1e-8)
+    close(out, expected, 1e-8)
 
 
 def two_passes(x, scale, bias, groups):
@@ -234,7 +235,7 @@ def test_attention_is_softmax_of_scaled_products():
     h = (weights / weights.sum(-1, keepdims=True)) @ v
     h = h @ p["Dense_3"]["kernel"] + p["Dense_3"]["bias"]
     expected = (x + h.reshape(x.shape)) / np.sqrt(2)
-    np.testing.assert_allclose(block.apply(variables, jnp.asarray(x)), expected, rtol=1e-6, atol=1e-6)
+    close(block.apply(variables, jnp.asarray(x)), expected, 1e-6)
 
 
 @pytest.mark.parametrize("resample", ["none", "up", "down"])
@@ -252,7 +253,7 @@ def test_a_fresh_residual_block_is_its_skip_path(resample):
     expected = np.asarray(skip[resample])
     if resample != "none":
         expected = expected @ np.asarray(variables["params"]["Conv_2"]["kernel"])[0, 0]
-    np.testing.assert_allclose(out, expected / np.sqrt(2), atol=1e-4)
+    close(out, expected / np.sqrt(2), 1e-4)
 
 
 def test_residual_block_names_its_resamplings():

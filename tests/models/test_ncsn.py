@@ -9,6 +9,7 @@ from flax import linen as nn
 from models import NCSN, LinenNetwork, NCSNv2, ncsnv2_levels
 from models.ncsn import nearest_level
 from models.refinenet import InstanceNormPlus, max_of_5, mean_of_5, ncsn_conv, resized
+from tests.helpers import close
 from tests.models.common import KEY, batch, jit, random_params, shapes
 
 
@@ -30,7 +31,7 @@ def test_instance_norm_plus(unbiased):
     gains = np.random.default_rng(1).normal(size=(3, 5))
     params = dict(zip(("alpha", "gamma", "beta"), jnp.asarray(gains), strict=True))
     found = norm.apply({"params": params}, jnp.asarray(x))
-    np.testing.assert_allclose(found, by_hand(x, *gains[:, None].repeat(2, 1), ddof=int(unbiased)), atol=1e-6)
+    close(found, by_hand(x, *gains[:, None].repeat(2, 1), ddof=int(unbiased)), 1e-6)
 
 
 def test_gains_of_a_level_and_of_a_condition():
@@ -43,7 +44,7 @@ def test_gains_of_a_level_and_of_a_condition():
     shifts = np.split(active @ kernel + bias, 3, axis=1)
     gains = [np.asarray(params[n])[level] + s for n, s in zip(("alpha", "gamma", "beta"), shifts, strict=True)]
     found = norm.apply({"params": params}, jnp.asarray(x), level, emb)
-    np.testing.assert_allclose(found, by_hand(x, *gains), atol=1e-5)
+    close(found, by_hand(x, *gains), 1e-5)
 
 
 def test_gains_start_about_1_and_a_condition_near_nothing():
@@ -81,7 +82,7 @@ def test_pools():
     lowest = np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)], constant_values=-np.inf)
     for i, j in np.ndindex(7, 6):
         window = (slice(None), slice(i, i + 5), slice(j, j + 5))
-        np.testing.assert_allclose(mean_of_5(jnp.asarray(x))[:, i, j], padded[window].mean(axis=(1, 2)), atol=1e-12)
+        close(mean_of_5(jnp.asarray(x))[:, i, j], padded[window].mean(axis=(1, 2)), 1e-12)
         np.testing.assert_array_equal(max_of_5(jnp.asarray(x))[:, i, j], lowest[window].max(axis=(1, 2)))
 
 

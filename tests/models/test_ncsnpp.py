@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models import LinenNetwork, NCSNpp
+from tests.helpers import close
 from tests.models.common import KEY, batch, jit, random_params, shapes
 
 TINY = dict(nf=4, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), dropout=0.0)
@@ -108,7 +109,7 @@ def test_samples_are_independent_of_their_neighbors():
     forward = compiled(net)
     out = forward(params, x, C_NOISE)
     changed = forward(params, x.at[1].set(7.0), C_NOISE.at[1].set(2.0))
-    np.testing.assert_allclose(changed[0], out[0], rtol=1e-5, atol=1e-5)
+    close(changed[0], out[0], 1e-5)
     assert float(jnp.max(jnp.abs(changed[1] - out[1]))) > 1e-2
 
 
@@ -141,7 +142,7 @@ def test_class_labels_and_the_null_label():
     forward = compiled(net)
     out = forward(params, x, c_noise, cond=jnp.arange(4))
     null = forward(params, x, c_noise)
-    np.testing.assert_allclose(null[0], out[3], rtol=1e-5, atol=1e-5)
+    close(null[0], out[3], 1e-5)
     for i in range(4):
         for j in range(i):
             assert float(jnp.max(jnp.abs(out[i] - out[j]))) > 1e-3

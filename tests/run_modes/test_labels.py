@@ -10,6 +10,7 @@ from data_lib import ArraySource, Dataset, Identity
 from models import MLP
 from sde_lib import Sampler, adam, as_is, dsm_loss
 from sde_lib.solvers import DDIM
+from tests.helpers import close
 from tests.tiny_config import get_config
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
@@ -102,8 +103,8 @@ def test_guidance_towards_a_class(tmp_path):
     model = run_lib.load(tmp_path)
     assert model.guidance is None
     plain = model.sample(jax.random.key(0), 200, cond=np.ones(200, np.int32))
-    np.testing.assert_allclose(plain, learned, atol=1e-5)
-    np.testing.assert_allclose(model.sample(jax.random.key(0), 200), none, atol=1e-5)
+    close(plain, learned, 1e-5)
+    close(model.sample(jax.random.key(0), 200), none, 1e-5)
 
 
 @pytest.mark.parametrize("network", [{}, {"num_classes": 0, "cond_dropout": 0.1}])

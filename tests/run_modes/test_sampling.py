@@ -17,6 +17,7 @@ from run_modes import sample
 from run_modes.trained import open_trained
 from sde_lib import VE, AdaptiveSDE, EDMGrid, PowerGrid, ProbabilityFlowODE, Sampler
 from sde_lib.solvers import Ancestral, Heun, Langevin, PredictorCorrector
+from tests.helpers import close
 from tests.tiny_config import get_config
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
@@ -89,9 +90,9 @@ def test_a_sample_is_a_function_of_seed_and_number(fresh, use, cases):
     x = drawn(64, 64, 8)
     assert np.unique(x, axis=0).shape == x.shape and np.std(x) > 0.1
     for count, batch_size, devices in cases:
-        np.testing.assert_allclose(drawn(count, batch_size, devices), x[:count], atol=1e-5)
+        close(drawn(count, batch_size, devices), x[:count], 1e-5)
     model = run_lib.load(directory, config)
-    np.testing.assert_allclose(model.sample_indices(jax.random.key(5), jnp.arange(37, 53)), x[37:53], atol=1e-5)
+    close(model.sample_indices(jax.random.key(5), jnp.arange(37, 53)), x[37:53], 1e-5)
     with np.load(directory / "samples" / "samples.npz", allow_pickle=False) as file:
         nfe = file["evaluations"]
     assert np.ptp(nfe) > 0 if use in ("adaptive", "flow") else np.all(nfe == {"pc": 10, "ode": 10}[use])
@@ -124,7 +125,7 @@ def test_more_samples_keep_the_first_and_a_stop_keeps_what_was_drawn(fresh, monk
     assert files(directory)[folder] == ["0000000-0000008.npz", "0000008-0000016.npz", "0000016-0000024.npz"]
     x = run_lib.sample(directory, 40, 0, config)
     np.testing.assert_array_equal(x[:5], first)
-    np.testing.assert_allclose(x, whole, atol=1e-5)
+    close(x, whole, 1e-5)
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
     np.testing.assert_array_equal(run_lib.sample(directory, 12, 0, config), x[:12])
 

@@ -9,7 +9,9 @@ from sde_lib import (
     EDM,
     VE,
     VP,
+    Fixed,
     GaussianMixture,
+    Likelihood,
     PlainScore,
     ProbabilityFlowODE,
     Sampler,
@@ -19,13 +21,14 @@ from sde_lib import (
     classifier_free,
     classifier_guided,
     gaussian,
-    sample_keys,
 )
 from sde_lib.solvers import DDIM
+from tests.contracts import together
+from tests.helpers import keys
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
 
-SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM()}
+SDES = together({"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM()})
 DATA = GaussianMixture(
     means=jnp.asarray([[-0.8, 0.5], [0.3, -0.4], [0.9, 0.9]]),
     stds=jnp.asarray([[0.3, 0.2], [0.25, 0.4], [0.2, 0.3]]),
@@ -55,31 +58,40 @@ def x(sde):
     return sde.prior_std() * jax.random.normal(jax.random.key(0), (5, 2))
 
 
+@jax.jit
+def guided_scores(sde, x, t, weight):
+    """(the gradient of the weighted densities, the score by two scores, the score by a classifier)."""
+
+    def density(x):
+        free, told = DATA.marginal_log_prob(sde, x, t), GIVEN.marginal_log_prob(sde, x, t)
+        return jnp.sum((1 - weight) * free + weight * told)
+
+    score, given = DATA.score_fn(sde), GIVEN.score_fn(sde)
+    by_classifier = classifier_guided(score, posterior(sde), weight)
+    return jax.grad(density)(x), classifier_free(given, score, weight)(x, t), by_classifier(x, t)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 3.0])
 def test_both_are_the_score_of_the_weighted_densities(sde, x, weight):
     """∇ [(1 − w) log p_t(x) + w log p_t(x | c)], differentiated; x and t of which no component is sure."""
-    score, given = DATA.score_fn(sde), GIVEN.score_fn(sde)
     for share in (0.05, 0.4, 1.0):
         t = jnp.full(5, sde.t_min + share * (sde.t_max - sde.t_min))
-
-        def density(x, t=t):
-            free, told = DATA.marginal_log_prob(sde, x, t), GIVEN.marginal_log_prob(sde, x, t)
-            return jnp.sum((1 - weight) * free + weight * told)
-
-        expected = jax.grad(density)(x)
+        expected, *both = guided_scores(sde, x, t, weight)
         scale = np.max(np.abs(expected))
-        for found in (
-            classifier_free(given, score, weight)(x, t),
-            classifier_guided(score, posterior(sde), weight)(x, t),
-        ):
+        for found in both:
             np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * scale)
+
+
+@jax.jit
+def drawn_from_the_class(sde, keys):
+    score = classifier_guided(DATA.score_fn(sde), posterior(sde))
+    return ProbabilityFlowODE()(keys, sde, score, (2,))
 
 
 def test_weight_1_draws_from_the_class(sde):
     """Means and standard deviations within four standard errors, by the unconditional score and a classifier."""
-    n, score = 2000, classifier_guided(DATA.score_fn(sde), posterior(sde))
-    draw = jax.jit(lambda keys: ProbabilityFlowODE()(keys, sde, score, (2,)))
-    found = np.asarray(draw(sample_keys(jax.random.key(1), jnp.arange(n))))
+    n = 2000
+    found = np.asarray(drawn_from_the_class(sde, keys(n, 1)))
     mean, std = np.asarray(DATA.means[CLASS]), np.asarray(DATA.stds[CLASS])
     # What is left at t_max of the class's mean, which the prior does not know of, comes on top.
     left = np.asarray(sde.alpha(sde.t_max) / sde.prior_std())
@@ -103,6 +115,7 @@ def model(guidance=None):
         network=network,
         sampler=Sampler(solver=DDIM(), num_steps=20),
         shape=(2,),
+        likelihood=Likelihood(solver=Fixed(num_steps=2)),
         guidance=guidance,
     )
 

@@ -24,6 +24,7 @@ from sde_lib import (
 )
 from sde_lib.solvers import DDIM, Heun, Langevin, PredictorCorrector, ReverseDiffusion
 from tests.contracts import CORE, GRIDS, SDES, quick
+from tests.helpers import close
 
 DATA = gaussian(jnp.asarray([0.5, -0.2], jnp.float32), jnp.asarray([0.4, 0.9], jnp.float32))
 
@@ -86,9 +87,9 @@ def test_a_sample_is_a_function_of_seed_and_number():
     """For any batch, any part of the range, and one to eight devices."""
     key = jax.random.key(7)
     sixteen = MODEL.sample(key, 16)
-    np.testing.assert_allclose(MODEL.sample(key, 1), sixteen[:1], atol=1e-5)
-    np.testing.assert_allclose(MODEL.sample(key, 7), sixteen[:7], atol=1e-5)
-    np.testing.assert_allclose(MODEL.sample_indices(key, jnp.arange(5, 12)), sixteen[5:12], atol=1e-5)
+    close(MODEL.sample(key, 1), sixteen[:1], 1e-5)
+    close(MODEL.sample(key, 7), sixteen[:7], 1e-5)
+    close(MODEL.sample_indices(key, jnp.arange(5, 12)), sixteen[5:12], 1e-5)
     assert not np.allclose(MODEL.sample(jax.random.key(8), 16), sixteen)
     for count in (2, 4, 8):
         devices, auto = jax.devices()[:count], jax.sharding.AxisType.Auto
@@ -96,7 +97,7 @@ def test_a_sample_is_a_function_of_seed_and_number():
         split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
         indices = jax.device_put(jnp.arange(16), split)
         model = jax.device_put(MODEL, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-        np.testing.assert_allclose(model.sample_indices(key, indices), sixteen, atol=1e-5)
+        close(model.sample_indices(key, indices), sixteen, 1e-5)
 
 
 def test_score_of_the_model():
@@ -116,7 +117,7 @@ def test_the_path_of_a_sampler():
     times, path = MODEL.sampler.path(sample_keys(jax.random.key(7), jnp.arange(3)), MODEL.sde, MODEL.score, (4, 3))
     assert times.shape == (7,) and path.shape == (7, 3, 4, 3)
     end = MODEL.replace(sampler=MODEL.sampler.replace(denoise=as_is)).sample(jax.random.key(7), 3)
-    np.testing.assert_allclose(path[-1], end, atol=1e-5)
+    close(path[-1], end, 1e-5)
 
 
 def test_a_path_keeps_the_times_that_are_asked_for():
@@ -126,7 +127,7 @@ def test_a_path_keeps_the_times_that_are_asked_for():
     for keep in ((6,), (0, 2, 3)):
         some_times, some = path(keep)
         np.testing.assert_array_equal(some_times, times[np.asarray(keep)])
-        np.testing.assert_allclose(some, states[np.asarray(keep)], atol=1e-6)
+        close(some, states[np.asarray(keep)], 1e-6)
     for wrong in ((), (2, 1), (1, 1), (-1, 2), (0, 7)):
         with pytest.raises(ValueError, match="keep: expected increasing indices of the grid's times, from 0 to 6"):
             path(wrong)
@@ -138,10 +139,10 @@ def test_where_a_sample_starts_can_be_given(sampler):
     model, key = MODEL.replace(sampler=sampler), jax.random.key(3)
     drawn, evaluations = model.with_evaluations(key, jnp.arange(4))
     x_T = MODEL.sde.prior_sample(fold(sample_keys(key, jnp.arange(4)), 0), (4, 3))
-    np.testing.assert_allclose(model.sample(key, 4, x_T=x_T), drawn, atol=1e-5)
+    close(model.sample(key, 4, x_T=x_T), drawn, 1e-5)
     moved = model.sample(key, 4, x_T=x_T.at[2].add(0.5))
     assert np.abs(moved[2] - drawn[2]).max() > 0.01
-    np.testing.assert_allclose(moved[[0, 1, 3]], np.asarray(drawn)[[0, 1, 3]], atol=1e-5)
+    close(moved[[0, 1, 3]], np.asarray(drawn)[[0, 1, 3]], 1e-5)
     assert sampler.nfe is None or np.all(np.asarray(evaluations) == sampler.nfe)
     with pytest.raises(ValueError, match=r"x_T: expected \(4, 4, 3\), one start per key; got \(3, 4, 3\)"):
         model.sample(key, 4, x_T=x_T[:3])

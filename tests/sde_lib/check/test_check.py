@@ -36,7 +36,9 @@ def names(report):
     return {row.name for row in report.failed}
 
 
-@pytest.mark.parametrize("name, sde", quick(("vp", "subvp", "ve", "coefficients", "learned", *DIAGONAL), PROCESSES))
+# In `make test` the others pass in tests below: VP as it is; sub-VP, VE and the one known by its coefficients as
+# mutants that nothing changes.
+@pytest.mark.parametrize("name, sde", quick(("learned", *DIAGONAL), PROCESSES))
 def test_shipped_processes_agree_with_themselves(name, sde):
     report = check_sde(sde, verbose=False, **data_of(name))
     assert not report.failed and not report.not_reached and len(report.rows) >= 25

@@ -22,10 +22,11 @@ from sde_lib import (
 from sde_lib.likelihood.divergence import Exact, Hutchinson, HutchPlusPlus
 from sde_lib.likelihood.flow import Likelihood, slerp
 from sde_lib.solvers.integrate import Adaptive, Fixed
-from tests.contracts import DIAGONAL, SDES
-from tests.helpers import keys
+from tests.contracts import DIAGONAL, SDES, together
+from tests.helpers import close, keys
 
 FAST = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "straight_line": RectifiedFlow()}
+ALIKE = together(FAST)
 TIGHT = Adaptive(rtol=1e-8, atol=1e-8)
 COARSE = Fixed(grid=LogSNRGrid(), num_steps=12)
 
@@ -69,12 +70,23 @@ def values(likelihood, sde, score_fn, x, seed=1):
     return jax.jit(lambda keys, x: likelihood.log_prob(keys, sde, score_fn, x)[:2])(keys(len(x), seed), x)
 
 
+@jax.jit
+def of_data(likelihood, sde, data, x):
+    """What `run` gives under the exact score of the data: one program for all values of the parameters."""
+    return likelihood.log_prob(keys(len(x), 1), sde, data.score_fn(sde), x)
+
+
+@jax.jit
+def values_of_data(likelihood, sde, data, x):
+    """(value, z) alone, likewise."""
+    return likelihood.log_prob(keys(len(x), 1), sde, data.score_fn(sde), x)[:2]
+
+
 def check_closed_form(sde, data, dim, to_data, raw=1e-3, atol=2e-4, tol=1e-5):
     """log p at t_min or at 0 to `atol` nats per dimension, once the prior's misfit, log π − log p_{t_max} at the end of
     the path, is taken out; and to `raw` with it."""
-    x, score_fn = data.sample(keys(8)), data.score_fn(sde)
-    solver = Adaptive(rtol=tol, atol=tol)
-    value, z = values(Likelihood(divergence=Exact(), solver=solver, to_data=to_data), sde, score_fn, x)
+    x, solver = data.sample(keys(8)), Adaptive(rtol=tol, atol=tol)
+    value, z = values_of_data(Likelihood(divergence=Exact(), solver=solver, to_data=to_data), sde, data, x)
     exact = data.log_prob(x) if to_data else data.marginal_log_prob(sde, x, sde.t_min)
     misfit = sde.prior_logp(z) - data.marginal_log_prob(sde, z, sde.t_max)
     np.testing.assert_allclose((value - misfit) / dim, exact / dim, atol=atol, rtol=0)
@@ -83,7 +95,7 @@ def check_closed_form(sde, data, dim, to_data, raw=1e-3, atol=2e-4, tol=1e-5):
 
 @pytest.mark.parametrize("name", FAST)
 def test_closed_form(name):
-    check_closed_form(FAST[name], mixture(2), 2, to_data=name in ("subvp", "ve", "straight_line"))
+    check_closed_form(ALIKE[name], mixture(2), 2, to_data=name in ("subvp", "ve", "straight_line"))
 
 
 @pytest.mark.slow
@@ -186,7 +198,7 @@ def test_hutch_plus_plus():
         return np.mean(found, axis=1), np.mean(divergence.standard_error(found) ** 2)
 
     exact = float(jnp.trace(matrix))
-    assert abs(estimates(Exact())[0][0] - exact) < 1e-10
+    assert abs(estimates(Exact())[0][0] - exact) < 1e-12 * float(jnp.sum(jnp.abs(matrix)))
     plain, better = estimates(Hutchinson(probes=probes))[0], estimates(HutchPlusPlus(probes=probes))
     for found in (plain, better[0]):
         assert abs(np.mean(found) - exact) < 4 * np.std(found) / np.sqrt(n)
@@ -212,26 +224,26 @@ def test_hutch_plus_plus_likelihood():
 def test_fixed_steps():
     """Order 4; and the error foretold from half of the steps is the error."""
     sde, data = VP(beta_max=10.0, t_min=0.01), mixture(2)
-    x = data.sample(keys(6))
+    x = data.sample(keys(8))
     finer = Adaptive(rtol=1e-10, atol=1e-10)
-    true = values(Likelihood(divergence=Exact(), solver=finer), sde, data.score_fn(sde), x)[0]
+    true = values_of_data(Likelihood(divergence=Exact(), solver=finer), sde, data, x)[0]
     errors = []
-    for steps in (12, 24, 48):
+    for steps in (12, 48):
         found = run(Likelihood(divergence=Exact(), solver=Fixed(num_steps=steps)), sde, data.score_fn(sde), x)
         errors.append(np.abs(found.value - true))
     assert np.all(found.evaluations == 4 * 48)
-    rates = np.log2(np.mean(errors[:-1], axis=1) / np.mean(errors[1:], axis=1))
-    assert np.all(np.abs(rates - 4) < 0.6), rates
+    rate = np.log2(np.mean(errors[0]) / np.mean(errors[1])) / 2
+    assert abs(rate - 4) < 0.4, rate
     np.testing.assert_allclose(np.mean(found.solver), np.mean(errors[-1]), rtol=0.3)
 
 
 def test_adaptive_error():
     """The error falls with the tolerance, and is foretold: on average within a factor of eight, of few steps each."""
     sde, data = VP(), mixture(2)
-    x = data.sample(keys(12))
-    true = values(Likelihood(divergence=Exact(), solver=TIGHT), sde, data.score_fn(sde), x)[0]
+    x = data.sample(keys(8))
+    true = values_of_data(Likelihood(divergence=Exact(), solver=TIGHT), sde, data, x)[0]
     found = [
-        run(Likelihood(divergence=Exact(), solver=Adaptive(rtol=tol, atol=tol)), sde, data.score_fn(sde), x)
+        of_data(Likelihood(divergence=Exact(), solver=Adaptive(rtol=tol, atol=tol)), sde, data, x)
         for tol in (1e-3, 1e-5)
     ]
     errors = [np.mean(np.abs(f.value - true)) for f in found]
@@ -325,26 +337,26 @@ def test_round_trip(name):
 
 
 @pytest.mark.parametrize(
-    "jit",
-    [pytest.param(jax.jit, id="jit"), pytest.param(lambda function: function, id="eager", marks=pytest.mark.slow)],
+    "eager", [pytest.param(False, id="jit"), pytest.param(True, id="eager", marks=pytest.mark.slow)]
 )
-def test_a_sample_stands_alone(jit):
+def test_a_sample_stands_alone(eager):
     """Its value does not move with its neighbors, jit, or the number of devices; and does with its key."""
     sde, data = VP(), Rotated(jnp.geomspace(0.2, 1.2, 8))
     likelihood = Likelihood(divergence=Hutchinson(probes=2))
     x = data.sample(keys(8)) * jnp.linspace(0.5, 3, 8)[:, None]
     log_prob = lambda keys, x: likelihood.log_prob(keys, sde, data.score_fn(sde), x)[:2]  # noqa: E731
-    together = jax.jit(log_prob)(keys(8), x)
+    compiled = jax.jit(log_prob)
+    at_once = compiled(keys(8), x)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    apart = jax.jit(log_prob)(*jax.device_put((keys(8), x), split))
-    for a, b in zip(together, apart, strict=True):
+    apart = compiled(*jax.device_put((keys(8), x), split))
+    for a, b in zip(at_once, apart, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-    alone = jit(log_prob)(keys(8)[5:6], x[5:6])
-    for a, b in zip(together, alone, strict=True):
+    alone = (log_prob if eager else compiled)(keys(8)[5:6], x[5:6])
+    for a, b in zip(at_once, alone, strict=True):
         np.testing.assert_allclose(a[5:6], b, rtol=0, atol=1e-5)
-    other = jax.jit(log_prob)(keys(8, 7)[5:6], x[5:6])
-    assert abs(other[0] - together[0][5:6]) > 1e-2 and np.allclose(other[1], together[1][5:6], atol=1e-5)
+    other = compiled(keys(8, 7)[5:6], x[5:6])
+    assert abs(other[0] - at_once[0][5:6]) > 1e-2 and np.allclose(other[1], at_once[1][5:6], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +377,8 @@ def test_gradients(solver):
         return likelihood.log_prob(keys(1), sde, moved.score_fn(sde), x).value[0]
 
     at, h = (x, jnp.asarray(0.2), jnp.asarray(20.0)), 1e-4
-    found, slope = jax.jit(value), jax.jit(jax.grad(value, argnums=(0, 1, 2)))(*at)
+    both = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
+    found, slope = lambda *at: both(*at)[0], both(*at)[1]
     difference = lambda plus, minus: (found(*plus) - found(*minus)) / (2 * h)  # noqa: E731
     for j in range(2):
         e = h * jnp.eye(2)[j : j + 1]
@@ -418,12 +431,12 @@ def test_slerp():
     z0, z1 = jnp.asarray([[50.0, 0, 0], [1.0, 2, 3]]), jnp.asarray([[0.0, 100, 0], [2.0, 4, 6]])
     w = jnp.asarray([0.0, 0.25, 1.0])
     path = np.asarray(slerp(sde, z0, z1, w))
-    np.testing.assert_allclose(path[[0, 2]], [z0, z1], atol=1e-12)
-    np.testing.assert_allclose(path[1, 0], 62.5 * np.asarray([np.cos(np.pi / 8), np.sin(np.pi / 8), 0]), atol=1e-12)
-    np.testing.assert_allclose(path[1, 1], 1.25 * z0[1], atol=1e-12)
+    close(path[[0, 2]], [z0, z1], 1e-12)
+    close(path[1, 0], 62.5 * np.asarray([np.cos(np.pi / 8), np.sin(np.pi / 8), 0]), 1e-12)
+    close(path[1, 1], 1.25 * z0[1], 1e-12)
     scales = jnp.asarray([1.0, 10.0, 1.0])
     scaled = slerp(DiagonalVP(scales=scales), scales[None] * z0, scales[None] * z1, w)
-    np.testing.assert_allclose(scaled, np.asarray(scales) * path, rtol=1e-12, atol=1e-12)
+    close(scaled, np.asarray(scales) * path, 1e-12)
 
 
 def test_errors():

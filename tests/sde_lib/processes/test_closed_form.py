@@ -40,7 +40,7 @@ from sde_lib.node import static
 from sde_lib.processes.interpolation import monotone_cubic
 from sde_lib.solvers import Heun
 from tests.contracts import SDES, quick
-from tests.helpers import with_draws
+from tests.helpers import close, with_draws
 from tests.sde_lib.processes.test_paths import Linear
 
 
@@ -219,7 +219,7 @@ def test_monotone_cubic():
     """Through its knots, monotone, continuous slope, exact on a line; third order or better on a smooth curve."""
     knots, values = jnp.asarray([0.0, 0.1, 0.5, 0.6, 1.0]), jnp.asarray([0.0, 2.0, 2.1, 5.0, 5.05])
     curve = jax.jit(lambda t: monotone_cubic(t, knots, values[0], jnp.diff(values)))
-    np.testing.assert_allclose(curve(knots), values, atol=1e-12)
+    close(curve(knots), values, 1e-12)
     slope = jax.jit(jax.vmap(jax.grad(curve)))
     assert np.all(np.asarray(slope(jnp.linspace(0, 1, 2001))) > 0)
     np.testing.assert_allclose(slope(knots[1:-1] - 1e-9), slope(knots[1:-1] + 1e-9), rtol=1e-5)
@@ -238,7 +238,7 @@ def test_learned_schedule_reaches_any_shape():
     """Zeros are the linear schedule; the logits of another schedule's differences reproduce it at the knots."""
     t = jnp.linspace(0, 1, 9)
     flat = LearnedLogSNR(logits=jnp.zeros(8))
-    np.testing.assert_allclose(flat.log_snr(t), 13.3 - 18.3 * t, rtol=1e-9, atol=1e-9)
+    close(flat.log_snr(t), 13.3 - 18.3 * t, 1e-9)
     curve = CosineVP().log_snr(jnp.clip(t, 0.05, 0.95))
     shaped = LearnedLogSNR(logits=jnp.log(-jnp.diff(curve) + 1e-9), log_snr_max=curve[0], log_snr_min=curve[-1])
     np.testing.assert_allclose(shaped.log_snr(t), curve, rtol=1e-4, atol=1e-6)

@@ -10,6 +10,7 @@ import pytest
 from sde_lib import AdaptiveSDE, GaussianMixture, Sampler, sample_keys
 from sde_lib.solvers.adaptive import redrawn
 from tests.contracts import QUICK, SAMPLERS, SDES
+from tests.helpers import close
 
 MODES = GaussianMixture(
     means=jnp.asarray([[-1.0, 0.5, 0.2], [0.8, -0.3, 0.0]], jnp.float32),
@@ -48,7 +49,7 @@ def test_whatever_the_batch_and_the_devices(name):
     assert x.dtype == np.float32 and np.unique(x, axis=0).shape == x.shape
     for indices in (slice(5, 6), slice(3, 10), slice(40, 47)):
         part, cost = draw(sampler, key, jnp.arange(64)[indices], sde)
-        np.testing.assert_allclose(part, x[indices], atol=1e-5)
+        close(part, x[indices], 1e-5)
         np.testing.assert_allclose(cost, evaluations[indices], rtol=0, atol=spare)
     for count in (2, 4, 8):
         auto = jax.sharding.AxisType.Auto
@@ -56,6 +57,6 @@ def test_whatever_the_batch_and_the_devices(name):
         split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
         shared, cost = draw(sampler, key, jax.device_put(jnp.arange(64), split), sde)
         assert len(shared.sharding.device_set) == count
-        np.testing.assert_allclose(shared, x, atol=1e-5)
+        close(shared, x, 1e-5)
         np.testing.assert_allclose(cost, evaluations, rtol=0, atol=spare)
     assert not np.allclose(draw(sampler, jax.random.key(8), jnp.arange(64), sde)[0], x)

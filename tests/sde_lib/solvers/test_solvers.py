@@ -1,7 +1,5 @@
 """Every solver on exact scores: a Gaussian whose reverse process is known in closed form."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +19,13 @@ from sde_lib.solvers import (
     PredictorCorrector,
     ReverseDiffusion,
 )
-from tests.contracts import DETERMINISTIC, SDES, SOLVERS, STEPPERS, DoubleWell, each_sde, quick, quickly
+from tests.contracts import CORE, DETERMINISTIC, SDES, SOLVERS, STEPPERS, DoubleWell, quick, quickly, together
+from tests.helpers import close
 from tests.helpers import keys as keys_of
 
-DIM, COUNT, STEPS = 16, 2000, 200
+DIM, COUNT = 16, 1000
 each_solver = pytest.mark.parametrize("name", SOLVERS)
+CORE_AS_ONE = together({name: SDES[name] for name in CORE})  # one program for all of them
 each_stepper = pytest.mark.parametrize("name", STEPPERS)
 
 
@@ -54,23 +54,31 @@ def run(solver, sde, data, count, steps, t_end=0.0, seed=0):
     return np.asarray(program(keys, x_T, times)), float(times[-1])
 
 
-def end_moments(solver, sde, data, times):
-    """Mean and variance at the last of the times, without sampling error.
+def end_moments(solver, sde, data, grids):
+    """Mean and variance at the last time of each grid, without sampling error.
 
     On a Gaussian a step is affine, x_s = a x_t + b + c z: a and b show in the mean of steps from 0 and 1, c in the
     noise over z. So moments go through the chain as m ← a m + b, v ← a² v + c².
     """
     keys, x = keys_of(2), jnp.asarray([[0.0], [1.0]])
     z = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (1,), x.dtype))(keys))
-    step = jax.jit(lambda t, s: solver.step(keys, solver.init(x), t, s, sde, data.score_fn(sde)))
-    mean, std = (float(m[0]) for m in marginal_moments(data, sde, times[0]))
-    variance = std**2
-    for t, s in itertools.pairwise(times):
-        state = step(t, s)
-        (b,), (a_plus_b,) = np.asarray(state.mean)
-        c = float(((np.asarray(state.x) - np.asarray(state.mean)) / z)[0, 0])
-        mean, variance = (a_plus_b - b) * mean + b, (a_plus_b - b) ** 2 * variance + c**2
-    return mean, variance
+
+    def step(pair):
+        state = solver.step(keys, solver.init(x), pair[0], pair[1], sde, data.score_fn(sde))
+        return state.mean, state.x
+
+    pairs = np.concatenate([np.stack([times[:-1], times[1:]], axis=1) for times in grids])
+    means, ends = (np.asarray(a)[..., 0] for a in jax.jit(lambda pairs: jax.lax.map(step, pairs))(pairs))
+    (b, a_plus_b), c = means.T, ((ends - means) / z[:, 0])[:, 0]
+    last = np.cumsum([len(times) - 1 for times in grids])
+    maps, moments = np.split(np.stack([a_plus_b - b, b, c], axis=1), last[:-1]), []
+    for times, steps in zip(grids, maps, strict=True):
+        mean, std = (float(m[0]) for m in marginal_moments(data, sde, times[0]))
+        variance = std**2
+        for a, b, c in steps:
+            mean, variance = a * mean + b, a**2 * variance + c**2
+        moments.append((mean, variance))
+    return moments
 
 
 @each_stepper
@@ -82,25 +90,28 @@ def test_order_of_convergence(name_of_sde, sde, name):
     two."""
     solver, order = STEPPERS[name]
     data = gaussian(jnp.asarray([0.7]), jnp.asarray([0.5]))
-    errors = []
-    for steps in (32, 64, 128, 256):
-        times = np.asarray(sde.time_of_log_snr(jnp.linspace(-2.0, 2.0, steps + 1)))
-        mean, variance = end_moments(solver, sde, data, times)
-        exact_mean, exact_std = (float(m[0]) for m in marginal_moments(data, sde, times[-1]))
-        errors.append(np.hypot(mean - exact_mean, variance - exact_std**2))
+    finest = np.asarray(sde.time_of_log_snr(jnp.linspace(-2.0, 2.0, 257)))
+    exact_mean, exact_std = (float(m[0]) for m in marginal_moments(data, sde, finest[-1]))
+    ends = end_moments(solver, sde, data, [finest[::apart] for apart in (8, 4, 2, 1)])
+    errors = [np.hypot(mean - exact_mean, variance - exact_std**2) for mean, variance in ends]
     rates = np.log2(np.asarray(errors[:-1]) / np.asarray(errors[1:]))
     assert abs(np.mean(rates) - order) < 0.25 and np.all(np.abs(rates - order) < 0.5), (errors, rates)
 
 
-@each_stepper
-@pytest.mark.parametrize("name_of_sde, sde", quick(("vp", "ve"), SDES))
-def test_no_time_no_change(name_of_sde, sde, name):
-    """t == s is the identity."""
-    solver, _ = STEPPERS[name]
-    data, x = anisotropic(), jax.random.normal(jax.random.key(0), (5, DIM), jnp.float64)
-    step = jax.jit(lambda t: solver.step(keys_of(5), solver.init(x), t, t, sde, data.score_fn(sde)).x)
+@jax.jit
+def steps_of_no_length(sde, x, t):
+    """Every stepper's step from t to t, of the anisotropic Gaussian."""
+    keys, score_fn = keys_of(len(x)), anisotropic().score_fn(sde)
+    return {name: solver.step(keys, solver.init(x), t, t, sde, score_fn).x for name, (solver, _) in STEPPERS.items()}
+
+
+@pytest.mark.parametrize("name_of_sde, sde", quick(CORE, SDES | CORE_AS_ONE))
+def test_no_time_no_change(name_of_sde, sde):
+    """t == s is the identity, for every stepper."""
+    x = jax.random.normal(jax.random.key(0), (5, DIM), jnp.float64)
     for t in (sde.t_min, 0.5 * sde.t_max, sde.t_max):
-        np.testing.assert_allclose(step(jnp.asarray(t)), x, rtol=1e-12)
+        for name, found in steps_of_no_length(sde, x, jnp.asarray(t)).items():
+            np.testing.assert_allclose(found, x, rtol=1e-12, err_msg=name)
 
 
 @each_solver
@@ -112,8 +123,10 @@ def test_evaluations_as_declared(name):
         calls.append(t)
         return score_fn(x, t)
 
-    x = jnp.ones((3, DIM))
-    solver.step(keys_of(3), solver.init(x), jnp.asarray(0.5), jnp.asarray(0.4), sde, counting)
+    def step(x):
+        return solver.step(keys_of(3), solver.init(x), jnp.asarray(0.5), jnp.asarray(0.4), sde, counting)
+
+    jax.eval_shape(step, jnp.ones((3, DIM)))
     assert len(calls) == solver.nfe
 
 
@@ -121,11 +134,15 @@ def test_evaluations_as_declared(name):
 def test_samples_do_not_know_their_neighbors(name):
     """Sample i is a function of keys[i] and x_T[i]; the published batch norm is the one exception, by name."""
     solver, sde, data = SOLVERS[name], SDES["vp"], anisotropic()
-    seven, three = run(solver, sde, data, 7, 10)[0], run(solver, sde, data, 3, 10)[0]
+    x_T, times = jax.random.normal(jax.random.key(0), (7, DIM), jnp.float64), UniformGrid()(sde, 10)
+    program = jax.jit(lambda keys, x_T: sample(keys, solver, sde, data.score_fn(sde), x_T, times, as_is))
+    seven = program(keys_of(7), x_T)
+    others = program(keys_of(7, 1).at[:3].set(keys_of(3)), x_T.at[3:].multiply(-2.0))
     if name == "pc_published":
-        assert not np.allclose(seven[:3], three, rtol=1e-5)
+        assert not np.allclose(seven[:3], others[:3], rtol=1e-5)
     else:
-        np.testing.assert_allclose(seven[:3], three, rtol=1e-9, atol=1e-12)
+        close(seven[:3], others[:3], 1e-9)
+    assert np.min(np.max(np.abs(seven - others)[3:], axis=1)) > 1e-3
 
 
 @quickly("ddim", "ancestral", "pc_paper", among=SOLVERS)
@@ -185,7 +202,7 @@ def test_steps_by_formula():
         for solver, (mean, std) in expected.items():
             state = step(solver)
             np.testing.assert_allclose(state.mean, mean, rtol=1e-9, err_msg=str(solver))
-            np.testing.assert_allclose(state.x, mean + std * z, rtol=1e-7, atol=1e-9, err_msg=str(solver))
+            close(state.x, mean + std * z, 1e-7, err_msg=str(solver))
         x0, eps = (np.asarray(x) + v_t * score) / a_t, -np.sqrt(v_t) * score
         np.testing.assert_allclose(step(DDIM()).x, a_s * x0 + np.sqrt(v_s) * eps, rtol=1e-9)
 
@@ -210,15 +227,20 @@ def test_langevin_step_by_formula(name, norm):
     np.testing.assert_allclose(noise, x + h * score + np.sqrt(2 * h) * z, rtol=1e-9)
 
 
-@each_sde
-def test_langevin_leaves_the_marginal_alone(sde):
+@jax.jit
+def corrected(sde, x, t):
+    """x after 200 steps of Langevin's corrector at the time t."""
+    solver, times = PredictorCorrector(predictor=NoPredictor(), corrector=Langevin(snr=0.1)), jnp.full(201, t)
+    return sample(keys_of(len(x)), solver, sde, anisotropic(jnp.float32).score_fn(sde), x, times, as_is)
+
+
+@pytest.mark.parametrize("name_of_sde, sde", quick(CORE, SDES | CORE_AS_ONE))
+def test_langevin_leaves_the_marginal_alone(name_of_sde, sde):
     """200 corrector steps at a fixed time keep a Gaussian's scale, up to the O(h) bias of unadjusted Langevin."""
     data, t = anisotropic(jnp.float32), jnp.float32(sde.t_min + 0.3 * (sde.t_max - sde.t_min))
     mean, std = marginal_moments(data, sde, t)
     x = mean[None] + std[None] * jax.random.normal(jax.random.key(5), (COUNT, DIM), jnp.float32)
-    solver = PredictorCorrector(predictor=NoPredictor(), corrector=Langevin(snr=0.1))
-    times = jnp.full(201, t)
-    out = jax.jit(lambda x: sample(keys_of(COUNT), solver, sde, data.score_fn(sde), x, times, as_is))(x)
+    out = corrected(sde, x, t)
     z = (np.asarray(out) - np.asarray(mean)) / np.asarray(std)
     assert np.all(np.abs(z.mean(axis=0)) < 4.5 / np.sqrt(COUNT))
     assert np.all(np.abs(z.std(axis=0) - 1) < 4.5 / np.sqrt(2 * COUNT) + 0.01)
@@ -275,10 +297,15 @@ def test_expand_is_all_that_broadcasts():
     """A solver given one time a sample steps each sample by its own dt."""
     sde, data, x = SDES["vp"], anisotropic(), jnp.ones((2, DIM))
     t, s = jnp.asarray([0.8, 0.5]), jnp.asarray([0.6, 0.2])
-    for name in DETERMINISTIC:
-        solver = SOLVERS[name]
-        both = solver.step(keys_of(2), solver.init(x), t, s, sde, data.score_fn(sde)).x
-        for i in range(2):
-            one = solver.step(keys_of(2)[i : i + 1], solver.init(x[:1]), t[i], s[i], sde, data.score_fn(sde)).x
-            np.testing.assert_allclose(both[i], one[0], rtol=1e-10)
+
+    @jax.jit
+    def steps(keys, x, t, s):
+        chosen = {name: SOLVERS[name] for name in DETERMINISTIC}
+        return {n: solver.step(keys, solver.init(x), t, s, sde, data.score_fn(sde)).x for n, solver in chosen.items()}
+
+    both = steps(keys_of(2), x, t, s)
+    for i in range(2):
+        one = steps(keys_of(2)[i : i + 1], x[:1], t[i], s[i])
+        for name in DETERMINISTIC:
+            np.testing.assert_allclose(both[name][i], one[name][0], rtol=1e-10, err_msg=name)
     assert expand(s - t, x).shape == (2, 1)

@@ -22,7 +22,7 @@ from sde_lib import (
 )
 from sde_lib.training.augmentation import condition, cubic, interpolate
 from sde_lib.training.step import augmented
-from tests.helpers import keys, objective
+from tests.helpers import close, keys, objective
 
 AUGMENT = Augmentation(scale=1.5, stretch=1.3, shift=0.25)
 NOTHING = np.zeros(8)
@@ -57,7 +57,7 @@ LINEAR = {
 def test_matrices_and_conditions_are_those_of_the_table(name):
     parameters, expected, told = LINEAR[name]
     matrix = AUGMENT.matrix(parameters, 6, 10)
-    np.testing.assert_allclose(matrix[:2, :2], expected, atol=1e-12)
+    close(matrix[:2, :2], expected, 1e-12)
     np.testing.assert_allclose(matrix[:2, 2], 0, atol=1e-12)
     np.testing.assert_allclose(condition(parameters), told, atol=1e-12)
 
@@ -72,7 +72,7 @@ def test_order_and_inverse():
     parameters = a(a0=1, a1=1, a2=0.3, a3=0.5, a4=-1, a5=0.7, a6=0.2, a7=0.1)
     single = [a(a6=0.2, a7=0.1), a(a4=-1, a5=0.7), a(a3=0.5), a(a2=0.3), a(a0=1, a1=1)]
     expected = np.linalg.multi_dot([AUGMENT.matrix(p, 6, 10) for p in single])
-    np.testing.assert_allclose(AUGMENT.matrix(parameters, 6, 10), expected, atol=1e-12)
+    close(AUGMENT.matrix(parameters, 6, 10), expected, 1e-12)
     np.testing.assert_allclose(AUGMENT.inverse(parameters, 6, 10) @ expected, np.eye(3), atol=1e-12)
 
 
@@ -95,7 +95,7 @@ def test_flips_quarter_turns_and_whole_pixels_are_exact():
     np.testing.assert_array_equal(f32(a(a6=0.5))[:, 0], x[:, 0])  # what comes in is mirrored
     np.testing.assert_array_equal(f32(a(a7=-1))[:-2], x[2:])  # up by two
     quarter = f32(a(a3=np.pi / 2))  # by −90° from columns to rows, which run down: anticlockwise
-    np.testing.assert_allclose(quarter, np.rot90(x), atol=1e-5)
+    close(quarter, np.rot90(x), 1e-5)
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -117,7 +117,7 @@ def test_the_interpolation_is_exact_for_parabolas():
     f = lambda r, c: 1 + 2 * r - c + 0.3 * r**2 - 0.1 * r * c + 0.2 * c**2  # noqa: E731
     r, c = 2 + 0.5 * rows, 1.2 + 0.45 * columns
     found = interpolate(jnp.asarray(f(rows, columns))[..., None], jnp.asarray(r), jnp.asarray(c))
-    np.testing.assert_allclose(found[..., 0], f(r, c), atol=1e-10)
+    close(found[..., 0], f(r, c), 1e-10)
     t = jnp.linspace(0, 1, 7)
     np.testing.assert_allclose(sum(cubic(t - k) for k in (-1, 0, 1, 2)), 1, atol=1e-12)
 
@@ -146,7 +146,7 @@ def test_an_image_depends_on_its_own_key():
     whole = augment(keys, x)
     part = augment(keys[3:5], x[3:5])
     for all_of_them, some in zip(whole, part, strict=True):
-        np.testing.assert_allclose(all_of_them[3:5], some, atol=1e-12)
+        close(all_of_them[3:5], some, 1e-12)
     assert np.abs(augment(sample_keys(jax.random.key(2), jnp.arange(6)), x)[0] - whole[0]).max() > 0.1
 
 
