@@ -48,7 +48,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 
 
 def claim(workdir: str | Path, config_json: str) -> Path:
-    """Make the directory belong to this config; it may already.
+    """Make the directory belong to this config, unless it already does.
 
     ConfigError (a ValueError) if it holds another config, naming the differences, or files but no config.
     """
