@@ -6,6 +6,7 @@ version 0.1 named the module that an object was defined in (`sde_lib.processes:V
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 # Module of version 0.1: (package that exports them, the names that a config may hold).
@@ -142,14 +143,18 @@ def current_config(values: Any) -> Any:
 def _with_test_split(values: dict) -> dict:
     """What version 0.1 called "heldout" is "test": options of the data, and the split that an evaluation names."""
     for section, key in (("eval", "reference_split"), ("eval.bpd", "split")):
-        values = _changed(
-            values, section, lambda old, key=key: old | ({key: "test"} if old.get(key) == "heldout" else {})
-        )
-    return _changed(values, "data", lambda old: {key.replace("heldout", "test"): value for key, value in old.items()})
+        values = _changed(values, section, partial(_as_test, key=key))
+    return _changed(values, "data", _with_test_options)
 
 
 def _as_test(section: dict, key: str) -> dict:
     return section | {key: "test"} if section.get(key) == "heldout" else section
+
+
+def _with_test_options(data: dict) -> dict:
+    """Of a function of data_lib: one of the user's own may have any parameters."""
+    ours = str(data.get("call", "")).startswith("data_lib:")
+    return {key.replace("heldout", "test"): value for key, value in data.items()} if ours else data
 
 
 def _changed(values: dict, section: str, change: Callable[[dict], dict]) -> dict:
