@@ -1,10 +1,10 @@
-"""How fast data come: images/s from memory, and from a folder of 32×32 PNG files decoded once or at each use.
+"""Speed of data loading: images/s from memory, and from a folder of 32×32 PNG files decoded once or at each use.
 
     python -m benchmarks.data
 
-Beside them stand a plain loop over shuffled examples, and grain's own shuffle and batch, example by example, where ours
-gives grain whole batches. The folder is made in a temporary place. The last lines train the digits network, and say how
-many of its images a second the loop asks for, and the share of waiting.
+For comparison: a plain loop over shuffled examples, and grain's own shuffle and batch over examples, where ours gives
+grain whole batches. The folder is temporary. The last lines are from training the digits network: its images per second
+and the fraction of time that it waits for data.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ BATCH, REPEATS = 128, 3
 
 
 def rate(run: Callable[[], None], count: int) -> float:
-    """Items a second, the best of a few."""
+    """Items per second, the best of REPEATS runs."""
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -34,7 +34,7 @@ def rate(run: Callable[[], None], count: int) -> float:
 
 
 def write_folder(folder: Path, count: int) -> None:
-    """Coarse noise, which a PNG compresses about as far as a small photograph."""
+    """Writes images of coarse noise, whose PNG files are about as large as those of small photographs."""
     generator = np.random.default_rng(0)
     for i in range(count):
         pixels = np.kron(generator.normal(128, 40, (8, 8, 3)), np.ones((4, 4, 1)))
@@ -42,7 +42,7 @@ def write_folder(folder: Path, count: int) -> None:
 
 
 def measure(count: int = 10_000, steps: int = 40) -> Iterator[tuple[str, float]]:
-    """(what, images/s)."""
+    """Yields (description, images/s)."""
     images = np.random.default_rng(0).integers(0, 256, (max(count, BATCH), 32, 32, 3), np.uint8)
     memory = ArraySource(images)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def measure(count: int = 10_000, steps: int = 40) -> Iterator[tuple[str, float]]
 
 
 def plain(load: Callable[[int], np.ndarray], count: int, steps: int) -> None:
-    """What one writes without a library: examples one by one in a random order, stacked, scaled."""
+    """A loop without a library: examples in a random order, loaded one by one, stacked and scaled."""
     order = np.random.default_rng(0).integers(0, count, (steps, BATCH))
     for indices in order:
         np.stack([load(i) for i in indices]).astype(np.float32) / 127.5 - 1
@@ -88,7 +88,7 @@ def scaled(batch: Batch) -> Batch:
 
 
 def train_digits(steps: int = 150) -> None:
-    """The loop's own lines, with data_wait."""
+    """Trains the digits network; the training loop prints data_wait."""
     import run_lib
     from configs.digits import get_config
 

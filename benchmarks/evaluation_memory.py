@@ -1,9 +1,9 @@
-"""How much memory --mode=stats takes for N images that are made as they are asked for, and no features kept.
+"""Peak memory of --mode=stats for N images that are generated when they are read, without storing features.
 
     python -m benchmarks.evaluation_memory 2000 50000
 
-Each number of images has a process of its own, which says the most that it ever held. The images are 32×32×3 and the
-features 2,048 random projections of them, so that moments have the size of Inception's.
+Each N runs in its own process, which reports its peak resident memory. The images are 32×32×3 and the features 2,048
+random projections of them, so that moments have the size of Inception's.
 """
 
 import resource
@@ -21,7 +21,7 @@ PROJECTION = np.random.default_rng(0).normal(size=(int(np.prod(SHAPE)), WIDTH)).
 
 
 class Noise:
-    """`count` images, none of them held."""
+    """`count` images, none of them stored."""
 
     def __init__(self, count: int):
         self.count = count
@@ -38,7 +38,7 @@ def project(images: np.ndarray) -> np.ndarray:
 
 
 def peak(count: int, width: int = WIDTH) -> float:
-    """MB, of this process, after the statistics of so many images."""
+    """Peak memory of this process in MB, after the statistics of `count` images."""
     import run_lib
     from config_lib.spec import bind
 
@@ -55,7 +55,7 @@ def peak(count: int, width: int = WIDTH) -> float:
 
 
 def measure(count: int, width: int = WIDTH) -> float:
-    """The same in a process of its own."""
+    """`peak` in a new process."""
     code = f"from benchmarks.evaluation_memory import peak; print(peak({count}, {width}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])

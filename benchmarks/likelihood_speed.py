@@ -1,18 +1,18 @@
-"""How long log p(x) takes: on the device with a step size for each example, against a host's ODE solver.
+"""Time of log p(x): on the device with a step size for each example, and by an ODE solver on the host.
 
     make digits
     python benchmarks/likelihood_speed.py [--workdir runs/digits] [--examples 64] [--tolerance 1e-5]
 
-Both compute log p of test digits by the probability flow of the trained network, one Hutchinson probe of signs, in
-one run, at the same relative and absolute tolerance:
+Both compute log p of test digits by the probability flow of the trained network, in one run, with one Rademacher probe
+of Hutchinson's estimator and the same relative and absolute tolerance:
 
-    here    `Likelihood`: one compiled program, the divergence by a forward-mode product that shares the evaluation with
-            the drift, steps of its own for each example (diffrax, Tsit5)
-    host    drift and divergence (reverse mode) as compiled functions called from SciPy's RK45 on the host, with the
-            whole batch in one flat vector and one step size: the scheme of Song et al.'s code of 2021, written anew
+    here    `Likelihood`: one compiled program. The divergence is a forward-mode product that shares its evaluation with
+            the drift. Each example has its own step size (diffrax, Tsit5).
+    host    drift and divergence (reverse mode) are compiled functions, called from SciPy's RK45 on the host. The whole
+            batch is one flat vector with one step size. This is our implementation of the scheme in Song et al.'s code.
 
-The median of the repeats after one to compile. Values differ by the probes alone, and by the solvers' errors. On a CPU
-both are faster with the convolutions that the Makefile has XLA take for `make digits`: give the script its XLA_FLAGS.
+Times are medians of the repeats, after one to compile. The values differ by the probes and the solvers' errors. On a
+CPU both are faster with the XLA_FLAGS that the Makefile sets for `make digits`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from sde_lib import Adaptive, Likelihood, dequantize, fold, sample_keys
 
 
 def on_the_host(sde, score_fn, keys, x, tolerance):
-    """(log p [B], evaluations) by SciPy's RK45 on one flat vector."""
+    """A function that returns (log p [B], evaluations), by SciPy's RK45 on one flat vector."""
     probe = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(fold(keys, 0))
 
     @jax.jit
@@ -56,7 +56,7 @@ def on_the_host(sde, score_fn, keys, x, tolerance):
 
 
 def here(sde, score_fn, keys, x, tolerance):
-    """(log p [B], mean evaluations) by `Likelihood`."""
+    """A function that returns (log p [B], mean evaluations), by `Likelihood`."""
     likelihood = Likelihood(solver=Adaptive(rtol=tolerance, atol=tolerance))
 
     @jax.jit
@@ -89,7 +89,7 @@ def main(workdir: str, examples: int, tolerance: float, repeats: int) -> dict[st
     for name, (value, evaluations) in found.items():
         print(f"{name}: {medians[name]:.2f} s for {examples} examples, {evaluations:.0f} evaluations, ", end="")
         print(f"mean {np.mean(value) / x[0].size:.4f} nats/dim")
-    print(f"the host's takes {medians['host'] / medians['here']:.2f} times as long")
+    print(f"the host takes {medians['host'] / medians['here']:.2f} times as long")
     return medians
 
 

@@ -1,21 +1,21 @@
-"""Bits per dimension of the digits' test split, by what the network was trained for.
+"""Bits per dimension of the digits' test split, for four training losses.
 
     python benchmarks/likelihood_training.py [--steps 2000] [--examples 500] [--losses sigma2 likelihood ...]
 
-The same small network, steps and learning rate four times; what differs is the loss:
+Network, steps and learning rate are the same; the loss differs:
 
     sigma2        denoising score matching with the weight σ², t uniform, on dequantized digits
-    likelihood    the weight g², t uniform in log-SNR and what is left of the weight (`sde_lib.likelihood_training`), on
-                  dequantized digits
-    sigma2_bound  as `sigma2`, on the digits as they are
-    elbo          as `likelihood`, on the digits as they are: the bound of the reverse SDE with a discrete decoder
+    likelihood    the weight g², t uniform in log-SNR with the rest of the weight as a factor
+                  (`sde_lib/training/likelihood_weighting.py`), on dequantized digits
+    sigma2_bound  as `sigma2`, on digits without dequantization
+    elbo          as `likelihood`, on digits without dequantization: the reverse SDE's bound with a discrete decoder
 
-For the first two the number is of the ODE, for the last two the bound on the discrete data, each with its standard
-error over the examples, which are the same for all: so `likelihood` is held against `sigma2`, and `elbo` against
-`sigma2_bound`. The bound of the first two is of the density over the bins, and so not to be compared with the last.
+The first two are evaluated by the ODE, the last two by the bound on discrete data, each with its standard error over
+the same examples. So compare `likelihood` with `sigma2`, and `elbo` with `sigma2_bound`. The first two are of a density
+over the bins; do not compare them with the last two.
 
-Of the last two the process ends where σ is a quarter of a bin (--t_min_bound), and the decoder tells the levels apart:
-below that it would fall to the network, which learns steps in its input badly.
+For the last two, the process ends where σ is a quarter of a bin (--t_min_bound): the decoder then distinguishes the
+levels. At smaller σ the network would have to, and it approximates steps in its input badly.
 """
 
 import argparse
@@ -40,14 +40,14 @@ from sde_lib import (
     nats_to_bits,
 )
 
-BIN = 2 / 16  # of the digits' 17 levels in [−1, 1]
+BIN = 2 / 16  # width of one of the digits' 17 levels in [−1, 1]
 LOSSES = {
     "sigma2": (SigmaSquared(), StratifiedTime(), BIN),
     "likelihood": (ImportanceLikelihoodWeight(), LogSNRTime(), BIN),
     "sigma2_bound": (SigmaSquared(), StratifiedTime(), 0.0),
     "elbo": (ImportanceLikelihoodWeight(), LogSNRTime(), 0.0),
 }
-BOUNDED = ("sigma2_bound", "elbo")  # trained on the digits as they are
+BOUNDED = ("sigma2_bound", "elbo")  # trained without dequantization
 
 
 def configure(loss: str, steps: int, t_min_bound: float):
@@ -61,7 +61,7 @@ def configure(loss: str, steps: int, t_min_bound: float):
 
 
 def bits(model, x: np.ndarray, loss: str, batch: int = 100) -> np.ndarray:
-    """Bits per dimension [N]: the ELBO's where the model was trained on the digits as they are, else the ODE's."""
+    """Bits per dimension [N]: the ELBO's for a model trained without dequantization, else the ODE's."""
     key, found = jax.random.key(0), []
     for first in range(0, len(x), batch):
         rows = x[first : first + batch]
@@ -79,7 +79,7 @@ def main(
     test = digits().test
     x = gather(test, np.arange(min(examples, len(test))))["x"]
     rows = {}
-    print("| trained for | steps | bits/dim | ± | of |\n|---|--:|--:|--:|---|")
+    print("| loss | steps | bits/dim | ± | evaluated by |\n|---|--:|--:|--:|---|")
     for loss in losses:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Does a long run leak, or compile again? `python -m benchmarks.long_run --steps=2000 --calls=200`.
+"""Does a long run leak memory, or compile again? `python -m benchmarks.long_run --steps=2000 --calls=200`.
 
-Resident memory (VmRSS) after every step and every sampling call; and how often JAX traces a function, which it tells by
-its monitoring events. After a first part, in which programs are compiled and pools filled, memory has to stay within
-5 % of what it was at the end of that part, and nothing may be traced any more.
+Measures resident memory (VmRSS) after every step and every sampling call, and counts the functions that JAX traces, by
+its monitoring events. In the first part of a run programs are compiled and memory pools filled. After it, memory must
+stay within 5 % of its value at the end of that part, and nothing may be traced.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TRACED = "/jax/core/compile/jaxpr_trace_duration"
 
 
 class Held(NamedTuple):
-    """Resident bytes at the end of the first part, the most after it, and the traces after it."""
+    """Resident bytes at the end of the first part, their maximum after it, and the traces after it."""
 
     what: str
     warm: int
@@ -41,13 +41,13 @@ class Held(NamedTuple):
 
 
 def held(what: str, numbers: list[tuple[int, int]]) -> Held:
-    """Of (resident, traces so far) after each step or call."""
+    """The result from (resident bytes, traces so far) after each step or call."""
     warm = max(1, int(WARM * len(numbers)))
     return Held(what, numbers[warm - 1][0], max(n[0] for n in numbers[warm:]), numbers[-1][1] - numbers[warm - 1][1])
 
 
 def measure(directory: Path, steps: int, calls: int) -> Iterable[Held]:
-    """A training with its logs, evaluations and checkpoints; then calls of the model's sampling."""
+    """Results of a training with logs, evaluations and checkpoints, then of sampling calls."""
     traces, numbers = [], []
     listener = lambda event, *_, **__: event == TRACED and traces.append(event)  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)

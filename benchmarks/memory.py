@@ -1,8 +1,8 @@
-"""The memory plan beside what training steps then take: `python -m benchmarks.memory [--batch_size=256]`.
+"""The memory plan compared with the memory of training steps: `python -m benchmarks.memory [--batch_size=256]`.
 
-On a GPU or TPU the device's own count of peak bytes. On a CPU, whose devices keep none, how much resident memory of
-this process grows over three steps (the kernel's VmHWM, reset before, less the VmRSS of then): the programs are
-compiled before that, freed memory is given back to the system, and the state is made afterwards.
+On a GPU or TPU this is the device's count of peak bytes. A CPU has no such count: there it is the growth of this
+process's resident memory over three steps, as the kernel's VmHWM after them minus VmRSS before them. Before the
+measurement, programs are compiled and freed memory is returned to the system. The state is allocated during it.
 """
 
 import argparse
@@ -24,13 +24,13 @@ STEPS = 3
 
 
 def resident(name: str) -> int:
-    """VmRSS, what is resident now, or VmHWM, the most since the last reset; bytes."""
+    """Bytes of VmRSS, the resident memory now, or VmHWM, its maximum since the last reset."""
     with open("/proc/self/status") as file:
         return int(re.search(rf"{name}:\s+(\d+) kB", file.read())[1]) * 1024
 
 
 def settle() -> int:
-    """Gives freed memory back, starts VmHWM anew; what is resident then."""
+    """Returns freed memory to the system and resets VmHWM; the resident bytes then."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
@@ -39,7 +39,7 @@ def settle() -> int:
 
 
 def measure(config) -> tuple[plan.Plan, int, int]:
-    """The plan, and the peak of bytes over STEPS steps on one device: of the first in this process, and of others."""
+    """The plan, and peak bytes on one device over the first STEPS steps of this process, and over STEPS others."""
     experiment = make_experiment(config, jax.devices()[:1])
     config.training.steps_per_call = 1
     planned = plan.measured_plan(experiment)

@@ -1,17 +1,17 @@
-"""Forward and training step of a network: time to compile and to run, memory, and what the program is made of.
+"""Forward pass and training step of a network: time to compile and to run, memory, and operations.
 
     python benchmarks/networks.py [--config configs/cifar10.py] [--batch 0] [--repeats 5] [--dtype bfloat16] [--remat]
     XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= python benchmarks/networks.py     # as `make digits` runs on a CPU
 
-The batch is 4 on a CPU and 128 on an accelerator unless given. `step` is the training step of the library: loss,
-gradient, clip, Adam, average. Parameters are drawn, not initialized, which would take longer than all the rest. Times
-are the least of the repeats; `cpu` is the processor time of all threads, which other work on the machine disturbs less
-than the clock. Memory is the compiler's own account: arguments, results and what is held in between.
+The default batch is 4 on a CPU and 128 on an accelerator. `step` is the library's training step: loss, gradient,
+clipping, Adam, EMA. Parameters are random numbers, since initialization would take longer than everything else. Times
+are minima over the repeats. `cpu` is the processor time of all threads, which other work on the machine affects less
+than wall-clock time. Memory is from the compiler's analysis: arguments, results and temporary arrays.
 
-The arithmetic of a program, and so the rate, is that of its convolutions and products of matrices before XLA optimizes
-it. The table of operations counts those of the optimized program, with the bytes that they write and the arithmetic:
-`transpose` and `copy` are changes of layout; a GPU's convolutions are calls of cuDNN, its products of matrices of
-cuBLAS (whose arithmetic is not told apart) or in fusions.
+The arithmetic of a program, and so the rate, counts its convolutions and matrix products before XLA optimizes it. The
+table of operations counts those of the optimized program, with the bytes that they write and their arithmetic.
+`transpose` and `copy` are changes of layout. On a GPU convolutions are calls of cuDNN; matrix products are calls of
+cuBLAS, whose arithmetic is not counted, or parts of fusions.
 """
 
 import argparse
@@ -33,32 +33,32 @@ from sde_lib import init_state, make_train_step
 
 BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
 LAYOUT = ("transpose", "copy")
-# name, dtype and sizes of the result, what it is, operands, the rest; a call's result is the first of several.
+# Name, dtype and sizes of the result, opcode, operands, the rest; a call's result is the first of several.
 OPERATION = r"\s+(?:ROOT )?%?([\w.-]+) = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(([^)]*)\)(.*)"
 CALL = r"\s+(?:ROOT )?%?([\w.-]+) = \((\w+)\[([\d,]*)\].*? (custom-call)\(([^)]*)\)(.*)"
 
 
 def drawn_params(shapes):
-    """Small normal numbers of these shapes."""
+    """Parameters of these shapes: small normal random numbers."""
     generator = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(0.02 * generator.normal(size=leaf.shape), leaf.dtype), shapes)
 
 
 def programs(config, batch: int) -> dict:
-    """name → (function, arguments, arguments that are given away) of the forward pass and of a training step."""
-    parts = make_experiment(config)
-    params = drawn_params(parameter_shapes(parts.network, tuple(config.shape)))
+    """name → (function, arguments, donated arguments) of the forward pass and of a training step."""
+    experiment = make_experiment(config)
+    params = drawn_params(parameter_shapes(experiment.network, tuple(config.shape)))
     x = jax.random.normal(jax.random.key(0), (batch, *config.shape))
-    state = init_state(jax.random.key(1), jax.tree.map(jnp.copy, params), parts.tx)
-    step = make_train_step(parts.network, parts.objective, parts.tx, config.training.ema)
+    state = init_state(jax.random.key(1), jax.tree.map(jnp.copy, params), experiment.tx)
+    step = make_train_step(experiment.network, experiment.objective, experiment.tx, config.training.ema)
     return {
-        "forward": (partial(parts.network), (params, x, jnp.full(batch, 0.5)), ()),
+        "forward": (partial(experiment.network), (params, x, jnp.full(batch, 0.5)), ()),
         "step": (step, (state, {"x": x}), (0,)),
     }
 
 
 def compiled(function, arguments, donated):
-    """(the program, seconds to compile it from nothing, its arithmetic), a step as in training."""
+    """(program, seconds to compile it with empty caches, its arithmetic); a step has the options of training."""
     jax.clear_caches()
     options = compiler_options() if donated else None
     lowered = jax.jit(function, donate_argnums=donated, compiler_options=options).lower(*arguments)
@@ -68,7 +68,7 @@ def compiled(function, arguments, donated):
 
 
 def least_times(program, arguments, donated, repeats: int) -> tuple[float, float]:
-    """Least seconds by the clock, and of the processor, of one call; the first is not counted."""
+    """Minimum wall-clock and processor seconds of one call; the first call is not counted."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter(), time.process_time()
@@ -80,16 +80,16 @@ def least_times(program, arguments, donated, repeats: int) -> tuple[float, float
 
 
 def memory(program) -> float:
-    """GiB at the most, by the compiler's account; what is given away counts once."""
+    """Peak GiB by the compiler's analysis; donated arguments count once."""
     m = program.memory_analysis()
     total = m.temp_size_in_bytes + m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
     return total / 2**30
 
 
 def operations(text: str) -> dict[str, tuple[int, float, float]]:
-    """opcode → (count, bytes written, arithmetic operations) over all computations of a program's text.
+    """opcode → (count, bytes written, arithmetic operations) over all computations in a program's text.
 
-    An operation inside of a fusion writes nothing of its own, and is counted under `fused` in its name.
+    An operation inside a fusion writes no bytes, and is counted under a name with `(fused)`.
     """
     found, shapes = defaultdict(lambda: [0, 0.0, 0.0]), {}
     fused = False
@@ -110,14 +110,14 @@ def operations(text: str) -> dict[str, tuple[int, float, float]]:
 
 
 def arithmetic(opcode: str, shapes: dict, name: str, operands: list[str], rest: str) -> float:
-    """2 × multiplications of a convolution or a product of matrices, else 0."""
+    """Twice the multiplications of a convolution or matrix product, else 0."""
     sizes = [shapes.get(operand, ()) for operand in operands]
     if opcode == "dot" and sizes[0]:
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)[1]
         return 2.0 * prod(shapes[name]) * prod(sizes[0][int(i)] for i in contracted.split(",") if i)
     if (opcode == "convolution" or "$conv" in opcode) and len(sizes) > 1 and sizes[1]:
         out, kernel = shapes[name], sizes[1]
-        if "convBackwardInput" in opcode:  # told by the labels of the convolution forward, whose output comes first
+        if "convBackwardInput" in opcode:  # labels are those of the forward convolution, whose output is operand 0
             out = sizes[0]
         if "convBackwardFilter" in opcode:
             out, kernel = kernel, out
@@ -136,7 +136,7 @@ def report(name: str, program, seconds: float, total: float, times: tuple[float,
 
 
 def print_operations(program, at_least: float = 0.01) -> None:
-    """Those that write more than a hundredth of all bytes, or do arithmetic, or change layouts."""
+    """Prints the operations that write more than 1 % of all bytes, do arithmetic, or change layouts."""
     found = operations(program.as_text())
     written = sum(values[1] for values in found.values())
     print("\n| operation | count | MB written | GFLOP |\n|---|--:|--:|--:|")
@@ -151,13 +151,13 @@ def main(config, batch: int = 0, repeats: int = 5, names: tuple[str, ...] = ("fo
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
     print("| program | batch | dtype | compile, s | run, s | cpu, s | memory, GiB | GFLOP | GFLOP/s |")
     print("|---|--:|---|--:|--:|--:|--:|--:|--:|")
-    kept = {}
+    found = {}
     for name, (function, arguments, donated) in programs(config, batch).items():
         if name in names:
-            kept[name], seconds, total = compiled(function, arguments, donated)
-            times = least_times(kept[name], arguments, donated, repeats)
-            report(name, kept[name], seconds, total, times, config, batch)
-    for name, program in kept.items():
+            found[name], seconds, total = compiled(function, arguments, donated)
+            times = least_times(found[name], arguments, donated, repeats)
+            report(name, found[name], seconds, total, times, config, batch)
+    for name, program in found.items():
         print(f"\n{name}:")
         print_operations(program)
 
@@ -170,7 +170,7 @@ if __name__ == "__main__":
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--only", default="forward,step")
-    parser.add_argument("--blocks", type=int, default=0, help="fewer blocks a level, for a quick look")
+    parser.add_argument("--blocks", type=int, default=0, help="blocks per level, if not the config's")
     args = parser.parse_args()
     chosen = load_config(args.config)
     chosen.network.dtype, chosen.network.remat = args.dtype, args.remat

@@ -1,10 +1,10 @@
-"""What sampling costs beyond its network, and how long it takes to compile.
+"""The cost of sampling beyond that of its network, and the time to compile.
 
     python benchmarks/overhead.py [--repeats 7]
 
-The cost of n evaluations is a program's run time with n of them, against n calls of the bare jitted network on the
-same batch, interleaved in one run: the median over repeats of the ratio of neighbors, for a small and a larger
-network. The time to compile is for 10 and for 1,000 steps, each from nothing.
+For n evaluations, the cost is the run time of a sampling program over that of n calls of the jitted network on the same
+batch. Both are timed in turns; the result is the median ratio of adjacent timings, for a small and a larger network.
+The time to compile is that of 10 and of 1,000 steps, with empty caches.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def seconds(run) -> float:
 
 
 def make_model(name: str) -> tuple[ScoreModel, int]:
-    """(a model of the network with its first parameters, its batch)."""
+    """(a model of the network with initial parameters, its batch size)."""
     make, shape, batch = NETWORKS[name]
     network = as_network(make())
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1))
@@ -43,7 +43,7 @@ def make_model(name: str) -> tuple[ScoreModel, int]:
 
 
 def ratio(model: ScoreModel, solver, batch: int, steps: int, repeats: int) -> float:
-    """Run time of `steps` steps over that of as many network calls."""
+    """Run time of `steps` steps over that of the same number of network calls."""
     sampler = Sampler(solver=solver, grid=LogSNRGrid(t_end=1e-3), num_steps=steps, denoise=as_is)
     sampling, keys = model.replace(sampler=sampler), sample_keys(jax.random.key(1), jnp.arange(batch))
     x, c_noise = jax.vmap(lambda key: jax.random.normal(key, model.shape))(keys), jnp.full(batch, 0.5)
@@ -61,7 +61,7 @@ def ratio(model: ScoreModel, solver, batch: int, steps: int, repeats: int) -> fl
 
 
 def compile_seconds(model: ScoreModel, steps: int) -> float:
-    """Of the program with that many steps, from nothing."""
+    """Time to compile a program of `steps` steps, with empty caches."""
     jax.clear_caches()
     sampler = Sampler(grid=LogSNRGrid(t_end=1e-3), solver=Ancestral(), num_steps=steps, denoise=as_is)
     keys = sample_keys(jax.random.key(1), jnp.arange(8))

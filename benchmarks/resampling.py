@@ -1,11 +1,11 @@
-"""Filtered resampling as sums of slices, as the networks do it, beside a convolution of each channel.
+"""Filtered resampling as sums of slices, as in the networks, compared with a convolution of each channel.
 
     python -m benchmarks.resampling [--batch 8] [--repeats 5]
 
-For the sizes of the published networks, taps (1, 3, 3, 1): milliseconds of one call, forward, and the gradient of its
-input alone. Calls are queued, then waited for together; each row is the least of the repeats. Both compute eqs. (1) and
-(2) of `models/resampling.py`, in full precision (no TF32); the largest difference between the two is the last column,
-in units of the largest value.
+For the sizes of the published networks and taps (1, 3, 3, 1): milliseconds per call of the forward pass, and of the
+gradient by the input alone. Calls are queued and awaited together; each time is the minimum over the repeats. Both
+compute eqs. (1) and (2) of `models/resampling.py` in full precision (no TF32). The last column is the largest
+difference between the two, relative to the largest value.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SIZES = ((32, 128), (16, 256), (8, 256), (64, 128))  # positions an axis, channe
 
 
 def by_convolution(x, up: bool):
-    """eq. (1) or (2) of `models/resampling.py`, for an even number of taps: a convolution of each channel."""
+    """Eq. (1) or (2) of `models/resampling.py`, for an even number of taps, as a convolution of each channel."""
     taps = np.asarray(TAPS[::-1], np.float64) / sum(TAPS) * (2 if up else 1)
     channels, low = x.shape[-1], (len(TAPS) - 1) // 2
     pads = (low + 1, len(TAPS) - low - 1) if up else (low, len(TAPS) - low - 2)
@@ -49,7 +49,7 @@ WAYS = {
 
 
 def milliseconds(function, x, repeats: int, calls: int) -> float:
-    """Of one call, when `calls` are queued: the least of the repeats. The first is not counted."""
+    """Milliseconds per call when `calls` are queued: the minimum over the repeats. The first call is not counted."""
     jax.block_until_ready(function(x))
     times = []
     for _ in range(repeats):
@@ -60,14 +60,14 @@ def milliseconds(function, x, repeats: int, calls: int) -> float:
 
 
 def transposed(function, x):
-    """(jitted, its argument): the gradient of Σ w f(x), f's transpose applied to w, which is passed, not a constant."""
+    """(jitted function, its argument w): the gradient of Σ w f(x), that is f's transpose applied to w."""
     shape = jax.eval_shape(function, x)
     w = jax.random.normal(jax.random.key(1), shape.shape, shape.dtype)
     return jax.jit(lambda w: jax.linear_transpose(function, x)(w)[0]), w
 
 
 def main(batch: int = 8, repeats: int = 5, calls: int = 10, sizes=SIZES, dtypes=("float32", "bfloat16")) -> list:
-    """The rows, (direction, way, size, channels, dtype, ms forward, ms gradient, difference)."""
+    """Rows of (direction, method, size, channels, dtype, ms forward, ms gradient, difference)."""
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {batch}")
     print("| | positions | channels | dtype | as | forward, ms | gradient, ms | difference |")
     print("|---|--:|--:|---|---|--:|--:|--:|")

@@ -1,4 +1,4 @@
-"""What samplers are judged on: exact scores of mixtures, and a trained network, each with a distance and its floor."""
+"""Test problems for samplers: exact scores of mixtures, and a trained network, each with a distance and its floor."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from sde_lib.node import PyTreeNode, static
 
 
 class Exact(PyTreeNode):
-    """A mixture's exact score under an SDE, in a ScoreModel's place."""
+    """A mixture's exact score under an SDE, with the interface of a ScoreModel."""
 
     data: GaussianMixture
     sde: VP = VP()
@@ -26,20 +26,20 @@ class Exact(PyTreeNode):
 
 
 class Problem(NamedTuple):
-    """What is sampled, and how far samples [count, *shape] are from the truth, as a multiple of `floor`."""
+    """A model to sample from, and the distance of samples [count, *shape] to the data, with that of exact samples."""
 
     model: PyTreeNode
     count: int
     distance: Callable[[jax.Array], float]
-    floor: float
-    spread: float  # of the floor over draws, as a share of it
+    floor: float  # the distance of `count` exact samples
+    spread: float  # relative standard deviation of the floor over draws
     budgets: tuple[int, ...]
-    long: int  # how many samplers, from the first, are worth thousands of evaluations
+    long: int  # the first samplers of the table, which are also measured at thousands of evaluations
     noise: Callable  # AdaptiveSDE's
 
 
 def sliced_wasserstein(reference: np.ndarray, directions: np.ndarray) -> Callable[[np.ndarray], float]:
-    """x [N, D] → mean over directions of W₁ between x and the reference [m N, D], both projected."""
+    """A function x [N, D] → mean over directions of W₁ between x and the reference [m N, D], both projected."""
     sorted_reference = np.sort(reference @ directions.T, axis=0)
 
     def distance(x: np.ndarray) -> float:
@@ -50,7 +50,7 @@ def sliced_wasserstein(reference: np.ndarray, directions: np.ndarray) -> Callabl
 
 
 def plane() -> GaussianMixture:
-    """8 normals of unequal weight and width on a circle."""
+    """A mixture of 8 Gaussians on a circle, with different weights and widths."""
     angle = 2 * jnp.pi * jnp.arange(8) / 8
     stds = jnp.linspace(0.05, 0.2, 8)[:, None] * jnp.ones((8, 2))
     weights = jnp.arange(1, 9) / 36
@@ -58,7 +58,7 @@ def plane() -> GaussianMixture:
 
 
 def wide() -> GaussianMixture:
-    """10 normals in 64 dimensions: coordinate j has standard deviations around 0.02 (the first) to 1 (the last)."""
+    """A mixture of 10 Gaussians in 64 dimensions; standard deviations grow from about 0.02 to 1 with the coordinate."""
     scales = jnp.geomspace(0.02, 1.0, 64)
     center, width = jax.random.split(jax.random.key(5))
     stds = scales * jax.random.uniform(width, (10, 64), minval=0.5, maxval=1.0)
@@ -66,7 +66,7 @@ def wide() -> GaussianMixture:
 
 
 def mixture(data: GaussianMixture, count: int, budgets, noise) -> Problem:
-    """Directions: the axes, and as many at random; each in units of the data's standard deviation along it."""
+    """Projects onto the axes and onto random directions, each in units of the data's standard deviation along it."""
     exact = jax.jit(lambda seed, n: data.sample(sample_keys(jax.random.key(seed), jnp.arange(n))), static_argnums=1)
     reference, d = np.asarray(exact(0, 10 * count), np.float64), data.means.shape[1]
     directions = np.concatenate([np.eye(d), np.random.default_rng(0).normal(size=(max(d, 32), d))])
@@ -86,7 +86,7 @@ def trained_digits(workdir: str, count: int) -> Problem:
     reference, generator = moments(train), np.random.default_rng(0)
 
     def distance(x) -> float:
-        """Of the pixels, in groups of as many as there are test digits."""
+        """Fréchet distance in pixels, mean over groups of as many samples as there are test digits."""
         pixels = model.transform.from_uint8(model.transform.to_uint8(np.asarray(x))).reshape(len(x), -1)
         return float(np.mean([frechet_distance(*moments(group), *reference) for group in groups(pixels, len(test))]))
 

@@ -1,16 +1,17 @@
-"""Quality of the samples against evaluations of the score, for every sampler.
+"""Quality of samples against the number of score evaluations, for every sampler.
 
     python -m benchmarks.samplers [--workdir runs/digits] [--results samplers.json] [--picture docs/samplers.png]
 
-Three problems under VP, each ended at t = 10⁻³:
+Three problems under VP, each ending at t = 10⁻³:
 
-    mixture_2d     exact score of 8 normals in the plane; sliced Wasserstein distance to exact samples
-    mixture_64d    exact score of 10 normals in 64 dimensions of very different scales; the same
-    digits         the network of a work directory (`make digits`); Fréchet distance in pixels to the train split
+    mixture_2d     exact score of 8 Gaussians in the plane; sliced Wasserstein distance to exact samples
+    mixture_64d    exact score of 10 Gaussians in 64 dimensions of very different scales; the same distance
+    digits         the network of a work directory (`make digits`); Fréchet distance in pixels to the training images
 
-A number is the distance as a multiple of its floor: of what as many exact samples, or test digits, have. 1 is as
-good as the truth. All samplers start from the same draws of the prior. Measurements are added to the results as they
-are made, and what stands there is not made again. A step is compiled once a solver, whatever the number of steps.
+A result is the distance divided by its floor, that of the same number of exact samples, or of the test digits. 1.0
+matches real samples; values below 1 are within noise. All samplers start from the same draws of the prior. Each
+measurement is added to the results file at once, and none in the file is repeated. A step is compiled once per solver,
+for any number of steps.
 """
 
 import argparse
@@ -59,12 +60,12 @@ from sde_lib.solvers import (
 )
 
 T_END = 1e-3
-S_CHURN = 5.0  # of EDMHeun, whose gamma is S_CHURN over the number of steps
+S_CHURN = 5.0  # of EDMHeun, whose gamma is S_CHURN/N for N steps
 GRIDS = {grid.__name__: grid(t_end=T_END) for grid in (UniformGrid, PowerGrid, LogSNRGrid, EDMGrid)}
 PUBLISHED = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(norm="batch"))
 PAPER = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(norm="batch"), corrector_first=False)
 
-# name: (solver, its grid, its end)
+# name: (solver, its grid, final denoising)
 NOISY = {
     "predictor–corrector, as published": (PUBLISHED, "UniformGrid", last_mean),
     "predictor–corrector, algorithm 1": (PAPER, "UniformGrid", last_mean),
@@ -90,7 +91,7 @@ FLOWS = {
     "DEIS 3": (DEIS(order=3), "PowerGrid", as_is),
 }
 FIXED = NOISY | FLOWS
-LONGEST = 2000  # evaluations, of the first few
+LONGEST = 2000  # evaluations, for the first samplers
 # name: ((tolerance, noise) → sampler, tolerances)
 ADAPTIVE = {
     "AdaptiveSDE": (
@@ -105,7 +106,7 @@ ADAPTIVE = {
 
 
 def sampler(name: str, budget: int, grid: str | None = None) -> Sampler:
-    """The sampler of this name with as many steps as the budget of evaluations allows."""
+    """The sampler of this name with as many steps as a budget of evaluations allows."""
     solver, own, denoise = FIXED[name]
     steps = max(1, budget // solver.nfe)
     if getattr(solver, "gamma", 0):
@@ -119,7 +120,7 @@ def step(solver, model, keys, k, state, t, s):
 
 
 def draw(sampler: Sampler, model, count: int, seed: int = 0) -> jax.Array:
-    """What `sampler` draws, by a loop over a compiled step in the place of a compiled loop."""
+    """The samples of `sampler`, by a Python loop over a compiled step instead of a compiled loop."""
     keys = sample_keys(jax.random.key(seed), jnp.arange(count))
     times = np.asarray(sampler.grid(model.sde, sampler.num_steps))
     state, keys = sampler.solver.init(prior_draw(keys, model.sde, model.shape)), fold(keys, 1)
@@ -135,7 +136,7 @@ def draw_adaptively(sampler, model, count: int, seed: int = 0):
 
 
 def settings(problem: Problem, long: bool):
-    """(name of the row, evaluations asked for or tolerance, () → (samples, evaluations)), the cheap ones first."""
+    """Yields (name of the row, budget of evaluations or tolerance, () → (samples, evaluations)), cheap ones first."""
     rows = [(name, n) for n in problem.budgets for name in FIXED]
     rows += [(name, LONGEST) for name in (*FIXED,)[: problem.long] if long]
     for name, n in rows:
@@ -155,7 +156,7 @@ def grid_settings(problem: Problem, budget: int = 20):
 
 
 def measure(problem: Problem, rows, results: dict, save: Callable[[], None] = lambda: None) -> None:
-    """Adds to results[name][setting] = [evaluations, ratio], for what is not there yet."""
+    """Sets results["rows"][name][setting] = [evaluations, ratio] for the rows that are not there yet."""
     results |= {"floor": problem.floor, "spread": problem.spread}
     for name, setting, run in rows:
         found = results.setdefault("rows", {}).setdefault(name, {})
@@ -176,7 +177,7 @@ def number(ratio: float) -> str:
 
 
 def markdown(result: dict) -> str:
-    """Three tables: by budget, by grid at one budget, by tolerance."""
+    """Three tables: by budget, by tolerance, and by grid at one budget."""
     rows = result["rows"]
     budgets = sorted({int(n) for name in FIXED for n in rows.get(name, {})})
     lines = [f"floor {result['floor']:.4g}, ± {result['spread']:.0%}", ""]
@@ -197,7 +198,7 @@ def markdown(result: dict) -> str:
 
 
 def plot(results: dict, path: str) -> None:
-    """A column a problem; above the samplers with noise, below those of the flow."""
+    """A column per problem: samplers with noise above, those of the probability flow below."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -241,7 +242,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", default="runs/digits")
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--results", default="samplers.json", help="where measurements are kept")
+    parser.add_argument("--results", default="samplers.json", help="file of the measurements")
     parser.add_argument("--picture", default="samplers.png")
-    parser.add_argument("--long", action="store_true", help="also the 2,000 evaluations")
+    parser.add_argument("--long", action="store_true", help="also with 2,000 evaluations")
     main(**vars(parser.parse_args()))

@@ -45,9 +45,9 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
         trained.model.replace(split=trained.experiment.devices.batch), trained.experiment.devices.replicated
     )
     levels = levels_of(trained) if options.elbo_times else None
-    asked = {"bits": options.to_dict() | {"count": 0}, "likelihood": config.eval.get("likelihood"), "data": config.data}
-    asked["examples"] = digest_of(source)
-    shards = Shards(folder / "shards", f"bits_{options.split}_step{trained.step}", made_with(trained, seed, asked))
+    used = {"bits": options.to_dict() | {"count": 0}, "likelihood": config.eval.get("likelihood"), "data": config.data}
+    used["examples"] = digest_of(source)
+    shards = Shards(folder / "shards", f"bits_{options.split}_step{trained.step}", made_with(trained, seed, used))
     if not evaluate_missing(model, shards, source, count, levels, config, seed):
         return None
     file = folder / f"bits_{options.split}.npz"

@@ -50,9 +50,9 @@ def reproduce(
     if not make(config, directory, checkpoint, data, devices):
         return None
     options = config.eval.reproduce
-    asked = config.copy_and_resolve_references()
-    asked.eval.update(seeds=options.seeds, first_step=0, last_step=0)
-    report = evaluate(directory, options.num_samples, 0, asked, data, devices, folder)
+    adapted = config.copy_and_resolve_references()
+    adapted.eval.update(seeds=options.seeds, first_step=0, last_step=0)
+    report = evaluate(directory, options.num_samples, 0, adapted, data, devices, folder)
     if report is None:
         return None
     try:

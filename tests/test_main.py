@@ -148,7 +148,7 @@ def test_sampling_stopped_and_killed_goes_on_to_the_same_samples(tmp_path):
         assert found["samples"].shape == (1600, 8, 8, 1) and len(np.unique(found["samples"], axis=0)) > 1580
         for name in ("samples", "evaluations", "made_with"):
             np.testing.assert_array_equal(found[name], expected[name])
-    assert "5 frames of the way of 64 samples" in done.stdout and (cut / "samples" / "animation.gif").is_file()
+    assert "5 frames of the path of 64 samples" in done.stdout and (cut / "samples" / "animation.gif").is_file()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])

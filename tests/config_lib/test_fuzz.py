@@ -51,8 +51,8 @@ def test_any_change_is_taken_or_refused_in_one_line(make, count):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("network.features=-1", "no step of training can be made of it"),
-        ("network.features=0", "no step of training can be made of it"),
+        ("network.features=-1", "a training step cannot be built from it"),
+        ("network.features=0", "a training step cannot be built from it"),
         ("training.num_steps=0", r"config\.training\.num_steps=0: expected 1 or more"),
         ("training.log_every=-1", r"config\.training\.log_every=-1: expected 0 or more"),
         ("training.ema=1.5", r"config\.training\.ema=1\.5: expected 0 or more, below 1"),
@@ -75,5 +75,5 @@ def test_a_parameter_of_no_size_is_refused():
     """Some versions of JAX initialize it, and a run would train nothing."""
     config = points()
     experiment = make_experiment(config, jax.devices()[:1])._replace(network=as_network(OfNoWidth()))
-    with pytest.raises(ConfigError, match=r"no step of training .* parameter \['kernel'\] is of shape \(0, 3\)"):
+    with pytest.raises(ConfigError, match=r"cannot be built .* parameter \['kernel'\] is of shape \(0, 3\)"):
         check_shapes(experiment)

@@ -130,7 +130,7 @@ def test_a_work_directory(tmp_path, capsys):
     config.parameterization = spec(PredictScore)
     config.loss = bind(dsm_loss)
     assert import_checkpoint(config, GOLDEN / "ncsnv2" / "flax.msgpack", tmp_path / "run") == STEP
-    assert "Adam goes on from its moments after 4321 steps." in capsys.readouterr().out
+    assert "Adam resumes with its moments after 4321 steps." in capsys.readouterr().out
     model = run_lib.load(tmp_path / "run")
     x = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)), jnp.float32)
     assert bool(jnp.all(jnp.isfinite(model.score(x / 127.5 - 1, 0.5))))

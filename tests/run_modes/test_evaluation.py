@@ -39,7 +39,7 @@ def test_the_reference_against_itself_is_zero(tmp_path):
     assert stats.count == len(data.train) == 1297 and stats.mean.shape == (64,)
     back = load(file)
     assert back.about["split"] == "train" and back.about["N"] == "1297" and back.protocol["shape"] == "8x8x1"
-    assert back.protocol["quantisation"].startswith("uint8")
+    assert back.protocol["quantization"].startswith("uint8")
     assert abs(fid(stats, back)["FID"]) < 1e-6 * np.trace(stats.cov)
     features = ClassifierFeatures().fitted(np.rint(data.train.x / 16 * 255), data.train.label)
     np.testing.assert_allclose(stats.mean, features(np.rint(data.train.x / 16 * 255)).features.mean(0), rtol=1e-6)
@@ -52,8 +52,8 @@ def test_metrics_over_seeds_and_checkpoints(trained, monkeypatch):
     config = get_config()
     config.eval.update(seeds=2, first_step=30, last_step=40)
     config.eval.metrics.kid.subsets = 5
-    report = run_lib.evaluate(trained, 100, 5, config, folder="judged")
-    folder = trained / "judged"
+    report = run_lib.evaluate(trained, 100, 5, config, folder="evaluated")
+    folder = trained / "evaluated"
     for step in (30, 40):
         assert json.loads((folder / f"report_{step}.json").read_text())["step"] == step
     assert (
@@ -83,8 +83,10 @@ def test_metrics_over_seeds_and_checkpoints(trained, monkeypatch):
     assert ratios["each"][0] == report["frechet"]["ratio"] and len(set(ratios["each"])) == 2
     assert ratios["mean"] == pytest.approx(np.mean(ratios["each"]))
     text = (folder / "report_40.md").read_text()
-    for part in ("| FID |", "| frechet.ratio |", f"- weights: {found['protocol']['weights']}", report["code"]):
+    distance = "| Fréchet distance (classifier features) |"
+    for part in (distance, "| frechet.ratio |", f"- weights: {found['protocol']['weights']}", report["code"]):
         assert part in text
+    assert "FID" not in text
     assert all((folder / name).is_file() for name in ("neighbors.png", "loss_of_t.png", "samples.png"))
 
     # seed 5 + 1 alone gives the second of the two, from the samples that are there
@@ -124,7 +126,7 @@ def test_unlike_protocols_are_refused(trained, tmp_path, monkeypatch):
     config = get_config()
     config.eval.reference = str(tmp_path / "raw.npz")
     with pytest.raises(
-        ConfigError, match=r"not comparable, for features, weights differ: .*against.*the data themselves"
+        ConfigError, match=r"not comparable, since features, weights differ: .*against.*the data themselves"
     ):
         run_lib.evaluate(trained, 100, 0, config)
     config.eval.features = spec(RawFeatures)
@@ -133,7 +135,7 @@ def test_unlike_protocols_are_refused(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(sample_metrics, "samples_of", None)  # not reached
     moments = load(tmp_path / "raw.npz")
     save(tmp_path / "raw.npz", moments.__class__(moments.count, moments.mean, moments.cov, moments.protocol, {}))
-    with pytest.raises(ConfigError, match=r"config.eval.metrics.kid: this metric needs the features"):
+    with pytest.raises(ConfigError, match=r"config.eval.metrics.kid: this metric requires the features"):
         run_lib.evaluate(trained, 100, 0, config)
 
 
@@ -186,10 +188,10 @@ def test_what_is_missing_is_said_in_one_line_and_first(trained, tmp_path, monkey
         with pytest.raises(ConfigError, match=r"ClassifierFeatures: the data have no labels to train .*RawFeatures"):
             run(unlabeled())
     config.eval.features = spec(RawFeatures)
-    with pytest.raises(ConfigError, match=r"config.eval.report: the data have no label, which it needs"):
+    with pytest.raises(ConfigError, match=r"config.eval.report: the data have no label, which the report requires"):
         evaluate(unlabeled())
     config.eval.keep_features = False
-    with pytest.raises(ConfigError, match=r"config.eval.metrics.\w+: this metric needs features, and config.eval.keep"):
+    with pytest.raises(ConfigError, match=r"config.eval.metrics.\w+: this metric requires features, but config.eval.k"):
         evaluate(unlabeled())
     config.eval.keep_features, config.eval.reference_split = True, "validation"
     for run in (stats, evaluate):

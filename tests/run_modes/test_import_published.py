@@ -76,7 +76,7 @@ def test_sampling_likelihood_and_evaluation(tmp_path, capsys):
     file = flax_file(tmp_path / "checkpoint_2", 7, params, ema_params, lr=np.float32(1), ema_rate=np.float32(0.9))
     import_checkpoint(config, file, tmp_path / "run")
     said = capsys.readouterr().out
-    assert "step 7, 8,416 parameters" in said and "no moments of Adam: the optimizer starts anew" in said
+    assert "step 7, 8,416 parameters" in said and "no moments of Adam: the optimizer state is new" in said
     model = run_lib.load(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, model.params, ema_params)
     state = final_state(tmp_path / "run", config)
@@ -88,12 +88,12 @@ def test_sampling_likelihood_and_evaluation(tmp_path, capsys):
     assert np.isfinite(json.loads((tmp_path / "run" / "eval" / "report.json").read_text())["bits"]["flow"]["mean"])
 
 
-def test_an_optimiser_without_moments_starts_anew(tmp_path, capsys):
+def test_an_optimizer_without_moments_is_new(tmp_path, capsys):
     config = tiny_config()
     config.optimizer = spec(optax.sgd, learning_rate=0.1)
     params = random_params(config, 0)
     import_checkpoint(config, flax_file(tmp_path / "c", 7, params, params, (params, params)), tmp_path / "run")
-    assert "config.optimizer keeps no moments of one Adam" in capsys.readouterr().out
+    assert "config.optimizer does not have the moments of exactly one Adam" in capsys.readouterr().out
     assert run_lib.load(tmp_path / "run")
 
 
@@ -121,7 +121,7 @@ def test_files_that_do_not_fit_leave_nothing(tmp_path):
     message = refused(config, flax_file(tmp_path / "a", 1, other, params), run)
     assert message.endswith("of this network; 2 not in the network: Dense_9/bias (32,), Dense_9/kernel (32, 32)")
     wrong = {**params, "Dense_0": {"kernel": params["Dense_0"]["kernel"] * np.nan, "bias": params["Dense_0"]["bias"]}}
-    assert "its parameters are not finite" in refused(config, flax_file(tmp_path / "b", 1, params, wrong), run)
+    assert "the parameters are not finite" in refused(config, flax_file(tmp_path / "b", 1, params, wrong), run)
     for content, message in (
         ({"model_state": {"mean": np.ones(3)}}, "expected an empty model_state"),
         ({"momentum": np.ones(3)}, "missing: none, unknown: momentum"),
@@ -207,7 +207,7 @@ def test_the_command(tmp_path):
     flax_file(file, 7, params, params, (params, jax.tree.map(np.abs, params)))
     run, whence = f"--workdir={tmp_path / 'run'}", f"--checkpoint={file}"
     done = main("--mode=import", config, run, whence)
-    assert done.returncode == 0 and "Adam goes on from its moments after 7 steps." in done.stdout, done.stderr
+    assert done.returncode == 0 and "Adam resumes with its moments after 7 steps." in done.stdout, done.stderr
     assert checkpoints(tmp_path / "run") == [7]
     for arguments, message in (
         (["--mode=import", config, run], "--checkpoint=FILE is required for --mode=import"),

@@ -48,7 +48,7 @@ def test_everything_is_told(made):
     assert f'"ema_params": "{digest(state.ema_params)}"' in text and "\n  license: CC BY 4.0\n" in text
     assert re.search(r'\n  data: \{"source": \{.*"data_lib:moons".*"train": 270, "test": 30\}\n', text)
     assert "\n  ema: rate 0.995; " in text and "sde_lib:EDMPreconditioning" in text and "\n  step: 7\n" in text
-    assert "\nwhole: every leaf is what was written (CRC-32)\n" in text and "\n  config.sde.beta_max: 20.0\n" in text
+    assert "\nintact: every leaf is as it was written (CRC-32)\n" in text and "\n  config.sde.beta_max: 20.0\n" in text
     assert "absent" not in text and inspect(directory, 3).startswith(f"{directory}: step 3 of 200; ")
     assert before == sorted((p, p.stat().st_mtime_ns) for p in directory.rglob("*"))
 

@@ -101,5 +101,5 @@ def test_refusals(run, tmp_path):
     config.transform, config.eval.bpd.elbo_times = spec(Identity), 8
     with jax.numpy_dtype_promotion("standard"):
         run_lib.train(config, tmp_path / "other", DATA, devices=jax.devices()[:1])
-    with pytest.raises(ConfigError, match=r"the ELBO needs the data's levels, which Identity does not tell"):
+    with pytest.raises(ConfigError, match=r"the ELBO requires the levels of the data, which Identity does not specify"):
         run_lib.evaluate(tmp_path / "other", config=config, dataset=DATA, devices=jax.devices()[:1])

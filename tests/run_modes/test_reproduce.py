@@ -58,11 +58,13 @@ def test_a_figure_is_found_by_its_name():
     assert figure_of(report, "eval_loss") == (3.0, None) and figure_of(report, "frechet.deep.x") == (7.0, None)
     rows = compare({"a": Expected("FID", at_most=8.0), "b": Expected("eval_loss", at_most=8.0)}, report)
     table = markdown(rows, 2).splitlines()
-    assert table[2:] == ["| a | at most 8 | 9 ± 0.5 | FAIL |", "| b | at most 8 | 3 | pass |"]
+    assert table[2:] == ["| FID | at most 8 | 9 ± 0.5 | FAIL |", "| eval_loss | at most 8 | 3 | pass |"]
+    table = markdown(rows, 2, RawFeatures().protocol).splitlines()
+    assert table[2] == "| Fréchet distance (raw data) | at most 8 | 9 ± 0.5 | FAIL |"
     with pytest.raises(ValueError, match=r"the report has no figure 'IS'; it has FID, eval_loss, frechet.deep.x"):
         figure_of(report, "IS")
     for wrong in ({}, {"value": 1.0}, {"tolerance": 1.0, "at_most": 3.0}):
-        with pytest.raises(ValueError, match=r"^x: (expected a value|value and tolerance)"):
+        with pytest.raises(ValueError, match=r"^x: expected (a value with its|value and tolerance)"):
             Expected("x", **wrong)
 
 
@@ -71,7 +73,8 @@ def test_a_recipe_is_run_and_compared(tmp_path, capsys):
     config.eval.expected.distance = spec(Expected, figure="FID", at_most=1.0)
     assert reproduce.reproduce(config, directory, devices=one) is False
     shown = capsys.readouterr().out
-    assert "| steps | 4 ± 0 | 4 | pass |" in shown and "| distance | at most 1 |" in shown and "| FAIL |" in shown
+    assert "| step | 4 ± 0 | 4 | pass |" in shown and "| FAIL |" in shown
+    assert "| Fréchet distance (raw data) | at most 1 |" in shown
     assert "NOT reproduced" in (directory / "eval" / "reproduced.md").read_text()
     found = json.loads((directory / "eval" / "reproduced.json").read_text())
     report = json.loads((directory / "eval" / "report_4.json").read_text())
@@ -79,14 +82,14 @@ def test_a_recipe_is_run_and_compared(tmp_path, capsys):
     assert found["figures"]["distance"]["mean"] == report["metrics"]["figures"]["FID"]["mean"] and not found["passed"]
 
 
-def test_nothing_is_trained_that_could_not_be_judged(tmp_path):
+def test_nothing_is_trained_that_could_not_be_evaluated(tmp_path):
     config = small()
     config.eval.features = spec(RawFeatures)
     config.eval.reference = "none.npz"
     with pytest.raises(ConfigError, match=r"config.eval: .*none.npz"):
         reproduce.reproduce(config, tmp_path / "run")
     config.eval.expected = {}
-    with pytest.raises(ConfigError, match=r"config.eval.expected is empty: spec\(Expected"):
+    with pytest.raises(ConfigError, match=r"config.eval.expected is empty: set config.eval.expected.NAME = spec\(Exp"):
         reproduce.reproduce(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -145,12 +148,13 @@ def test_killed_anywhere_it_goes_on(tmp_path):
         process.wait()
     made = {**kept("samples/shards/*/*.npz"), **kept("eval/features/*/*.npz")}
     assert made and not (directory / "eval" / "report.json").exists()
-    run = lambda sure: subprocess.run(  # noqa: E731
-        command(*FLAGS, f"--config.eval.expected.sure.tolerance={sure}", f"--workdir={directory}"),
+    run = lambda tolerance: subprocess.run(  # noqa: E731
+        command(*FLAGS, f"--config.eval.expected.sure.tolerance={tolerance}", f"--workdir={directory}"),
         cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     done = run(0.03)
-    assert done.returncode == 1 and "NOT reproduced" in done.stdout and "| sure | 0.96 ± 0.03 |" in done.stdout
+    assert done.returncode == 1 and "NOT reproduced" in done.stdout
+    assert "| confident.ratio | 0.96 ± 0.03 |" in done.stdout
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in made.items())
     done = run(1e9)
     assert done.returncode == 0 and "NOT" not in done.stdout and "is trained" not in done.stdout, done.stderr
@@ -164,4 +168,5 @@ def test_a_missed_figure_is_status_1(tmp_path):
         [sys.executable, "main.py", *flags, f"--workdir={tmp_path / 'run'}", "--config.eval.reproduce.seeds=1"],
         cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT,
     )  # fmt: skip
-    assert done.returncode == 1 and "| sure | 0.96 ± 0.03 |" in done.stdout and "FAIL" in done.stdout, done.stderr
+    assert done.returncode == 1 and "FAIL" in done.stdout, done.stderr
+    assert "| confident.ratio | 0.96 ± 0.03 |" in done.stdout

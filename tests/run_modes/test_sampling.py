@@ -136,7 +136,7 @@ def test_other_seeds_steps_and_samplers_are_never_mixed_in(fresh, capsys):
     for use, num_steps, seed in (("pc", 5, 1), ("pc", 6, 0), ("ode", 5, 0)):
         config.sampling.use, config.sampling.pc.num_steps = use, num_steps
         other = run_lib.sample(directory, 8, seed, config)
-        assert "samples of another step, seed, sampler or class: these are new" in capsys.readouterr().out
+        assert "samples of another step, seed, sampler or class: new ones are drawn" in capsys.readouterr().out
         assert not np.any(np.isclose(other, first).all(axis=1))
     assert len(files(directory)) == 4 and all(len(names) == 1 for names in files(directory).values())
     config.sampling.update(use="pc")
@@ -203,7 +203,7 @@ def test_evaluation_draws_the_same_files_and_tells_the_mean_cost(fresh):
         assert report["mean"] == float(np.mean(file["samples"])) and report["count"] == 24
         assert report["nfe"] == np.mean(file["evaluations"]) and np.ptp(file["evaluations"]) > 0
     assert files(directory).popitem()[1] == ["0000000-0000008.npz", "0000008-0000024.npz"]
-    assert f"{report['nfe']:.4g} evaluations a sample" in (directory / "eval" / "report.md").read_text()
+    assert f"NFE {report['nfe']:.4g} and " in (directory / "eval" / "report.md").read_text()
     del config.eval["report"]
 
 
@@ -229,11 +229,11 @@ def test_what_cannot_be_animated_is_refused_before_drawing(fresh):
     opened = open_trained(directory, config)
     config = config.copy_and_resolve_references()
     config.shape = (3,)
-    with pytest.raises(ConfigError, match=r"config.shape is \(3,\): there are animations of images and of 1 or 2"):
+    with pytest.raises(ConfigError, match=r"config.shape is \(3,\): only images and vectors of 1 or 2 coo"):
         sample.require_animation(opened._replace(experiment=opened.experiment._replace(config=config)))
     config.update(shape=(2,))
     config.sampling.use = "flow"
-    with pytest.raises(ConfigError, match=r"config.sampling.flow: ProbabilityFlowODE gives each sample times"):
+    with pytest.raises(ConfigError, match=r"config.sampling.flow: ProbabilityFlowODE has different times for"):
         run_lib.sample(directory, 8, 0, config, animate=True)
     assert not (directory / "samples").exists()
 

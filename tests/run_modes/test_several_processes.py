@@ -50,7 +50,7 @@ for devices in ([a, b], [a, b, c]):
     try:
         make_devices(devices, processes=True)
     except ConfigError as error:
-        assert "every process needs the same number of devices, got 2, " in str(error)
+        assert "every process must have the same number of devices, got 2, " in str(error)
     else:
         raise AssertionError(devices)
 """
@@ -144,9 +144,9 @@ def test_two_processes_go_on_where_one_was(alone, tmp_path):
 def test_what_takes_one_process_says_so(alone, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for use in (lambda: run_lib.sample(alone, 2), lambda: run_lib.load(alone), lambda: run_lib.evaluate(alone, 2)):
-        with pytest.raises(ConfigError, match="one of 2 processes; only training runs in several"):
+        with pytest.raises(ConfigError, match="one of 2 processes, but only training runs in several"):
             use()
-    with pytest.raises(ConfigError, match="only training takes"):
+    with pytest.raises(ConfigError, match="only training runs in several"):
         make_devices()
 
 
