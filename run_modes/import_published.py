@@ -26,8 +26,8 @@ from io_lib.metrics import MetricsLog
 from published_lib.score_sde import Published, read_published
 from published_lib.score_sde_names import parameter_shapes
 from run_modes.card import card_of, signed
-from run_modes.experiment import make_experiment
-from run_modes.state import TRAIN, all_finite, key_for
+from run_modes.experiment import Experiment, make_experiment
+from run_modes.state import TRAIN, all_finite, key_for, with_objective
 from sde_lib import TrainState
 
 
@@ -47,6 +47,7 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
         raise ConfigError(f"--checkpoint: {error}") from error
     if not all_finite((published.params, published.ema_params)):
         raise ConfigError(f"--checkpoint: {checkpoint}: the parameters are not finite")
+    published = with_objective_parameters(experiment, published)
     opt_state, resumed = optimizer_state(experiment.tx, published)
     state = TrainState(
         step=jnp.asarray(published.step, jnp.int32),
@@ -71,6 +72,14 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
     print(f"{directory}: step {published.step}, {count:,} parameters and their EMA, from {checkpoint}")
     print(resumed)
     return published.step
+
+
+def with_objective_parameters(experiment: Experiment, published: Published) -> Published:
+    """With the parameters that config.objective adds to the network's, if any: the file's moments lack those."""
+    params, ema_params = (with_objective(experiment, tree) for tree in (published.params, published.ema_params))
+    if jax.tree.structure(params) == jax.tree.structure(published.params):
+        return published
+    return published._replace(params=params, ema_params=ema_params, moments=None)
 
 
 def imported_from(checkpoint: str | Path) -> str:

@@ -24,11 +24,15 @@ def key_for(config: ConfigDict, use: int) -> jax.Array:
 
 def new_state(experiment: Experiment) -> TrainState:
     """The training state at step 0, a function of the config."""
-    config, objective = experiment.config, experiment.objective
+    config = experiment.config
     cond = () if experiment.augment is None else (no_augmentation(config, 1),)
     params = experiment.network.init(key_for(config, INIT), *first_inputs(config), *cond)
-    params = objective.init(jax.random.fold_in(key_for(config, INIT), 1), params)
-    return init_state(key_for(config, TRAIN), params, experiment.tx)
+    return init_state(key_for(config, TRAIN), with_objective(experiment, params), experiment.tx)
+
+
+def with_objective(experiment: Experiment, params):
+    """The network's parameters with those that the objective adds, if any."""
+    return experiment.objective.init(jax.random.fold_in(key_for(experiment.config, INIT), 1), params)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:

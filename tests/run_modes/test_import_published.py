@@ -4,13 +4,14 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import serialization
 
 import run_lib
-from config_lib.spec import ConfigError, spec
+from config_lib.spec import ConfigError, bind, spec
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
 from published_lib import score_sde
@@ -19,6 +20,7 @@ from published_lib.torch_file import read_torch
 from run_modes.experiment import make_experiment
 from run_modes.import_published import import_checkpoint, read_published
 from run_modes.state import restore_state
+from sde_lib import ScoreMatching
 from tests.published_lib.published import GOLDEN, STEP, config_of
 from tests.test_main import checkpoints, main
 from tests.test_run_lib import final_state
@@ -86,6 +88,35 @@ def test_sampling_likelihood_and_evaluation(tmp_path, capsys):
     report = run_lib.evaluate(tmp_path / "run", 80, seed=1, config=config)
     assert report["step"] == 7 and np.isfinite(report["eval_loss"])
     assert np.isfinite(json.loads((tmp_path / "run" / "eval" / "report.json").read_text())["bits"]["flow"]["mean"])
+
+
+class LearnedUncertainty(ScoreMatching):
+    """An objective with a parameter of its own."""
+
+    def init(self, key, params):
+        return {"network": params, "u": jnp.zeros((), jnp.float32)}
+
+    def network_params(self, params):
+        return params["network"]
+
+    def __call__(self, keys, t, network, batch, state):
+        return super().__call__(keys, t, network, batch, state) * jnp.exp(-state.params["u"]) + state.params["u"]
+
+
+@pytest.mark.slow
+def test_an_objective_with_parameters_of_its_own(tmp_path):
+    """They are added to the file's, trained, restored, and left out of the model that samples."""
+    config = tiny_config()
+    config.objective = bind(LearnedUncertainty)
+    config.training.update(num_steps=9, eval_every=9, sample_every=0)
+    params = random_params(config, 0)
+    import_checkpoint(config, flax_file(tmp_path / "c", 7, params, params, (params, params)), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, run_lib.load(tmp_path / "run", config).params, params)
+    assert run_lib.train(config, tmp_path / "run", devices=jax.devices()[:1])
+    state = final_state(tmp_path / "run", config)
+    assert state[".params['u']"] != 0 and state[".ema_params['u']"] != 0
+    assert run_lib.sample(tmp_path / "run", 2, config=config, devices=jax.devices()[:1]).shape == (2, 8, 8, 1)
+    assert np.isfinite(run_lib.evaluate(tmp_path / "run", 80, config=config, devices=jax.devices()[:1])["eval_loss"])
 
 
 def test_an_optimizer_without_moments_is_new(tmp_path, capsys):
