@@ -51,8 +51,8 @@ class NoiseLabel(Protocol[Process]):
 class ScaledTime(PyTreeNode):
     """c_noise = scale · t + offset.
 
-    The published VP networks were trained with scale 999 (Song et al. 2021, their code). DDPM's label k − 1 at t_k =
-    k/N is N t − 1. NCSN's label, which counts from the noise, is (N − 1) (1 − t).
+    The published VP networks were trained with scale 999 (Song et al. 2021, their code). DDPM's label k − 1 at
+    t_k = k/N is N t − 1. NCSN's label, which counts from the noise, is (N − 1) (1 − t).
     """
 
     scale: Scalar = 1.0

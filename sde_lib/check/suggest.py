@@ -27,9 +27,9 @@ prior's term of the variational bound (Ho et al. 2020, arXiv:2006.11239, L_T of 
 start from the prior differ from the data by no more than this in KL, and by no more than √(KL/2) in total variation.
 For standardized data the right is (4): the same for all data of d coordinates.
 
-(5) At a small noise level the data are points compared with the noise, x ~ N(x_0, σ²). The Langevin step h = 2 (r σ)²
-of `solvers.predictor_corrector` then makes the chain x ← x − h (x − x_0)/σ² + √(2h) z. Its stationary variance is σ²/(1
-− h/(2σ²)) = σ²/(1 − r²) in any dimension: too large by e for (5), and by 2.6 % for the published r = 0.16.
+(5) At a small noise level x is near one data point, x ~ N(x_0, σ²). The Langevin step h = 2 (r σ)² of
+`solvers.predictor_corrector` then makes the chain x ← x − h (x − x_0)/σ² + √(2h) z. Its stationary variance is
+σ²/(1 − h/(2σ²)) = σ²/(1 − r²) in any dimension: too large by e for (5), and by 2.6 % for the published r = 0.16.
 """
 
 import math

@@ -1,7 +1,7 @@
 """A score trained under one GaussianSDE, used under another.
 
-At equal signal-to-noise ratio two processes differ only in scale. With t' such that λ'(t') = λ(t), and c = α'(t')/α(t)
-= σ'(t')/σ(t),
+At equal signal-to-noise ratio two processes differ only in scale. With t' such that λ'(t') = λ(t), and
+c = α'(t')/α(t) = σ'(t')/σ(t),
 
     x_t under the second process, times c, is distributed as x_{t'} under the first, so
     ∇log p_t(x) = c ∇log p'_{t'}(c x).                                                                  (1)

@@ -5,16 +5,16 @@ With λ = ½ log(α²/σ²), the half log-SNR, which increases toward the data, 
     x_s = (α_s/α_t) x_t − σ_s ∫_{λ_t}^{λ_s} exp(λ_s − λ) ε̂ dλ                                        (1)
         = (σ_s/σ_t) x_t + α_s ∫_{λ_t}^{λ_s} exp(λ − λ_s) x̂₀ dλ                                       (2)
 
-(Lu et al. 2022a, proposition 3.1; Lu et al. 2022b, proposition 4.1). SDEs with τ² times the noise of the reverse SDE
-have the same marginals; τ = 1 is the reverse SDE and τ = 0 the flow. With c = 1 + τ² their steps are
+(Lu et al. 2022a, proposition 3.1; Lu et al. 2022b, proposition 4.1). SDEs with τ² times the noise variance of the
+reverse SDE have the same marginals; τ = 1 is the reverse SDE and τ = 0 the flow. With c = 1 + τ² their steps are
 
     x_s = (σ_s/σ_t) e^{−τ²h} x_t + α_s ∫ c exp(c (λ − λ_s)) x̂₀ dλ + σ_s √(1 − e^{−2τ²h}) z            (3)
 
 (Xue et al. 2023, section 4). This is (2) with c λ in place of λ, except for the factor of x_t and the noise.
 
-In the integral, DPM-Solver-2 and -3 use the polynomial through ε̂ at t and at intermediate times u, where r = (λ_u −
-λ_t)/h is ½, or ⅓ and ⅔. u is one time for all coordinates. Where these differ in λ, u has this r for their mean, and
-each coordinate uses its own r at u. The difference is O(h), which preserves the order.
+In the integral, DPM-Solver-2 and -3 use the polynomial through ε̂ at t and at intermediate times u, where
+r = (λ_u − λ_t)/h is ½, or ⅓ and ⅔. u is one time for all coordinates. Where these differ in λ, u has this r for their
+mean, and each coordinate uses its own r at u. The difference is O(h), which preserves the order.
 
 Lu et al. 2022a: "DPM-Solver", arXiv:2206.00927.
 Lu et al. 2022b: "DPM-Solver++", arXiv:2211.01095.
@@ -72,8 +72,8 @@ def check_order(solver):
 class DPMSolver(KernelSolver):
     """(1) with ε̂ at 2 or 3 times of the step, one of them t: order 2 or 3.
 
-    Lu et al. 2022a, algorithms 1 (DPM-Solver-2) and 2 (DPM-Solver-3); their order 1 is DDIM. With D_i = ε̂(u_i) −
-    ε̂(t),
+    Lu et al. 2022a, algorithms 1 (DPM-Solver-2) and 2 (DPM-Solver-3); their order 1 is DDIM. With
+    D_i = ε̂(u_i) − ε̂(t),
 
         x_s = (α_s/α_t) x_t − σ_s (e^h − 1) [ε̂(t) + D_1/(2 r_1)]                                 order 2
         x_s = (α_s/α_t) x_t − σ_s (e^h − 1) ε̂(t) − (σ_s/r_2) ((e^h − 1)/h − 1) D_2                order 3
