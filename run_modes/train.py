@@ -44,7 +44,7 @@ def train(
             experiment, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
             if is_main_process():
                 stack.enter_context(workdir.lock(workdir.claim(directory, to_json(config)), "training"))
-        with raise_on_all():  # of the first too: two runs may have found it empty
+        with raise_on_all():  # also in the first process: two runs may have found the directory empty
             directory = workdir.require_claimed(directory, to_json(config))
         stop = stack.enter_context(StopRequest())
         stack.enter_context(checkpoints)
