@@ -42,21 +42,29 @@ def data(count=600, labels=3):
     return Dataset(ArraySource(x=x[:, None], label=label), ArraySource(x=x[:90, None], label=label[:90]))
 
 
-def test_a_class_is_learnt_and_drawn(tmp_path):
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """The work directory of a network that has learned the three classes."""
+    directory = tmp_path_factory.mktemp("learned")
+    with jax.numpy_dtype_promotion("standard"):
+        run_lib.train(classes(), directory, data(), devices=ONE)
+    return directory
+
+
+def test_a_class_is_learnt_and_drawn(learned):
     """Each in turn, or the one that is asked for; samples of the one are not those of the other, nor their files."""
     config = classes()
-    run_lib.train(config, tmp_path, data(), devices=ONE)
-    x = np.asarray(run_lib.sample(tmp_path, 30, devices=ONE, config=config))[:, 0]
+    x = np.asarray(run_lib.sample(learned, 30, devices=ONE, config=config))[:, 0]
     np.testing.assert_allclose(x, CENTRES[np.arange(30) % 3], atol=0.4)
     config.sampling.label = 2
-    x = np.asarray(run_lib.sample(tmp_path, 30, devices=ONE, config=config))[:, 0]
+    x = np.asarray(run_lib.sample(learned, 30, devices=ONE, config=config))[:, 0]
     np.testing.assert_allclose(x, 1.0, atol=0.4)
-    drawn = run_lib.load(tmp_path).sample(jax.random.key(0), 30, cond=np.zeros(30, np.int32))[:, 0]
+    drawn = run_lib.load(learned).sample(jax.random.key(0), 30, cond=np.zeros(30, np.int32))[:, 0]
     np.testing.assert_allclose(drawn, -1.0, atol=0.4)
-    right = run_lib.evaluate(tmp_path, 30, 0, config, data(), ONE)
+    right = run_lib.evaluate(learned, 30, 0, config, data(), ONE)
     train, test = data()
     wrong = Dataset(train, ArraySource(x=test.x, label=(test.label + 1) % 3))
-    false = run_lib.evaluate(tmp_path, 30, 0, config, wrong, ONE)
+    false = run_lib.evaluate(learned, 30, 0, config, wrong, ONE)
     assert right["eval_loss"] < 0.8 * false["eval_loss"]
     assert np.mean(right["loss_of_t"]["loss"]) < 0.8 * np.mean(false["loss_of_t"]["loss"])
 
@@ -115,13 +123,11 @@ def test_guidance_without_an_unconditional_score_is_refused(tmp_path, network):
         run_lib.train(config, tmp_path, data(), devices=ONE)
 
 
-def test_a_class_that_there_is_not_is_never_drawn(tmp_path):
+def test_a_class_that_there_is_not_is_never_drawn(learned):
     config = classes()
-    config.training.num_steps = 2
-    run_lib.train(config, tmp_path, data(), devices=ONE)
     config.sampling.label = 3
     with pytest.raises(ConfigError, match=r"config\.sampling\.label=3: expected 0 to 2"):
-        run_lib.sample(tmp_path, 3, config=config, devices=ONE)
+        run_lib.sample(learned, 3, config=config, devices=ONE)
 
 
 def test_a_vector_that_nothing_tells_is_refused(tmp_path):
