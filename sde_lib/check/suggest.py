@@ -155,7 +155,7 @@ class Suggestion(PyTreeNode):
         lines = [f"{self.points} points of {self.dimensions} coordinates"]
         for name, value, place, reason in rows:
             value = f"{value:.4g}" if isinstance(value, float) else f"{value.at_least:.2g} to {value.at_most:.2g}"
-            lines.append(f"{name:<20}{value:<22}{place:<32}{reason}")
+            lines.append(f"{name:<20}{value:<22}{place:<31}{reason}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 

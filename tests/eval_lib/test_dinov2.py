@@ -191,7 +191,7 @@ def test_other_weights_are_refused(change, message):
 
 
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"the DINOv2 weights are not at .*none.pth: download a backbone, "):
+    with pytest.raises(FileNotFoundError, match=r"the DINOv2 weights are not at .*none.pth: download a backbone "):
         dinov2.read(tmp_path / "none.pth")
     with pytest.raises(ValueError, match=r"list.pth: expected the arrays of a DINOv2 network, got list"):
         dinov2.read(torch_file(tmp_path / "list.pth", b"]"))
