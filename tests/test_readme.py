@@ -42,6 +42,7 @@ def run_blocks(file, tmp_path, monkeypatch, at_least=2):
     return names
 
 
+@pytest.mark.slow  # in `make test` it is tests/test_install.py that runs the README, as an installed user would
 def test_readme_runs(tmp_path, monkeypatch):
     names = run_blocks("README.md", tmp_path, monkeypatch)
     assert names["samples"].shape == (1000, 2) and np.all(np.isfinite(names["samples"]))
