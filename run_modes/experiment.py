@@ -141,7 +141,7 @@ def build_augmentation(config: ConfigDict, network) -> Augmentation | None:
 
 
 def no_augmentation(config: ConfigDict, n: int):
-    """The conditioning vector of untransformed images; with the null label, if the network has classes."""
+    """The conditioning of untransformed images: a vector, with None as class label if the network has classes."""
     vector = jnp.zeros((n, DIM), jnp.float32)
     return (None, vector) if num_classes(config) else vector
 
