@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from packaging.version import Version
 
+import _score_sde_jax_guard as guard
 from tests.environment import SMALL_PROGRAMS
 from tests.test_architecture import ROOMS
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(name for name in ROOMS if (ROOT / name).is_dir())
 MODULES = ["_score_sde_jax_guard", "run_lib"]
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
     "XLA_FLAGS": f"--xla_backend_optimization_level=0 {SMALL_PROGRAMS}",
     "JAX_PLATFORMS": "cpu",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -106,6 +107,10 @@ def test_what_the_wheel_holds(wheel):
     assert (script.group, script.name) == ("console_scripts", "score-sde")
 
 
+def test_the_guard_has_every_package():
+    assert sorted(guard.PACKAGES) == PACKAGES
+
+
 def test_imports_from_another_folder(installed, tmp_path):
     code = (
         "import run_lib, sde_lib, models, configs, data_lib, importlib.util, sys;"
@@ -121,12 +126,10 @@ def test_imports_from_another_folder(installed, tmp_path):
 
 def test_importing_run_lib_takes_at_most_half_more_than_jax_and_flax(installed, tmp_path):
     """CPU time of processes of their own, in turns, the least of three."""
-    code = "import {}, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
+    code = "import {}; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
     both = code.format("jax, flax.linen"), code.format("run_lib")
-    jax_and_flax, ours = (
-        min(times)
-        for times in zip(*([float(python(installed, c, tmp_path).stdout) for c in both] for _ in range(3)), strict=True)
-    )
+    turns = [[float(python(installed, code, tmp_path).stdout) for code in both] for _ in range(3)]
+    jax_and_flax, ours = map(min, zip(*turns, strict=True))
     assert ours < 1.5 * jax_and_flax
 
 
@@ -134,8 +137,8 @@ def test_the_console_script(installed, tmp_path):
     helped = run(installed.script, "--help", folder=tmp_path)
     assert all(flag in helped.stdout for flag in ("--config", "--workdir", "--mode", "--num_samples"))
     small = ("--config.network.nf=8", "--config.network.ch_mult=(1,)", "--config.training.batch_size=8")
-    flags = ("--config=digits", "--workdir=run", "--config.training.num_steps=2", *small)
-    done = run(installed.script, *flags, folder=tmp_path)
+    short = ("--config.training.num_steps=2", "--config.training.sample_every=0", "--config.training.eval_every=0")
+    done = run(installed.script, "--config=digits", "--workdir=run", *small, *short, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
 
