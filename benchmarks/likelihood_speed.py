@@ -62,7 +62,7 @@ def here(sde, score_fn, keys, x, tolerance):
     @jax.jit
     def program(keys, x):
         found = likelihood.log_prob(keys, sde, score_fn, x)
-        return found.value, found.evaluations
+        return found.value, found.nfe
 
     def run():
         value, evaluations = jax.block_until_ready(program(keys, x))

@@ -132,7 +132,7 @@ def draw(sampler: Sampler, model, count: int, seed: int = 0) -> jax.Array:
 @partial(jax.jit, static_argnames="count")
 def draw_adaptively(sampler, model, count: int, seed: int = 0):
     keys = sample_keys(jax.random.key(seed), jnp.arange(count))
-    return sampler.with_evaluations(keys, model.sde, model.score, model.shape)
+    return sampler.with_nfe(keys, model.sde, model.score, model.shape)
 
 
 def settings(problem: Problem, long: bool):

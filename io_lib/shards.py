@@ -1,7 +1,7 @@
 """Samples on disk while they are drawn: one file per batch, in one folder per setting, and their union in one file.
 
     FOLDER/made_with.json           the settings that all samples in the folder were made with
-    FOLDER/0000500-0001000.npz      samples 500 to 999 [500, *shape], score evaluations [500], seconds, made_with
+    FOLDER/0000500-0001000.npz      samples 500 to 999 [500, *shape], nfe [500], seconds, made_with
 
 A file is complete or absent, so a kill loses only the current batch. The folder's name ends in a digest of the
 settings, so samples made with other settings have another folder. The union is written file by file and read through a
@@ -40,13 +40,13 @@ class Shards:
         """The number of samples from 0 without a gap."""
         return max((last for _, last, _ in self._chain()), default=0)
 
-    def write(self, first: int, samples: np.ndarray, evaluations: np.ndarray, seconds: float = 0.0) -> None:
-        """Write samples first, first + 1, … [B, *shape], the evaluations of each [B] and the seconds, as one file."""
+    def write(self, first: int, samples: np.ndarray, nfe: np.ndarray, seconds: float = 0.0) -> None:
+        """Write samples first, first + 1, … [B, *shape], the NFE of each [B] and the seconds, as one file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "made_with.json").exists():
             write_atomic(self.folder / "made_with.json", json.dumps(json.loads(self.made_with), indent=1))
         with BytesIO() as buffer:
-            np.savez(buffer, samples=samples, evaluations=evaluations, seconds=seconds, made_with=self.made_with)
+            np.savez(buffer, samples=samples, nfe=nfe, seconds=seconds, made_with=self.made_with)
             write_atomic(self.folder / f"{first:07d}-{first + len(samples):07d}.npz", buffer.getvalue())
 
     def seconds(self) -> float:
@@ -59,10 +59,10 @@ class Shards:
         return total / max(count, 1)
 
     def union(self, path: Path, count: int) -> None:
-        """Write samples 0 to count − 1 as one npz file: samples [count, *shape], evaluations [count], made_with."""
+        """Write samples 0 to count − 1 as one npz file: samples [count, *shape], nfe [count], made_with."""
         files = [(path, min(last, count) - first) for first, last, path in self._chain() if first < count]
         head = _read(files[0][0], "samples")
-        evaluations = np.concatenate([_read(path, "evaluations")[:n] for path, n in files])
+        nfe = np.concatenate([_read(path, "nfe")[:n] for path, n in files])
         with atomic(path) as file, zipfile.ZipFile(file, "w") as archive:
             with archive.open("samples.npy", "w", force_zip64=True) as member:
                 shape = (count, *head.shape[1:])
@@ -70,7 +70,7 @@ class Shards:
                 np.lib.format.write_array_header_1_0(member, header)
                 for path, n in files:
                     member.write(_read(path, "samples")[:n].tobytes())
-            for name, value in (("evaluations", evaluations), ("made_with", np.asarray(self.union_made_with(count)))):
+            for name, value in (("nfe", nfe), ("made_with", np.asarray(self.union_made_with(count)))):
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, value, allow_pickle=False)
 
@@ -121,18 +121,18 @@ def fill(
 ) -> bool:
     """Computes the missing ones of rows 0 to count − 1, one file per batch; False if SIGTERM or Ctrl-C stopped it.
 
-    `batch(first)` returns rows first, first + 1, … [B, ...] and the evaluations of each [B]. `unit` names a row, and
-    `note(rows, evaluations)` is the progress bar's text for a batch. An exception in `batch` ends the loop; the batches
+    `batch(first)` returns rows first, first + 1, … [B, ...] and the NFE of each [B]. `unit` names a row, and
+    `note(rows, nfe)` is the progress bar's text for a batch. An exception in `batch` ends the loop; the batches
     before it stay on disk.
     """
     done = shards.count()
     with StopRequest() as stop, Progress(count, min(done, count), unit) as progress:
         while done < count and not stop.requested:
             start = time.perf_counter()
-            rows, evaluations = batch(done)
-            shards.write(done, rows, evaluations, time.perf_counter() - start)
+            rows, nfe = batch(done)
+            shards.write(done, rows, nfe, time.perf_counter() - start)
             done += len(rows)
-            progress.update(min(done, count), partial(note, rows, evaluations))
+            progress.update(min(done, count), partial(note, rows, nfe))
     if done < count:
         print(f"stopped after {done} of {count} {unit}s: the same command resumes there")
     return done >= count

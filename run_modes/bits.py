@@ -106,7 +106,7 @@ def levels_of(trained: Trained) -> np.ndarray:
 
 
 def budget(model: ScoreModel, x: np.ndarray, cond: np.ndarray | None, seed: int) -> dict:
-    """Evaluations and mean errors of log p over a batch; nothing if the batch is smaller than the number of devices."""
+    """NFE and mean errors of log p over a batch; nothing if the batch is smaller than the number of devices."""
     size = len(x) // model.split.num_devices * model.split.num_devices
     if not size:
         return {}
@@ -116,7 +116,7 @@ def budget(model: ScoreModel, x: np.ndarray, cond: np.ndarray | None, seed: int)
         name: float(np.mean(np.abs(getattr(found, name))) / x[0].size / np.log(2))
         for name in ("solver", "probes", "truncation")
     }
-    return {"evaluations": float(np.mean(found.evaluations))} | {k: v for k, v in in_bits.items() if np.isfinite(v)}
+    return {"nfe": float(np.mean(found.nfe))} | {k: v for k, v in in_bits.items() if np.isfinite(v)}
 
 
 def text_of(found: dict) -> str:
@@ -127,5 +127,5 @@ def text_of(found: dict) -> str:
         if name in found
     ]
     errors = [f"{name} {found[name]:.1e}" for name in ("solver", "probes", "truncation") if name in found]
-    cost = f"{found['evaluations']:.4g} evaluations per log p" if "evaluations" in found else ""
+    cost = f"NFE {found['nfe']:.4g} per log p" if "nfe" in found else ""
     return f"{'; '.join(parts)}: {found['count']} {found['split']} examples. {'; '.join([cost, *errors])}\n"

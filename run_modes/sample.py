@@ -60,15 +60,15 @@ def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.
             if not draw(trained, shards, count, seed):
                 return None
             shards.union(file, count)
-    x, evaluations = mapped(file), mapped(file, "evaluations")
+    x, each = mapped(file), mapped(file, "nfe")
     if not shards.is_union(file, count):
         raise ConfigError(f"{file} was replaced by another process: sample again when that process has ended")
     if trained.experiment.is_image():
         grid = pictures.image_grid(x[:256], scale=trained.experiment.picture_scale())
         pictures.save_png(folder / "samples.png", grid)
-    nfe = f"NFE {np.mean(evaluations):.4g}"
+    nfe = f"NFE {np.mean(each):.4g}"
     print(f"{count} samples of step {trained.step} (EMA), seed {seed}, {nfe}: {file}")
-    return x, evaluations
+    return x, each
 
 
 def shards_of(trained: Trained, seed: int) -> Shards:
@@ -114,11 +114,11 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
 
     def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
         indices = jax.device_put(jnp.arange(first, first + size), devices.batch)
-        x, evaluations = jax.device_get(model.with_evaluations(key, indices, classes_of(config, indices)))
+        x, nfe = jax.device_get(model.with_nfe(key, indices, classes_of(config, indices)))
         require_finite(x, first, "sample", "the score is not finite there, or the sampler's max_steps is too small")
-        return in_units_of_the_data(trained, x), evaluations
+        return in_units_of_the_data(trained, x), nfe
 
-    note = lambda x, evaluations: f"NFE {np.mean(evaluations):.4g}"  # noqa: E731
+    note = lambda x, nfe: f"NFE {np.mean(nfe):.4g}"  # noqa: E731
     return fill(shards, count, batch, "sample", note)
 
 

@@ -75,8 +75,8 @@ def evaluate_samples(
         drawn = samples_of(trained, count, one)
         if drawn is None:
             return None
-        x, evaluations = drawn
-        costs.append((float(np.mean(evaluations)), shards_of(trained, one).seconds()))
+        x, nfe = drawn
+        costs.append((float(np.mean(nfe)), shards_of(trained, one).seconds()))
         if feature_metrics is not None and data is not None:
             samples = sample_statistics(trained, feature_metrics, x, one)
             figures.append(figures_of(feature_metrics.metrics, samples, data))

@@ -207,7 +207,7 @@ def prior_draw(keys: Key[Array, " B"], sde: SDE, shape: tuple[int, ...], x_T=Non
 class AnySampler(Protocol):
     """A Sampler, an AdaptiveSDE or a ProbabilityFlowODE: draws samples and counts evaluations; a pytree."""
 
-    def with_evaluations(
+    def with_nfe(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B])."""
@@ -254,7 +254,7 @@ class Sampler(PyTreeNode):
         x_T = prior_draw(keys, sde, shape, x_T)
         return sample(fold(keys, 1), self.solver, sde, score_fn, x_T, self.grid(sde, self.num_steps), self.denoise)
 
-    def with_evaluations(
+    def with_nfe(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each sample [B]): here `nfe` for all."""

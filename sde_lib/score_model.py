@@ -69,9 +69,9 @@ class ScoreModel(PyTreeNode):
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
     ) -> Float[Array, "B ..."]:
         """The samples with these indices in the stream of `key`, [B, *shape] in model space."""
-        return self.with_evaluations(key, indices, cond, x_T)[0]
+        return self.with_nfe(key, indices, cond, x_T)[0]
 
-    def with_evaluations(
+    def with_nfe(
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples with these indices [B, *shape] in model space, score evaluations of each [B])."""
@@ -179,7 +179,7 @@ class ScoreModel(PyTreeNode):
 
 @jax.jit
 def _sample(model: ScoreModel, keys: Key[Array, " B"], cond: Any, x_T: Start):
-    return model.sampler.with_evaluations(keys, model.sde, model.score_given(cond), model.shape, x_T)
+    return model.sampler.with_nfe(keys, model.sde, model.score_given(cond), model.shape, x_T)
 
 
 @jax.jit

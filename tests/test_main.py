@@ -146,7 +146,7 @@ def test_sampling_stopped_and_killed_goes_on_to_the_same_samples(tmp_path):
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in kept.items()) and len(shards(cut)[0]) == 200
     with np.load(cut / "samples" / "samples.npz") as found, np.load(whole / "samples" / "samples.npz") as expected:
         assert found["samples"].shape == (1600, 8, 8, 1) and len(np.unique(found["samples"], axis=0)) > 1580
-        for name in ("samples", "evaluations", "made_with"):
+        for name in ("samples", "nfe", "made_with"):
             np.testing.assert_array_equal(found[name], expected[name])
     assert "5 frames of the path of 64 samples" in done.stdout and (cut / "samples" / "animation.gif").is_file()
 

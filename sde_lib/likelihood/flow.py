@@ -44,7 +44,7 @@ class LogProb(NamedTuple):
 
         value         nats
         z             the end of the path at t_max, [B, ...]
-        evaluations   of the field with its divergence: each is a score and the products with its Jacobian
+        nfe           evaluations of the field with its divergence: each is a score and the products with its Jacobian
         solver        the error, estimated from the difference to a coarser solution: for Adaptive, at ten times the
                       tolerance, if proportional to it; for Fixed, with half of the steps, if of order 4
         probes        the standard error over the probes: 0 for Exact, NaN for a single probe
@@ -52,15 +52,20 @@ class LogProb(NamedTuple):
                       value contains it: this is then the last term of (2), and the rest is of second order
 
     Inside `jit`, what is not read is not computed. `solver` costs one more solution at the coarser steps (about 0.6 and
-    0.5 of the first), `truncation` one more evaluation. `evaluations` does not count them.
+    0.5 of the first), `truncation` one more evaluation. `nfe` does not count them.
     """
 
     value: Float[Array, " B"]
     z: Float[Array, "B ..."]
-    evaluations: Integer[Array, " B"]
+    nfe: Integer[Array, " B"]
     solver: Float[Array, " B"]
     probes: Float[Array, " B"]
     truncation: Float[Array, " B"]
+
+    @property
+    def evaluations(self) -> Integer[Array, " B"]:
+        """`nfe`, under its earlier name."""
+        return self.nfe
 
 
 class Likelihood(PyTreeNode):
@@ -112,15 +117,15 @@ class Likelihood(PyTreeNode):
         def solve(solver):
             estimates = jax.eval_shape(lambda x: self.divergence(probes, lambda x: x, x)[1], x)
             start = jnp.exp(_log_alpha(sde, x)) * x if self.to_data else x
-            (z, integral), evaluations = solver(field, (start, jnp.zeros(estimates.shape, x.dtype)), sde, True)
-            return z, sde.prior_logp(z)[:, None] + dimension * integral, evaluations
+            (z, integral), nfe = solver(field, (start, jnp.zeros(estimates.shape, x.dtype)), sde, True)
+            return z, sde.prior_logp(z)[:, None] + dimension * integral, nfe
 
-        z, values, evaluations = solve(self.solver)
+        z, values, nfe = solve(self.solver)
         coarser, share = self.solver.coarser()
         solver = share * jnp.abs(_mean(values) - _mean(solve(coarser)[1]))
         correction, truncation = self._truncation(sde, score, probes, x)
         errors = jax.lax.stop_gradient((solver, self.divergence.standard_error(values), truncation))
-        return LogProb(_mean(values) + correction, z, evaluations, *errors)
+        return LogProb(_mean(values) + correction, z, nfe, *errors)
 
     def _truncation(self, sde, score, probes, x):
         """(what `to_data` adds to the value, `truncation`), each [B]."""

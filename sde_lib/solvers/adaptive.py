@@ -24,7 +24,7 @@ There are two choices of Δw after a rejected step:
 
 The probability flow, dx/dt = f − ½ g² score, is solved by an explicit Runge–Kutta pair of diffrax.
 
-The number of evaluations per sample is known only afterwards: `nfe` is None, and `with_evaluations` returns it.
+The number of evaluations per sample is known only afterwards: `nfe` is None, and `with_nfe` returns it.
 
 Under `jit` a failure cannot raise. A sample is NaN if it has not arrived after `max_steps` steps, or if its steps have
 shrunk to nothing, as with a score that is not finite. The other samples are not affected.
@@ -130,9 +130,9 @@ class AdaptiveSDE(PyTreeNode):
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> Float[Array, "B ..."]:
         """Samples [B, *shape], from x_T or, if it is None, a draw from the prior."""
-        return self.with_evaluations(keys, sde, score_fn, shape, x_T)[0]
+        return self.with_nfe(keys, sde, score_fn, shape, x_T)[0]
 
-    def with_evaluations(
+    def with_nfe(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B]), without those made while it waited for others."""
@@ -207,18 +207,18 @@ class ProbabilityFlowODE(PyTreeNode):
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> Float[Array, "B ..."]:
         """Samples [B, *shape], from x_T or, if it is None, a draw from the prior."""
-        return self.with_evaluations(keys, sde, score_fn, shape, x_T)[0]
+        return self.with_nfe(keys, sde, score_fn, shape, x_T)[0]
 
-    def with_evaluations(
+    def with_nfe(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B]), without those made while it waited for others."""
         x_T = prior_draw(keys, sde, shape, x_T)
         t_end = _end(self, sde)
 
-        x, evaluations = self.ode.between(lambda x, t: flow(x, t, sde, score_fn), x_T, sde.t_max, t_end)
+        x, nfe = self.ode.between(lambda x, t: flow(x, t, sde, score_fn), x_T, sde.t_max, t_end)
         samples = self.denoise(SolverState(x, x), t_end, sde, full_precision(score_fn))
-        return samples, evaluations + getattr(self.denoise, "nfe", 0)
+        return samples, nfe + getattr(self.denoise, "nfe", 0)
 
 
 def _end(sampler, sde: SDE):

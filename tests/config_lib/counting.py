@@ -2,7 +2,7 @@
 
 Song et al. 2021, appendix H, and the structure of their published networks, module by module: what is counted here is
 not what builds them, and the leaves of those that build are compared with published files elsewhere
-(tests/models/test_reference.py, tests/test_parity_ddpm.py). Biases everywhere; a norm has two numbers a channel.
+(tests/published_lib/test_names.py, tests/test_parity_ddpm.py). Biases everywhere; a norm has two numbers a channel.
 """
 
 DEFAULTS = dict(

@@ -61,8 +61,8 @@ SIZES = {
     "bedroom_ddpm_vp_discrete": (DDPM_256, 111_569_923),
     "church_ddpm_vp_discrete": (DDPM_256, 111_569_923),
     "celebahq_256_ddpm_vp_discrete": (DDPM_256, 111_569_923),
-    # Not counted by arithmetic: NCSNv2's leaves are those of published files (tests/models/test_reference.py), NCSN is
-    # the same but for its norms, of three numbers a channel and level.
+    # Not counted by arithmetic: NCSNv2's leaves are those of published files (tests/published_lib/test_names.py), and
+    # NCSN differs only in its norms, which have three numbers per channel and level.
     "cifar10_ncsn": (None, 30_117_635),
     "cifar10_ncsn_5": (None, 30_117_635),
     "cifar10_ncsn_124": (None, 39_750_659),

@@ -31,7 +31,7 @@ def test_the_union_is_what_was_written(tmp_path):
         ours.union(file, count)
         with np.load(file, allow_pickle=False) as read:
             np.testing.assert_array_equal(read["samples"], X[:count])
-            np.testing.assert_array_equal(read["evaluations"], N[:count])
+            np.testing.assert_array_equal(read["nfe"], N[:count])
             assert json.loads(str(read["made_with"])) == {"seed": 0, "step": 3, "count": count}
         assert ours.is_union(file, count) and not ours.is_union(file, count + 1)
     assert not shards(tmp_path, seed=1).is_union(file, 20)
@@ -56,7 +56,7 @@ def test_a_map_of_the_union_reads_it_without_loading_it(tmp_path, dtype):
     found = mapped(file)
     assert isinstance(found, np.memmap) and not found.flags.writeable and found.dtype == dtype
     np.testing.assert_array_equal(found, x)
-    np.testing.assert_array_equal(mapped(file, "evaluations"), N)
+    np.testing.assert_array_equal(mapped(file, "nfe"), N)
     ours.union(file, 10)  # puts another file in its place: what is mapped stays what it was
     np.testing.assert_array_equal(found, x)
 

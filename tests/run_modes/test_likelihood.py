@@ -44,7 +44,7 @@ def test_the_report_holds_the_models_numbers(run):
     for devices in (jax.devices()[:1], jax.devices()):
         config.eval.likelihood.solver.num_steps = 12
         report = run_lib.evaluate(directory, config=config, dataset=DATA, devices=devices)["bits"]
-        assert report["count"] == 20 and report["evaluations"] == 48
+        assert report["count"] == 20 and report["nfe"] == 48
         for name, values in (("flow", flow), ("elbo", np.asarray(bound))):
             np.testing.assert_allclose(report[name]["mean"], np.mean(values), rtol=1e-4)
             np.testing.assert_allclose(report[name]["error"], np.std(values) / np.sqrt(20), rtol=1e-3)

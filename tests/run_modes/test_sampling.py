@@ -94,7 +94,7 @@ def test_a_sample_is_a_function_of_seed_and_number(fresh, use, cases):
     model = run_lib.load(directory, config)
     close(model.sample_indices(jax.random.key(5), jnp.arange(37, 53)), x[37:53], 1e-5)
     with np.load(directory / "samples" / "samples.npz", allow_pickle=False) as file:
-        nfe = file["evaluations"]
+        nfe = file["nfe"]
     assert np.ptp(nfe) > 0 if use in ("adaptive", "flow") else np.all(nfe == {"pc": 10, "ode": 10}[use])
 
 
@@ -201,7 +201,7 @@ def test_evaluation_draws_the_same_files_and_tells_the_mean_cost(fresh):
     with np.load(directory / "samples" / "samples.npz", allow_pickle=False) as file:
         np.testing.assert_array_equal(file["samples"][:5], x)
         assert report["mean"] == float(np.mean(file["samples"])) and report["count"] == 24
-        assert report["nfe"] == np.mean(file["evaluations"]) and np.ptp(file["evaluations"]) > 0
+        assert report["nfe"] == np.mean(file["nfe"]) and np.ptp(file["nfe"]) > 0
     assert files(directory).popitem()[1] == ["0000000-0000008.npz", "0000008-0000024.npz"]
     assert f"NFE {report['nfe']:.4g} and " in (directory / "eval" / "report.md").read_text()
     del config.eval["report"]

@@ -137,7 +137,7 @@ def test_a_path_keeps_the_times_that_are_asked_for():
 def test_where_a_sample_starts_can_be_given(sampler):
     """The prior's own draw gives the sample that it gives unasked; another start, another one; each its own."""
     model, key = MODEL.replace(sampler=sampler), jax.random.key(3)
-    drawn, evaluations = model.with_evaluations(key, jnp.arange(4))
+    drawn, evaluations = model.with_nfe(key, jnp.arange(4))
     x_T = MODEL.sde.prior_sample(fold(sample_keys(key, jnp.arange(4)), 0), (4, 3))
     close(model.sample(key, 4, x_T=x_T), drawn, 1e-5)
     moved = model.sample(key, 4, x_T=x_T.at[2].add(0.5))

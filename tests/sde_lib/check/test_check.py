@@ -177,7 +177,7 @@ MUTATIONS = {
 }
 
 
-@pytest.mark.parametrize("name, sde", quick(("subvp", "ve", "coefficients"), PROCESSES))
+@pytest.mark.parametrize("name, sde", quick(("subvp", "ve"), PROCESSES))
 def test_mutations_are_seen_and_named(name, sde):
     """One method changed and the others pinned: the rows that fail are those of that method, and say so."""
     kwargs = data_of(name)

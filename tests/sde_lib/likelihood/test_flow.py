@@ -231,7 +231,7 @@ def test_fixed_steps():
     for steps in (12, 48):
         found = run(Likelihood(divergence=Exact(), solver=Fixed(num_steps=steps)), sde, data.score_fn(sde), x)
         errors.append(np.abs(found.value - true))
-    assert np.all(found.evaluations == 4 * 48)
+    assert np.all(found.nfe == 4 * 48)
     rate = np.log2(np.mean(errors[0]) / np.mean(errors[1])) / 2
     assert abs(rate - 4) < 0.4, rate
     np.testing.assert_allclose(np.mean(found.solver), np.mean(errors[-1]), rtol=0.3)
@@ -250,7 +250,7 @@ def test_adaptive_error():
     assert errors[1] < errors[0] / 10 and errors[1] < 1e-4
     for f, error in zip(found, errors, strict=True):
         assert error / 8 < np.mean(f.solver) < 8 * error
-    assert np.all(found[0].evaluations < found[1].evaluations) and np.all(found[1].evaluations < 150)
+    assert np.all(found[0].nfe < found[1].nfe) and np.all(found[1].nfe < 150)
 
 
 def test_too_few_steps_are_nan():
@@ -272,12 +272,12 @@ def test_evaluations_are_counted():
         return data.score_fn(sde)(x, t)
 
     likelihood = Likelihood(divergence=Exact(), solver=Adaptive(rtol=1e-4, atol=1e-4))
-    evaluations = jax.jit(lambda x: likelihood.log_prob(keys(1), sde, score_fn, x).evaluations)(data.sample(keys(1)))
+    evaluations = jax.jit(lambda x: likelihood.log_prob(keys(1), sde, score_fn, x).nfe)(data.sample(keys(1)))
     jax.effects_barrier()
     found = int(evaluations[0])
     # Callbacks keep alive the coarser solution and the truncation's evaluation, which nobody reads.
     coarser = likelihood.replace(solver=Adaptive(rtol=1e-3, atol=1e-3))
-    rough = run(coarser, sde, data.score_fn(sde), data.sample(keys(1))).evaluations[0]
+    rough = run(coarser, sde, data.score_fn(sde), data.sample(keys(1))).nfe[0]
     assert len(count) == found + int(rough) + 1
 
 
@@ -455,7 +455,7 @@ def test_a_likelihood_of_two_steps_is_one():
     found = Likelihood(divergence=Exact(), solver=Fixed(num_steps=2)).log_prob(
         keys(3), VP(), lambda x, t: -x, jnp.ones((3, 2))
     )
-    assert np.all(np.isfinite(found.value)) and np.all(found.evaluations == 8)
+    assert np.all(np.isfinite(found.value)) and np.all(found.nfe == 8)
 
 
 def test_the_gradient_through_hutch_plus_plus_where_nothing_deviates():

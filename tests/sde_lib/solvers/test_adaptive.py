@@ -53,7 +53,7 @@ def limited(sampler, max_steps):
 @partial(jax.jit, static_argnames="shape")
 def run(sampler, keys, sde, data, shape=(2,)):
     """(samples, evaluations), compiled once for each program."""
-    return sampler.with_evaluations(keys, sde, data.score_fn(sde), shape)
+    return sampler.with_nfe(keys, sde, data.score_fn(sde), shape)
 
 
 def moments(sde, data, t):
@@ -247,7 +247,7 @@ def test_steps_of_a_decay():
             return 0.0
 
     sde, tol, zero = Decay(t_min=0.5, t_max=2.5), 0.01, lambda x, t: jnp.zeros_like(x)
-    solve = lambda sampler, sde, dim: sampler.with_evaluations(keys(1), sde, zero, (dim,))  # noqa: E731
+    solve = lambda sampler, sde, dim: sampler.with_nfe(keys(1), sde, zero, (dim,))  # noqa: E731
     program = jax.jit(solve, static_argnums=2)
     for h_init in (0.01, 0.4):  # the first step accepted, and rejected
         t, h, x, previous, steps = 2.5, 2.0 * h_init, 1.0, 1.0, 0
@@ -295,7 +295,7 @@ def test_evaluations_are_counted(sampler):
         jax.debug.callback(lambda _: calls.append(0), t)
         return PAIR.score_fn(sde)(x, t)
 
-    one = jax.jit(lambda keys: sampler.with_evaluations(keys, sde, counting, (2,)))
+    one = jax.jit(lambda keys: sampler.with_nfe(keys, sde, counting, (2,)))
     all_of_them = run(sampler, keys(4), sde, PAIR)[1]
     for i in range(4):
         calls.clear()
@@ -345,7 +345,7 @@ def test_any_steps_lead_nearly_to_the_same_sample(name, monkeypatch):
     sampler, ends, costs = ProbabilityFlowODE(t_end=1e-3), [], []
     for first_step, devices in ((2.0**-4, 1), (0.013, 1), (0.02, 1), (2.0**-4, 2), (2.0**-4, 4)):
         monkeypatch.setattr(integrate, "FIRST_STEP", first_step)
-        solve = lambda keys, x_T: sampler.with_evaluations(keys, sde, four.score_fn(sde), (2,), x_T)  # noqa: E731
+        solve = lambda keys, x_T: sampler.with_nfe(keys, sde, four.score_fn(sde), (2,), x_T)  # noqa: E731
         x, evaluations = jax.jit(solve)(over_devices(devices, keys(64)), over_devices(devices, x_T))
         ends.append(np.asarray(x))
         costs.append(np.asarray(evaluations))

@@ -27,7 +27,7 @@ IN_MAKE_TEST = ("pc_expected",)
 
 @functools.partial(jax.jit, compiler_options=QUICK)
 def draw(sampler, key, indices, sde):
-    return sampler.with_evaluations(sample_keys(key, indices), sde, MODES.score_fn(sde), (3,))
+    return sampler.with_nfe(sample_keys(key, indices), sde, MODES.score_fn(sde), (3,))
 
 
 class InFloat32(type(SDES["vp"])):
