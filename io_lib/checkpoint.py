@@ -1,17 +1,26 @@
 """Checkpoints of a training state, written in the background. The only module that uses orbax.
 
-A checkpoint is listed once it is complete: it is written under a temporary name, then renamed. An old checkpoint is
-first renamed into the trash, which is emptied later, so a run killed at any moment leaves no half-deleted step. A
-CRC-32 of each leaf is stored with the state and checked at reading: a disk may lose bytes, or flip bits, in ways that
-no decoder notices.
+A checkpoint is listed once it is complete: it is written under a temporary name, then renamed. It counts as written
+once it has been read back: its metadata, its card, and its smallest leaf, with their checksums. Older checkpoints are
+deleted only then, all in the background. An old checkpoint is first renamed into the trash, which is emptied later, so
+a run killed at any moment leaves no half-deleted step.
+
+A CRC-32 of each leaf is stored with the state and checked at reading: a disk may lose bytes, or flip bits, in ways that
+no decoder notices. An error of the machine, such as a missing permission, is not damage. Readers move nothing.
 """
 
 import contextlib
 import errno
+import glob
 import json
 import logging
+import os
+import re
 import shutil
+import tempfile
+import threading
 import warnings
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -28,8 +37,14 @@ if TYPE_CHECKING:
     from orbax.checkpoint import CheckpointManager
 
 _TRASH, _DAMAGED = ".trash", ".damaged"
-_OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EACCES}
+_OF_THE_MACHINE = {
+    getattr(errno, name)
+    for name in "EMFILE ENFILE ENOMEM EIO ESTALE EACCES EPERM EAGAIN EBUSY EINTR ETIMEDOUT ENETDOWN ENETUNREACH "
+    "ECONNRESET ECONNREFUSED EHOSTDOWN EHOSTUNREACH ENOTCONN ESHUTDOWN EREMOTEIO ENOSPC EDQUOT EROFS".split()
+    if hasattr(errno, name)
+}
 """Errors of the machine that may pass, and do not mean that the file is damaged."""
+_OS_ERROR = re.compile(r"OS error (\d+)")  # tensorstore's messages have the number, its exceptions do not
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.WARNING or "orbax" not in r.pathname)
@@ -58,9 +73,23 @@ class Checkpoints:
         import orbax.checkpoint
 
         self._orbax = orbax.checkpoint
-        self._directory = Path(directory).absolute()  # orbax fails late, in its thread, on a relative one
+        self._named = Path(directory).absolute()  # orbax fails late, in its thread, on a relative one
+        self._directory = self._plain(self._named)
         self._keep_newest, self._keep_every = keep_newest, keep_every
         self._writing = False
+        self._in_flight: int | None = None  # the step that is being written, or read back
+        self._reading_back: threading.Thread | None = None
+        self._unreadable: Exception | None = None
+
+    def _plain(self, directory: Path) -> Path:
+        """The directory, or a link to it from a path without * ? [: orbax finds its files by unescaped patterns."""
+        if not glob.has_magic(str(directory)):
+            return directory
+        folder = tempfile.mkdtemp(prefix="checkpoints_")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        link = Path(folder, "checkpoints")
+        link.symlink_to(directory)
+        return link
 
     def save(self, step: int, state: Any, card: dict[str, Any] | None = None) -> None:
         """Start to write the state, whose buffers may be donated at once. Raises the WriteError of an earlier save.
@@ -70,48 +99,131 @@ class Checkpoints:
         """
         latest = self.latest_step()
         if latest is not None and step <= latest:
-            raise ValueError(f"step {step} is not after the newest checkpoint, {latest}, in {self._directory}")
+            raise ValueError(f"step {step} is not after the newest checkpoint, {latest}, in {self._named}")
+        self._finish()
         if not self._writing:
             self._writing = True
             self._remove(_UNFINISHED)  # left by a killed run
-        self._remove(f"{_TRASH}/*")
         with self._write_errors():
             content = {"state": state, "card": _as_bytes(card or {})}
             content["crc32"] = np.concatenate([_checksums(content[name]) for name in ("state", "card")])
             self._manager.save(step, args=self._orbax.args.StandardSave(content))
+        self._in_flight = step
+        if jax.process_count() == 1:  # several processes read together, in `_finish`
+            self._reading_back = threading.Thread(target=self._read_back, args=(step,), name="read back", daemon=True)
+            self._reading_back.start()
 
-    def restore(self, abstract_state: Any, step: int | None = None, only: tuple[str, ...] = ()) -> Any:
+    def raise_if_unreadable(self) -> None:
+        """Raises the WriteError of a checkpoint that was found unreadable since; does not wait."""
+        if self._reading_back is not None and not self._reading_back.is_alive():
+            self._finish()
+
+    def _read_back(self, step: int) -> None:
+        """Waits until the step is on disk, reads parts of it, and then deletes the checkpoints that are not kept.
+
+        If it cannot be read, it is moved to .damaged/, and `_finish` raises the reason.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception:
+            return  # `_finish` waits again, and raises it
+        try:
+            self._read_parts(step)
+        except Exception as error:  # of any class, as in `_undamaged`
+            self._unreadable = error
+            if is_main_process() and isinstance(error, DamagedError):
+                self._moved_aside(step)
+            return
+        for old in self._not_kept():
+            self._delete(old)
+
+    def _read_parts(self, step: int) -> None:
+        """The metadata, the card and the smallest leaf. DamagedError, or an error of the machine."""
+        self.card(step)
+        metadata = self._metadata(step)
+        paths = [path for path, _ in sorted(_paths(metadata["state"]), key=lambda found: found[1])]
+        if not paths:
+            return
+        smallest: Any = metadata["state"]
+        for key in paths[0]:
+            smallest = smallest[key]
+        one = np.empty(smallest.shape, smallest.dtype)
+        for key in reversed(paths[0]):
+            one = {key: one}
+        abstract = _with_shardings({"state": one, **_abstract(metadata, "crc32")})
+        found = self._undamaged(step, lambda: self._load(step, abstract, partial=True))
+        if _checksums(found["state"])[0] not in found["crc32"]:
+            where = f"{self._named / str(step)}: leaf {'.'.join(paths[0])}"
+            raise DamagedError(f"{where} differs from what was written")
+
+    def _not_kept(self) -> list[int]:
+        steps = self.steps()
+        every = self._keep_every
+        return [n for n in steps[: -self._keep_newest] if every is None or n % every]
+
+    def _delete(self, step: int) -> None:
+        if is_main_process():
+            trash = self._directory / _TRASH
+            trash.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # the next save tries again
+                (self._directory / str(step)).rename(trash / str(step))
+            self._remove(f"{_TRASH}/*")
+
+    def _finish(self) -> None:
+        """Waits until the last checkpoint is on disk and has been read back. WriteError if either failed."""
+        step, thread, self._reading_back = self._in_flight, self._reading_back, None
+        if thread is not None:
+            thread.join()
+        try:
+            if "_manager" in self.__dict__:
+                with self._write_errors():
+                    self._manager.wait_until_finished()
+            if step is not None and thread is None:
+                self._read_back(step)
+        finally:
+            self._in_flight = None
+        error, self._unreadable = self._unreadable, None
+        if error is not None:
+            best = max((n for n in self.steps() if n != step), default=None)
+            raise WriteError(
+                f"the checkpoint of step {step} was written to {self._named}, but cannot be read again: {error}; "
+                f"the newest that can be is {'none' if best is None else f'of step {best}'}"
+            ) from error
+
+    def restore(
+        self, abstract_state: Any, step: int | None = None, only: tuple[str, ...] = (), set_aside: bool = False
+    ) -> Any:
         """The state at `step`, or of the newest undamaged checkpoint, bit for bit, with the layout of `abstract_state`.
 
         abstract_state: jax.ShapeDtypeStructs, each with its sharding (without one: on the first device). The number of
         devices may differ from that at saving. `only`: read just these fields, of a state that has `replace`; the
-        others stay abstract, and take neither time nor memory. Without `step`, a damaged newest checkpoint is moved to
-        .damaged/, with a warning, and the previous one is read.
+        others are not compared, stay abstract, and take neither time nor memory. Without `step`, a damaged newest
+        checkpoint causes a warning, and the previous one is read; `set_aside`, for training alone, moves it to
+        .damaged/.
 
         FileNotFoundError if there is no such checkpoint. ValueError naming the first leaf that is missing, unexpected,
-        or of another shape or dtype. DamagedError if the checkpoint of `step` is damaged.
+        or of another shape or dtype. DamagedError if the checkpoint of `step` is damaged. OSError if it cannot be read
+        for now, a PermissionError for example: then nothing is moved.
         """
         self.wait()
         if step is not None:
             if step not in self.steps():
-                raise FileNotFoundError(
-                    f"no checkpoint of step {step} in {self._directory}; it holds steps {self.steps()}"
-                )
+                raise FileNotFoundError(f"no checkpoint of step {step} in {self._named}; it holds steps {self.steps()}")
             return self._read(abstract_state, step, only)
-        while steps := self.steps():
+        for newest in reversed(self.steps()):
             try:
                 with raise_on_all(DamagedError):
-                    return self._read(abstract_state, max(steps), only)
+                    return self._read(abstract_state, newest, only)
             except DamagedError as error:
-                moved = self._set_aside(max(steps))
-                warnings.warn(f"{error}; it is now {moved}, and the previous checkpoint is used", stacklevel=2)
-        damaged = sorted(path.name for path in (self._directory / _DAMAGED).glob("*"))
-        but = f", but damaged ones in {_DAMAGED}: {', '.join(damaged)}" if damaged else ""
-        raise FileNotFoundError(f"no checkpoint in {self._directory}{but}")
+                moved = f"it is now {self._set_aside(newest)}, and " if set_aside else ""
+                warnings.warn(f"{error}; {moved}the previous checkpoint is used", stacklevel=2)
+        damaged = sorted([*(path.name for path in (self._directory / _DAMAGED).glob("*")), *map(str, self.steps())])
+        but = f", but damaged ones: {', '.join(damaged)}" if damaged else ""
+        raise FileNotFoundError(f"no checkpoint in {self._named}{but}")
 
     def card(self, step: int) -> dict[str, Any]:
         """The card saved with the state; empty if there was none. DamagedError as in `restore`."""
-        where, metadata = self._directory / str(step), self._metadata(step)
+        where, metadata = self._named / str(step), self._metadata(step)
         if "card" not in metadata:  # written by an earlier version
             return {}
         abstract = _abstract(metadata, "card", "crc32")
@@ -132,10 +244,10 @@ class Checkpoints:
         found = self._undamaged(step, lambda: self._manager.restore(step, args=self._orbax.args.StandardRestore()))
         now = np.concatenate([_checksums(found[name]) for name in names])
         if sorted(now) != sorted(np.asarray(found["crc32"])):  # sorted: the order of a state's fields is lost here
-            raise DamagedError(f"{self._directory / str(step)}: a leaf differs from what was written")
+            raise DamagedError(f"{self._named / str(step)}: a leaf differs from what was written")
 
     def _metadata(self, step: int) -> dict[str, Any]:
-        where = self._directory / str(step)
+        where = self._named / str(step)
         metadata = self._undamaged(step, lambda: self._manager.item_metadata(step).tree)
         if not {"state", "crc32"} & set(metadata):
             raise ValueError(f"{where} is not a checkpoint of this version: it holds {sorted(metadata)}")
@@ -144,9 +256,10 @@ class Checkpoints:
         return metadata
 
     def _read(self, abstract_state: Any, step: int, only: tuple[str, ...]) -> Any:
-        where, metadata = self._directory / str(step), self._metadata(step)
-        _require_same(abstract_state, metadata["state"], where)
+        where, metadata = self._named / str(step), self._metadata(step)
         wanted = {name: getattr(abstract_state, name) for name in only} if only else abstract_state
+        saved = {name: metadata["state"].get(name, {}) for name in only} if only else metadata["state"]
+        _require_same(wanted, saved, where)
         abstract = _with_shardings({"state": wanted, **_abstract(metadata, *({*metadata} - {"state"}))})
         found = self._undamaged(step, lambda: self._load(step, abstract, partial=bool(only)))
         written = dict(zip(_leaves(abstract_state), found["crc32"], strict=False))  # the card's follows them
@@ -172,10 +285,12 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):  # of this machine, not of the file
             raise
         except Exception as error:  # any class: it depends on which byte is wrong
-            if getattr(error, "errno", None) in _OF_THE_MACHINE:
-                raise
-            first = " ".join(str(error).split())[:200]
-            raise DamagedError(f"{self._directory / str(step)} cannot be read ({first})") from error
+            where, first = self._named / str(step), " ".join(str(error).split())[:200]
+            number = _number(error)
+            if number in _OF_THE_MACHINE:
+                raise OSError(number, f"{os.strerror(number)}: {first}", str(where)) from error
+            _open_all(where)
+            raise DamagedError(f"{where} cannot be read ({first})") from error
 
     def _remove(self, pattern: str) -> None:
         if is_main_process():
@@ -195,33 +310,31 @@ class Checkpoints:
         names = (folder / (str(step) + suffix) for suffix in ("", *(f".{k}" for k in range(1, 1000))))
         moved = next(name for name in names if not name.exists())
         (self._directory / str(step)).rename(moved)
-        return moved
+        return self._named / _DAMAGED / moved.name
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, ascending."""
-        if not self._directory.is_dir():
-            return []
-        if not self._writing:
-            self._manager.reload()  # another process may be writing
-        return sorted(self._manager.all_steps())
+        """The steps of all checkpoints, ascending, with that being written."""
+        found = {int(path.name) for path in self._directory.glob("*") if path.name.isdigit()}
+        return sorted(found if self._in_flight is None else found | {self._in_flight})
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
         return max(self.steps(), default=None)
 
     def wait(self) -> None:
-        """Wait until everything saved is on disk. WriteError if writing failed."""
-        if "_manager" in self.__dict__:
-            with self._write_errors():
-                self._manager.wait_until_finished()
+        """Wait until everything saved is on disk and was read back. WriteError if either failed."""
+        if self._in_flight is not None:
+            self._finish()
             self._remove(f"{_TRASH}/*")
 
     def close(self) -> None:
         """Wait, then end the background threads."""
-        self.wait()
-        if "_manager" in self.__dict__:
-            self._manager.close()
-            del self.__dict__["_manager"]
+        try:
+            self.wait()
+        finally:
+            if "_manager" in self.__dict__:
+                self._manager.close()
+                del self.__dict__["_manager"]
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -236,21 +349,50 @@ class Checkpoints:
             yield
         except (ValueError, OSError, RuntimeError) as error:
             first = " ".join(str(error).split())[:200]
-            raise WriteError(f"a checkpoint could not be written to {self._directory}: {first}") from error
+            raise WriteError(f"a checkpoint could not be written to {self._named}: {first}") from error
 
     @cached_property
     def _manager(self) -> "CheckpointManager":
-        """Made when first needed, since it makes the directory."""
-        from orbax.checkpoint import checkpoint_managers
-
-        keep: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(self._keep_newest)]
-        if self._keep_every is not None:
-            keep.append(checkpoint_managers.EveryNSteps(self._keep_every))
-        options = self._orbax.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep), todelete_subdir=_TRASH
-        )
+        """Made when first needed, since it makes the directory. It deletes nothing: `_read_back` does."""
+        self._directory.resolve().mkdir(parents=True, exist_ok=True)  # it may be a link
+        options = self._orbax.CheckpointManagerOptions(max_to_keep=None)
         handler = self._orbax.StandardCheckpointHandler()
         return self._orbax.CheckpointManager(self._directory, options=options, item_handlers=handler)
+
+
+def _number(error: BaseException | None) -> int:
+    """The operating system's number for an error or for one of its causes; 0 if there is none."""
+    while error is not None:
+        found = _OS_ERROR.search(str(error))
+        if number := getattr(error, "errno", None) or (int(found[1]) if found else 0):
+            return number
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def _open_all(folder: Path) -> None:
+    """Opens every file of a checkpoint. OSError if this machine cannot for now: then its content is unknown."""
+    try:
+        for place, _, names in os.walk(folder, onerror=_raise):
+            for name in names:
+                with open(Path(place, name), "rb") as file:
+                    file.read(1)
+    except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _paths(tree: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """(path, size) of the arrays of a tree of metadata that are reached by the keys of dicts alone."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, dict):
+            yield from _paths(value, (*above, key))
+        elif getattr(value, "shape", None) is not None and getattr(value, "dtype", None) is not None:
+            yield (*above, key), int(np.prod(value.shape))
 
 
 def _abstract(metadata: dict[str, Any], *names: str) -> dict[str, np.ndarray]:

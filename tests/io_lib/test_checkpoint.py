@@ -158,7 +158,8 @@ def test_parameters_alone(tmp_path):
         assert found.opt_state == abstract_state.opt_state and found.count == abstract_state.count
         wrong = change("kernel", jax.ShapeDtypeStruct((8, 5), jnp.float32))
         with pytest.raises(ValueError, match=r"leaf params\.dense\.kernel is float32\(8, 4\)"):
-            checkpoints.restore(wrong, only=("step",))
+            checkpoints.restore(wrong, only=("params",))
+        assert checkpoints.restore(wrong, only=("step",)).step == 3  # what is not read is not compared
 
 
 def test_card_leaves_and_verification(tmp_path):
@@ -281,7 +282,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, rounds):
         what = damage(copy / "2", generator)
         with Checkpoints(copy) as checkpoints, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            found = checkpoints.restore(abstract(make_state(0)))
+            found = checkpoints.restore(abstract(make_state(0)), set_aside=True)
             assert_same(found, make_state(int(found.step)))
             aside = [str(w.message) for w in warned if "the previous checkpoint is used" in str(w.message)]
             assert bool(aside) == (int(found.step) == 1) == (copy / ".damaged" / "2").is_dir(), what
@@ -302,9 +303,118 @@ def test_no_whole_checkpoint_is_left(tmp_path):
             checkpoints.restore(abstract(make_state(0)), step=1)
         with (
             pytest.warns(UserWarning, match=r"it is now .*\.damaged/1"),
-            pytest.raises(FileNotFoundError, match=r"no checkpoint in .*, but damaged ones in \.damaged: 1"),
+            pytest.raises(FileNotFoundError, match=r"no checkpoint in .*, but damaged ones: 1"),
         ):
-            checkpoints.restore(abstract(make_state(0)))
+            checkpoints.restore(abstract(make_state(0)), set_aside=True)
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_reader_moves_nothing(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step))
+    for file in (tmp_path / "2").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    before = everything_in(tmp_path)
+    with (
+        Checkpoints(tmp_path) as reader,
+        pytest.warns(UserWarning, match="2 cannot be read .* the previous checkpoint"),
+    ):
+        assert_same(reader.restore(abstract(make_state(0))), make_state(1))
+    assert everything_in(tmp_path) == before and not (tmp_path / ".damaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("PERMISSION_DENIED: Error opening file: a/d/0 [OS error 13: EACCES Permission denied]", PermissionError),
+        ("UNAVAILABLE: reading a/d/0 [OS error 116: ESTALE Stale file handle]", OSError),
+        ("Error reading [OS error 5: EIO Input/output error]", OSError),
+    ],
+)
+@pytest.mark.parametrize("set_aside", [False, True])
+def test_an_error_of_the_machine_is_not_damage(tmp_path, monkeypatch, text, kind, set_aside):
+    """tensorstore raises a ValueError without errno, with the number in its text."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step))
+    before = everything_in(tmp_path)
+
+    def refuse(*_, **__):
+        raise ValueError(text)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints, "_load", refuse)
+        with pytest.raises(kind, match="OS error") as raised:
+            checkpoints.restore(abstract(make_state(0)), set_aside=set_aside)
+    assert not isinstance(raised.value, DamagedError) and everything_in(tmp_path) == before
+
+
+def test_a_file_that_may_not_be_read_is_not_damage(tmp_path, monkeypatch):
+    """As for a user who lacks permission, whatever the decoder makes of it."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1))
+    secret = next(path for path in (tmp_path / "1" / "default").rglob("*") if path.is_file())
+
+    def opened(path, *args, **kwargs):
+        if Path(path) == secret:
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, *args, **kwargs)
+
+    def undecodable(*_, **__):
+        raise RuntimeError("unexpected end of input")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints, "_load", undecodable)
+        monkeypatch.setattr(checkpoint, "open", opened, raising=False)
+        with pytest.raises(PermissionError, match="Permission denied"):
+            checkpoints.restore(abstract(make_state(0)), set_aside=True)
+    assert (tmp_path / "1").is_dir()
+
+
+@pytest.mark.parametrize("name", ["exp[1]", "a*b", "q?", "[!x]"])
+def test_a_path_like_a_pattern(tmp_path, name):
+    """orbax finds its files by unescaped patterns: what it wrote below exp[1] could not be read again."""
+    where = tmp_path / name / "checkpoints"
+    with Checkpoints(where, keep_newest=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step), {"step": step})
+    with Checkpoints(where) as fresh:
+        assert fresh.steps() == [2] and fresh.card(2) == {"step": 2}
+        assert_same(fresh.restore(abstract(make_state(0))), make_state(2))
+        fresh.verify(2)
+
+
+def test_older_ones_stay_until_the_new_one_was_read(tmp_path, monkeypatch):
+    """The storage returns zeros for what was just written: one line, and the step before is still there."""
+    with Checkpoints(tmp_path, keep_newest=1) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.wait()
+        manager = checkpoints._manager
+        wait = manager.wait_until_finished
+
+        def lose():
+            wait()
+            for file in (tmp_path / "2").rglob("*"):
+                if file.is_file() and "ocdbt" not in file.parts[-1] and file.parent.name == "d":
+                    file.write_bytes(bytes(file.stat().st_size))
+
+        monkeypatch.setattr(manager, "wait_until_finished", lose)
+        checkpoints.save(2, make_state(2))
+        with pytest.raises(
+            checkpoint.WriteError, match="step 2 was written to .* cannot be read again: .* can be is of step 1"
+        ):
+            checkpoints.save(3, make_state(3))
+        monkeypatch.undo()
+        assert checkpoints.steps() == [1] and (tmp_path / ".damaged" / "2").is_dir()
+        assert_same(checkpoints.restore(abstract(make_state(0))), make_state(1))
+        checkpoints.save(3, make_state(3))
+        checkpoints.wait()
+        assert checkpoints.steps() == [3]
 
 
 def test_a_full_disk(tmp_path):
