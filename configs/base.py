@@ -26,6 +26,7 @@ def base() -> ConfigDict:
     config = ConfigDict()
     config.seed = 42
     config.license = ""  # of the weights; recorded in the card of checkpoints
+    config.initial = ""  # a work directory whose parameters (EMA) training starts from; "": drawn by the seed
     config.transform = spec(Scale, low=0.0, high=255.0)
 
     config.sde = spec(VP)

@@ -61,7 +61,7 @@ def get_config():
     config.training.checkpoint_every = 500
     config.training.keep_every = 0
     config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=100, decay_steps=0, b2=0.99)
-    config.optimizer.decay_steps = config.training.get_ref("num_steps")
+    config.optimizer.decay_steps = config.training.get_oneway_ref("num_steps")
 
     predictor_corrector = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16))
     config.sampling.use = "pc"

@@ -24,7 +24,7 @@ def get_config():
     config.time_distribution = spec(LogNormalTime, mean=-1.2, std=1.2)
     config.optimizer = spec(adam, learning_rate=2e-3, warmup_steps=100, decay_steps=0)
     config.training.update(batch_size=512, num_steps=3000, ema=0.995, log_every=100, checkpoint_every=1000)
-    config.optimizer.decay_steps = config.training.get_ref("num_steps")
+    config.optimizer.decay_steps = config.training.get_oneway_ref("num_steps")
     config.training.update(sample_every=0, keep_every=0)
     config.sampling.ode = spec(Sampler, solver=Heun(), grid=EDMGrid(), num_steps=32, denoise=as_is)
     config.sampling.use = "ode"

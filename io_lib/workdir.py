@@ -47,22 +47,23 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def claim(workdir: str | Path, config_json: str) -> Path:
-    """Make the directory belong to this config, unless it already does.
+def claim(workdir: str | Path, config_json: str, compare: bool = True) -> Path:
+    """Make the directory belong to this config, unless it already belongs to one.
 
-    ConfigError (a ValueError) if it holds another config, naming the differences, or files but no config.
+    ConfigError (a ValueError) if it holds files but no config, and with `compare` if it holds another config, naming
+    the differences.
     """
     workdir = Path(workdir)
     if (workdir / CONFIG).exists():
-        return require_claimed(workdir, config_json)
+        return require_claimed(workdir, config_json) if compare else workdir
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"{workdir} is a file: expected a work directory")
     workdir.mkdir(parents=True, exist_ok=True)
     others = sorted(f.name for f in workdir.iterdir() if not (f.name.startswith(".") and f.name.endswith(".tmp")))
     if (workdir / CONFIG).exists():  # another process has just made it
-        return require_claimed(workdir, config_json)
+        return require_claimed(workdir, config_json) if compare else workdir
     if others:
-        raise ConfigError(f"{workdir} is not a work directory: it has no {CONFIG} and holds {_some(others)}")
+        raise ConfigError(f"{workdir} is not a work directory: it has no {CONFIG} and holds {some(others)}")
     write_atomic(workdir / CONFIG, config_json)
     return workdir
 
@@ -121,13 +122,14 @@ def _is_alive(pid: int) -> bool:
 
 
 def _require_same(workdir: Path, config_json: str) -> None:
-    # Keys that a later version adds to sampling and evaluation do not make it another run.
-    later = re.compile(r"config\.(sampling|eval)\.\S*: \(absent\) -> ")
+    # Keys that a later version adds do not make it another run.
+    later = re.compile(r"config\.((sampling|eval)\.\S*|initial): \(absent\) -> ")
     differences = [line for line in diff(load_config(workdir), from_json(config_json)) if not later.match(line)]
     if differences:
-        raise ConfigError(f"{workdir} belongs to a run with another config: {_some(differences, '; ')}")
+        raise ConfigError(f"{workdir} belongs to a run with another config: {some(differences, '; ')}")
 
 
-def _some(items: list[str], separator: str = ", ") -> str:
+def some(items: list[str], separator: str = ", ") -> str:
+    """The first items, and how many more there are."""
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return separator.join(items[:_SHOWN]) + more

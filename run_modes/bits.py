@@ -1,6 +1,5 @@
 """Bits per dimension of a data split: by the flow, and as the bound of the reverse SDE. Cached batch by batch."""
 
-import hashlib
 from pathlib import Path
 
 import jax
@@ -9,6 +8,7 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
 from data_lib import Dataset, gather
+from data_lib.identity import digest
 from io_lib.shards import Shards, fill, mapped
 from run_modes.labels import for_network
 from run_modes.trained import Trained, made_with, require_finite
@@ -46,7 +46,7 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
     )
     levels = levels_of(trained) if options.elbo_times else None
     used = {"bits": options.to_dict() | {"count": 0}, "likelihood": config.eval.get("likelihood"), "data": config.data}
-    used["examples"] = digest_of(source)
+    used["examples"] = digest(source)
     shards = Shards(folder / "shards", f"bits_{options.split}_step{trained.step}", made_with(trained, seed, used))
     if not evaluate_missing(model, shards, source, count, levels, config, seed):
         return None
@@ -81,17 +81,6 @@ def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, leve
         return bits, np.zeros(len(bits), int)
 
     return fill(shards, count, batch, "example", lambda bits, _: f"{np.mean(bits[:, 0]):.4f} bits/dim")
-
-
-def digest_of(source) -> str:
-    """A digest that identifies a split: of all data if they are in memory, else of their number and 64 examples."""
-    whole = {name: array for name in ("x", "label") if (array := getattr(source, name, None)) is not None}
-    some = whole if "x" in whole else gather(source, np.unique(np.linspace(0, len(source) - 1, 64).astype(int)))
-    found = hashlib.sha256(str(len(source)).encode())
-    for name in sorted(some):
-        found.update(f"{name} {some[name].dtype} {some[name].shape}".encode())
-        found.update(np.ascontiguousarray(some[name]).tobytes())
-    return found.hexdigest()[:16]
 
 
 def levels_of(trained: Trained) -> np.ndarray:

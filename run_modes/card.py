@@ -6,14 +6,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from config_lib.spec import to_json
 from data_lib import Dataset
+from data_lib.identity import identity
 from run_modes.state import digest
 from sde_lib import TrainState
 
 FORMAT = 1
+DEFAULT_GENERATOR = "threefry2x32"
 PROTOCOL = (
     *("shape", "transform", "sde", "parameterization", "network"),
     *("objective", "loss", "time_distribution", "optimizer"),
@@ -23,11 +26,16 @@ PROTOCOL = (
 def data_of(config: ConfigDict, dataset: Dataset, given: bool) -> dict[str, Any]:
     """The card's entry about the data; `given` means that arrays were passed to `train`."""
     source = "given to run_lib.train" if given else json.loads(to_json(config))["data"]
-    return {"source": source, "train": len(dataset.train), "test": len(dataset.test)}
+    found = identity(dataset)
+    counts = {name: split["count"] for name, split in found.items()}
+    return {"source": source, **counts, "sha256": {name: split["sha256"] for name, split in found.items()}}
 
 
-def card_of(config: ConfigDict, data: dict[str, Any]) -> dict[str, Any]:
-    """The entries that all checkpoints of a run share; `signed` adds those of one checkpoint."""
+def card_of(config: ConfigDict, data: dict[str, Any], history: list[dict] | None = None) -> dict[str, Any]:
+    """The entries that all checkpoints of a run share; `signed` adds those of one checkpoint.
+
+    `history` lists the changes of the run (`run_modes.changes`).
+    """
     described = json.loads(to_json(config))
     return {
         "format": FORMAT,
@@ -36,9 +44,16 @@ def card_of(config: ConfigDict, data: dict[str, Any]) -> dict[str, Any]:
         "ema": f"rate {config.training.ema}; used in sampling and evaluation",
         "training": {"seed": config.seed, "batch_size": config.training.batch_size},
         "protocol": {name: described[name] for name in PROTOCOL if name in described},
+        **({"history": history} if history else {}),
+        "generator": generator(),
         "code": code_version(),
         "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax")},
     }
+
+
+def generator() -> str:
+    """JAX's random generator in this process: DEFAULT_GENERATOR, unless JAX_DEFAULT_PRNG_IMPL is set."""
+    return str(jax.config.jax_default_prng_impl)  # pyright: ignore[reportAttributeAccessIssue]  # has no stub
 
 
 def signed(card: dict[str, Any], state: TrainState) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from config_lib.command_line import ConfigError, define_config_flag, run
-from io_lib.workdir import load_config
+from io_lib.workdir import CONFIG, load_config
 
 F = flags.FLAGS
 flags.disclaim_key_flags()  # so that --help lists the flags as the program's
@@ -50,11 +50,11 @@ def mode(name: str, summary: str, **options) -> Callable:
     return register
 
 
-@mode("train", "trains, or resumes training", flags=("processes",), makes_workdir=True)
+@mode("train", "trains, or resumes training", flags=("processes", "continue"), makes_workdir=True)
 def train(config: ConfigDict) -> None:
     from run_modes.train import train
 
-    train(config=config, directory=F.workdir)
+    train(config=config, directory=F.workdir, allow_changes=bool(F["continue"].value))
 
 
 @mode("sample", "draws samples from a run", flags=("num_samples", "seed", "animate"))
@@ -158,6 +158,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "processes", None, "Training in several processes: auto in a cluster, else HOST:PORT,INDEX/COUNT."
     )
+    flags.DEFINE_boolean("continue", False, "Training resumes with a changed optimizer, batch size, loss or data.")
     flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the samples; training uses --config.seed.", lower_bound=0)
     flags.DEFINE_boolean("animate", False, "Sampling also draws the path from noise to data: samples/animation.gif.")
@@ -167,6 +168,8 @@ def saved_config() -> ConfigDict:
     """The config of the work directory, for modes that do not require --config."""
     if F.workdir is None:
         raise ConfigError("--workdir=DIR is required")
+    if F.mode == "train" and (Path(F.workdir) / CONFIG).is_file():
+        return load_config(F.workdir)  # of a run that is resumed by its directory alone
     if MODES[F.mode].makes_workdir:
         raise ConfigError(f"--config=FILE is required for --mode={F.mode}, configs/digits.py for instance")
     return load_config(F.workdir)

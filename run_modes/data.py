@@ -1,20 +1,58 @@
 """The data of a config, and checks that data, config and devices fit together."""
 
 import logging
+import os
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, build
 from data_lib import Dataset, gather, shared_examples
+from data_lib.identity import differences, identity
+from run_modes.changes import saved_data
 from run_modes.devices import Devices
 from run_modes.labels import check_labels
 
 log = logging.getLogger(__name__)
 
 
-def load_data(config: ConfigDict, devices: Devices, dataset: Dataset | None = None) -> Dataset:
-    """The data of config.data, or `dataset`, checked. ConfigError if they are missing or do not fit."""
-    return check_data(config, build_data(config) if dataset is None else log_shared(dataset), devices)
+def load_data(config: ConfigDict, devices: Devices, dataset: Dataset | None = None, training: bool = False) -> Dataset:
+    """The data of config.data, or `dataset`, checked. ConfigError if they are missing or do not fit.
+
+    `training` also checks what only training requires: that its batches can be split over the devices.
+    """
+    return check_data(config, build_data(config) if dataset is None else log_shared(dataset), devices, training)
+
+
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+    """A copy whose paths mean the same files from every folder: of data, reference statistics and initial parameters.
+
+    In config.data, a path is an argument called `path`, or a `labels` that is a file. What contains :// stays as it is.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for section, name in ((config.eval, "reference"), (config, "initial")):
+            if section.get(name, ""):
+                section[name] = _absolute(section[name])
+        data = config.get("data", ConfigDict())
+        for name in ("path", "labels"):
+            if not isinstance(value := data.get(name), str) or not value:
+                continue
+            ours = name == "path" and str(data.get("call", "")).startswith("data_lib:")
+            if ours or os.path.exists(_absolute(value)):
+                data[name] = _absolute(value)
+    return config
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def warn_of_other_data(directory: str | Path, dataset: Dataset) -> None:
+    """A warning if these are not the data that the run of the directory was trained on."""
+    then = saved_data(directory)
+    if then is not None and (found := differences(then, identity(dataset))):
+        log.warning("%s was trained on other data than these: %s", directory, "; ".join(found))
 
 
 def build_data(config: ConfigDict) -> Dataset:
@@ -35,28 +73,37 @@ def log_shared(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def check_data(config: ConfigDict, dataset: Dataset, devices: Devices) -> Dataset:
-    """The data again; ConfigError if data, config and devices do not fit together."""
+def check_data(config: ConfigDict, dataset: Dataset, devices: Devices, training: bool = True) -> Dataset:
+    """The data again; ConfigError if data, config and devices do not fit together, for training or else other uses."""
     shape = tuple(gather(dataset.train, [0])["x"].shape[1:])
     if shape != tuple(config.shape):
         raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {shape}")
-    for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
-        if size < 1 or size % devices.count:
-            raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {devices.count} devices")
     check_labels(config, dataset)
     check_numbers(config)
+    if training:
+        check_batches(config, devices)
+    return dataset
+
+
+def check_batches(config: ConfigDict, devices: Devices) -> None:
+    """ConfigError if a batch of training, or of the test loss in it, cannot be split over the devices."""
+    for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
+        if size % devices.count:
+            raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {devices.count} devices")
     size, parts = config.training.batch_size, config.training.get("accumulate", 1)
     if parts < 1 or size % (parts * devices.count):
         raise ConfigError(
             f"config.training.accumulate={parts}: a batch of {size} on {devices.count} devices cannot be processed in "
             f"that many equal parts"
         )
-    return dataset
 
 
 def check_numbers(config: ConfigDict) -> None:
     """ConfigError for a number of config.training or config.eval that is out of range."""
     training = config.training
+    for place in ("training", "eval"):
+        if config[place].batch_size < 1:
+            raise ConfigError(f"config.{place}.batch_size={config[place].batch_size}: expected 1 or more")
     least = {name: 0 for name in ("log_every", "eval_every", "sample_every", "checkpoint_every", "steps_per_call")}
     for name, low in {"num_steps": 1, "snapshot_size": 1, **least}.items():
         if not low <= training[name] < 2**31:

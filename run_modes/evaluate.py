@@ -14,7 +14,7 @@ from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
 from run_modes import bits, sample_metrics
 from run_modes.card import code_version
-from run_modes.data import load_data
+from run_modes.data import load_data, warn_of_other_data
 from run_modes.eval_loss import EvalLoss, loss_curve
 from run_modes.experiment import make_experiment
 from run_modes.features import write_statistics
@@ -46,7 +46,9 @@ def evaluate(
     report, data = None, None
     for step in steps_to_evaluate(directory, config):
         trained = open_trained(directory, config, devices, step)
-        data = load_data(trained.config, trained.experiment.devices, dataset) if data is None else data
+        if data is None:
+            data = load_data(trained.config, trained.experiment.devices, dataset)
+            warn_of_other_data(directory, data)
         report = evaluate_one(trained, num_samples, seed, data, folder)
         if report is None:
             return None

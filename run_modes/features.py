@@ -8,6 +8,7 @@ So a killed evaluation computes no block twice when it resumes, and neither does
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,12 +19,15 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, build, to_json
 from data_lib import Dataset, Source, gather
+from data_lib.identity import digest
 from eval_lib import Features, Statistics, require_comparable, statistics_of
 from eval_lib import statistics as statistics_file
 from eval_lib.features import FeatureFunction
 from io_lib.shards import BROKEN
 from io_lib.workdir import atomic, write_atomic
 from run_modes.experiment import Experiment, requires
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
 PIXELS = "uint8, round(127.5 (x + 1)) of x in [-1, 1], clipped"
@@ -63,6 +67,7 @@ def build_feature_metrics(experiment: Experiment, dataset: Dataset, folder: Path
         reference = statistics_file.load(file) if file else None
         if reference is not None:
             require_comparable(Statistics(0, np.zeros(0), np.zeros((0, 0)), protocol, {"what": "samples"}), reference)
+            warn_of_other_reference(file, reference, dataset)
         elif split not in SPLITS:
             raise ValueError(f"reference_split is {split!r}: expected one of {', '.join(SPLITS)}")
     except (FileNotFoundError, ValueError) as error:
@@ -71,6 +76,17 @@ def build_feature_metrics(experiment: Experiment, dataset: Dataset, folder: Path
     if hasattr(features, "protocol") and not getattr(features, "cheap", False):
         features = CachedFeatures(features, protocol, folder / "features")
     return FeatureMetrics(features, protocol, metrics, reference)
+
+
+def warn_of_other_reference(file: str, reference: Statistics, dataset: Dataset) -> None:
+    """A warning if a reference of this library was computed on other data than the split of the same name."""
+    there, split = reference.about.get("sha256", ""), reference.about.get("split", "")
+    here = digest(getattr(dataset, split)) if split in SPLITS else ""
+    if there and here and there != here:
+        log.warning(
+            "config.eval.reference=%s has statistics of %s examples that are not the %s examples of config.data",
+            *(file, reference.about.get("N", reference.count), split),
+        )
 
 
 def require_features(config: ConfigDict, metrics: dict[str, Callable], reference: Statistics | None) -> None:
@@ -136,6 +152,7 @@ def data_statistics(experiment: Experiment, dataset: Dataset, feature_metrics: F
     split = config.eval.get("reference_split", "train")
     source = getattr(dataset, split)
     about = {"data": json.dumps(json.loads(to_json(config)).get("data")), "split": split, "N": str(len(source))}
+    about["sha256"] = digest(source)
     return extract_features(feature_metrics, (as_saved(experiment, x) for x in blocks(source)), about, config)
 
 

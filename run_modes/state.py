@@ -2,6 +2,8 @@
 
 import hashlib
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,18 +49,35 @@ def init_state_on_devices(experiment: Experiment) -> TrainState:
 
 
 def restore_state(
-    experiment: Experiment, checkpoints: Checkpoints, step: int | None = None, only: tuple[str, ...] = ()
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    step: int | None = None,
+    only: tuple[str, ...] = (),
+    set_aside: bool = False,
 ) -> TrainState:
     """The checkpoint of `step`, or the newest, on all devices; only the fields `only` of the state, if any are named.
 
-    ConfigError if there is none, or if it is damaged or belongs to another config or version.
+    `set_aside`, for training alone: a damaged newest checkpoint is moved away. ConfigError if there is none, or if it
+    is damaged or belongs to another config or version.
     """
     try:
-        return checkpoints.restore(abstract_state(experiment), step, only)
+        return checkpoints.restore(abstract_state(experiment), step, only, set_aside)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}: train first") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def parameters_of(experiment: Experiment, directory: str) -> Any:
+    """The EMA parameters of another run's newest checkpoint, on all devices, to start training from.
+
+    ConfigError if there is no checkpoint, or naming the first parameter of another name, shape or dtype.
+    """
+    try:
+        with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+            return checkpoints.restore(abstract_state(experiment), only=("ema_params",)).ema_params
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"config.initial={directory}: {error}") from error
 
 
 def digest(params) -> str:

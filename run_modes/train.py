@@ -6,29 +6,42 @@ from pathlib import Path
 from typing import cast
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, to_json
 from data_lib import Batches, Dataset, prefetch
+from data_lib.identity import identity
 from io_lib import workdir
-from io_lib.checkpoint import Checkpoints
+from io_lib.checkpoint import Checkpoints, DamagedError
 from io_lib.metrics import MetricsLog, NoLog
 from io_lib.processes import is_main_process, raise_on_all
 from io_lib.signals import StopRequest
-from run_modes.card import card_of, data_of
-from run_modes.data import load_data
+from run_modes import changes
+from run_modes.card import card_of, data_of, generator
+from run_modes.data import load_data, with_absolute_paths
 from run_modes.experiment import Experiment, make_experiment
 from run_modes.labels import for_network
-from run_modes.state import init_state_on_devices, restore_state
+from run_modes.state import digest, init_state_on_devices, parameters_of, restore_state
 from run_modes.training_loop import TrainingRun, check_shapes
+from sde_lib import TrainState
 
 
 def train(
-    config: ConfigDict, directory: str | Path, dataset: Dataset | None = None, devices: list | None = None
+    config: ConfigDict,
+    directory: str | Path,
+    dataset: Dataset | None = None,
+    devices: list | None = None,
+    allow_changes: bool = False,
 ) -> bool:
     """Trains to config.training.num_steps, resuming from the newest checkpoint; True if training is complete.
 
-    `dataset` replaces config.data, for arrays that are already in memory. SIGTERM or Ctrl-C writes a checkpoint and
+    `dataset` replaces config.data, for arrays that are already in memory. config.initial, another work directory,
+    replaces the parameters that the seed would draw. A resumed run may differ in logging, checkpoints and the number of
+    steps. With `allow_changes` (--continue) it may also differ in optimizer, batch size and others, from the current
+    step on (`run_modes.changes`).
+
+    SIGTERM or Ctrl-C writes a checkpoint and
     returns False. FloatingPointError for a loss that is not finite; the last good checkpoint stays. WriteError if a
     checkpoint cannot be written. ConfigError, before anything is compiled, for any error in config, data, devices or
     directory, and if another process trains in the directory.
@@ -41,25 +54,35 @@ def train(
     with contextlib.ExitStack() as stack:
         given = dataset is not None
         with raise_on_all():
+            config = with_absolute_paths(config)
             experiment, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
             if is_main_process():
-                stack.enter_context(workdir.lock(workdir.claim(directory, to_json(config)), "training"))
-        with raise_on_all():  # also in the first process: two runs may have found the directory empty
-            directory = workdir.require_claimed(directory, to_json(config))
+                stack.enter_context(workdir.lock(workdir.claim(directory, to_json(config), compare=False), "training"))
+        with raise_on_all():
+            directory, data, newest = Path(directory), identity(dataset), checkpoints.latest_step() or 0
+            config, changed = changes.accepted(directory, config, data, newest, allow_changes)
+            experiment = experiment._replace(config=config)
         stop = stack.enter_context(StopRequest())
         stack.enter_context(checkpoints)
         log = stack.enter_context(MetricsLog(directory) if is_main_process() else NoLog())
-        start, total = checkpoints.latest_step() or 0, config.training.num_steps
+        start, total = newest, config.training.num_steps
         if start >= total:
             log.rewind(start)
             say(f"{directory} is trained: {start} steps")
             return True
-        state = restore_state(experiment, checkpoints) if start else init_state_on_devices(experiment)
-        start = int(state.step)  # that of an earlier checkpoint, if the newest was damaged
+        with raise_on_all():
+            state, about = first_state(experiment, checkpoints, start)
+            start = int(state.step)  # that of an earlier checkpoint, if the newest was damaged
+            if is_main_process():
+                changes.record(directory, config, data, start, changed, **about)
+        with raise_on_all():  # all processes must use the same directory
+            workdir.require_claimed(directory, to_json(config))
         log.rewind(start)
         if start:
             say(f"{directory}: training resumes at step {start}")
-        card = card_of(config, data_of(config, dataset, given))
+        for remark in changes.remarks(config, changed, start):
+            say(remark)
+        card = card_of(config, data_of(config, dataset, given), changes.history(directory))
         run = TrainingRun(experiment, dataset, directory, log, checkpoints, card)
         feed = prefetch(
             batches, start, total, lambda batch: experiment.devices.put(for_network(config, batch)), ahead=2
@@ -76,7 +99,7 @@ def prepared(
 ) -> tuple[Experiment, Dataset, Batches, Checkpoints]:
     """Everything that training requires. ConfigError for any error that can be found before it starts."""
     experiment, training = make_experiment(config, devices, processes=True), config.training
-    dataset = load_data(config, experiment.devices, dataset)
+    dataset = load_data(config, experiment.devices, dataset, training=True)
     check_shapes(experiment)
     try:
         place = jax.process_index(), jax.process_count()
@@ -84,7 +107,36 @@ def prepared(
         checkpoints = Checkpoints(Path(directory) / "checkpoints", training.keep_newest, training.keep_every or None)
     except ValueError as error:
         raise ConfigError(f"config.training: {error}") from error
+    if config.get("initial", "") and not checkpoints.steps():
+        parameters_of(experiment, config.initial)  # for its errors
     return experiment, dataset, batches, checkpoints
+
+
+def first_state(experiment: Experiment, checkpoints: Checkpoints, start: int) -> tuple[TrainState, dict]:
+    """The state to train from, and what to record about it: where its parameters come from, if not from the seed."""
+    if start:
+        require_generator(checkpoints, start)
+        return restore_state(experiment, checkpoints, set_aside=True), {}
+    state, initial = init_state_on_devices(experiment), experiment.config.get("initial", "")
+    if not initial:
+        return state, {}
+    params = parameters_of(experiment, initial)
+    state = state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
+    say(f"parameters start as the EMA parameters of {initial}; optimizer, step and learning rate start anew")
+    return state, {"initial": {"directory": initial, "parameters": digest(state.ema_params)}}
+
+
+def require_generator(checkpoints: Checkpoints, step: int) -> None:
+    """ConfigError if the run draws its noise by another random generator than this process."""
+    try:
+        was = checkpoints.card(step).get("generator", generator())
+    except DamagedError:
+        return  # restoring sets it aside
+    if was != generator():
+        raise ConfigError(
+            f"this run draws its noise by the random generator {was}, this process by {generator()}: set "
+            f"JAX_DEFAULT_PRNG_IMPL={was} to resume it"
+        )
 
 
 def say(text: str) -> None:

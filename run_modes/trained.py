@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError, diff, to_json
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
+from run_modes.card import DEFAULT_GENERATOR, generator
 from run_modes.experiment import Experiment, make_experiment
 from run_modes.state import digest, restore_state
 from sde_lib import ScoreModel
@@ -72,6 +73,7 @@ def made_with(trained: Trained, seed: int, used: dict) -> dict:
         "step": trained.step,
         "seed": seed,
         "parameters": digest(trained.model.params),
+        **({} if generator() == DEFAULT_GENERATOR else {"generator": generator()}),
     }
 
 

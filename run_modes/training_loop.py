@@ -100,6 +100,8 @@ class TrainingRun:
                     state, metrics = self.many_steps(state, jax.tree.map(lambda *rows: jnp.stack(rows), *batches))
                 step += count
                 self.window.append(metrics)
+                if jax.process_count() == 1:
+                    self.checkpoints.raise_if_unreadable()
                 progress.update(step, partial(note, metrics, feed))
                 self.do_what_is_due(step, state)
             if step > (self.checkpoints.latest_step() or 0):

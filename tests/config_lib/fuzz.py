@@ -59,7 +59,7 @@ def outcome(config: ConfigDict, flag: str) -> str | None:
         changed = apply_overrides(config, [flag])
         assert to_json(from_json(to_json(changed))) == to_json(changed)
         experiment = make_experiment(changed, jax.devices()[:1])
-        load_data(changed, experiment.devices)
+        load_data(changed, experiment.devices, training=True)
         check_shapes(experiment)
     except (flags.Error, ConfigError) as error:
         return str(error)

@@ -406,7 +406,7 @@ def test_older_ones_stay_until_the_new_one_was_read(tmp_path, monkeypatch):
         monkeypatch.setattr(manager, "wait_until_finished", lose)
         checkpoints.save(2, make_state(2))
         with pytest.raises(
-            checkpoint.WriteError, match="step 2 was written to .* cannot be read again: .* can be is of step 1"
+            checkpoint.WriteError, match=r"step 2 was written to .* cannot be read again: .* can be is of step 1"
         ):
             checkpoints.save(3, make_state(3))
         monkeypatch.undo()

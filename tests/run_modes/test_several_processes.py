@@ -156,7 +156,7 @@ def test_what_one_refuses_all_refuse(tmp_path):
     with workdir.lock(tmp_path, "training"):
         workdir.write_atomic(tmp_path / "config.json", "{}")
         first, second = outputs(start_two(tmp_path), status=2)
-    assert "belongs to a run with another config" in first
+    assert "is training in it already" in first
     assert "refused in another of the processes, whose output says why" in second
 
 

@@ -1,0 +1,339 @@
+"""A run changed on purpose: what may change, from which step on, and what is recorded."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import run_lib
+from config_lib.spec import ConfigError, from_json
+from configs.own_data import with_data
+from configs.points import get_config
+from data_lib import Dataset, from_arrays
+from data_lib.identity import differences, digest, identity
+from io_lib import workdir
+from io_lib.checkpoint import Checkpoints
+from run_modes import changes
+from run_modes.data import with_absolute_paths
+from tests.test_run_lib import final_state
+
+pytestmark = pytest.mark.usefixtures("usual_promotion")
+
+ROOT = Path(__file__).parents[2]
+X = np.random.default_rng(0).normal((3, -1), (5, 0.2), (400, 2))
+DEVICES = jax.devices()[:1]
+
+
+def small(num_steps=4, **training):
+    config = get_config()
+    config.network.features = 16
+    config.training.update(
+        num_steps=num_steps, batch_size=16, checkpoint_every=2, log_every=2, eval_every=0, keep_newest=9, **training
+    )
+    return config
+
+
+def train(config, directory, data=X, **options):
+    return run_lib.train(config, directory, from_arrays(data), DEVICES, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Four steps, with a constant learning rate after the warm-up."""
+    directory = tmp_path_factory.mktemp("changes") / "run"
+    with jax.numpy_dtype_promotion("standard"):
+        assert train(constant(), directory)
+    return directory
+
+
+def constant(**training):
+    config = small(**training)
+    config.optimizer.decay_steps = None
+    config.optimizer.warmup_steps = 0
+    return config
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_what_changes_no_parameter_may_change(run, tmp_path):
+    """Eight steps in two halves, with other logs and checkpoints in the second, are eight steps at once."""
+    config = constant(num_steps=8)
+    config.training.update(log_every=3, checkpoint_every=5, keep_newest=2, steps_per_call=2, sample_every=0)
+    config.sampling.ode.num_steps = 7
+    config.eval.batch_size = 16
+    assert train(config, run)
+    assert train(constant(num_steps=8), tmp_path / "whole")
+    expected = final_state(tmp_path / "whole", constant(num_steps=8))
+    for name, value in final_state(run, config).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert workdir.load_config(run).training.log_every == 3
+    (line,) = changes.history(run)
+    assert line["step"] == 4 and "config.training.num_steps: 4 -> 8" in line["changes"]
+
+
+def test_a_resume_without_a_change_records_nothing(run):
+    before = (run / "config.json").read_bytes()
+    assert train(constant(), run) and (run / "config.json").read_bytes() == before
+    assert changes.history(run) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("optimizer", "learning_rate", 1e-3),
+        ("training", "batch_size", 32),
+        pytest.param("training", "ema", 0.9, marks=pytest.mark.slow),
+        pytest.param("optimizer", "weight_decay", 0.1, marks=pytest.mark.slow),
+    ],
+)
+def test_what_changes_the_mathematics_must_be_confirmed(run, section, key, value):
+    """Refused with the way to insist; with it, recorded at its step in the directory and in the card."""
+    config = constant(num_steps=6)
+    was = config[section][key]
+    config[section][key] = value
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=rf"config\.{section}\.{key}: {was} -> {value}.*--continue .* from step 4 on"):
+        train(config, run)
+    assert (run / "config.json").read_bytes() == before
+    assert train(config, run, allow_changes=True)
+    line = f"config.{section}.{key}: {was} -> {value}"
+    assert [entry["step"] for entry in changes.history(run)] == [4] and line in changes.history(run)[0]["changes"]
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        assert "history" not in checkpoints.card(4) and line in checkpoints.card(6)["history"][0]["changes"]
+    assert train(config, run)  # from now on it is the run's config
+
+
+def test_a_changed_learning_rate_applies_from_its_step_on(run, tmp_path):
+    """With learning rate λ for four steps and λ' after: the steps of Adam (Kingma & Ba, algorithm 1) by hand."""
+    config = constant(num_steps=5)
+    config.optimizer.update(learning_rate=5e-3)
+    assert train(config, run, allow_changes=True)
+    old = final_state(run, config)
+    # the same gradients, from the same moments, at the first rate: the update is proportional to the rate
+    plain = Path(shutil.copytree(run, tmp_path / "plain"))
+    for step in (5,):
+        shutil.rmtree(plain / "checkpoints" / str(step))
+    (plain / "config_history.jsonl").unlink()
+    (plain / "config.json").write_bytes((tmp_path / "run" / "config.json").read_bytes())
+    slow = config.copy_and_resolve_references()
+    slow.optimizer.learning_rate = constant().optimizer.learning_rate
+    assert train(slow, plain, allow_changes=True)
+    new = final_state(plain, slow)
+    start = starting_parameters(run, config)
+    for name in start:
+        moved, expected = old[name] - start[name], (new[name] - start[name]) * 5e-3 / 2e-3
+        np.testing.assert_allclose(moved, expected, atol=4e-7)
+
+
+def starting_parameters(directory, config):
+    """The parameters of step 4."""
+    from run_modes.experiment import make_experiment
+    from run_modes.state import restore_state
+
+    experiment = make_experiment(config, DEVICES)
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        state = restore_state(experiment, checkpoints, 4, only=("params",))
+    leaves = jax.tree.leaves_with_path(state.params)
+    return {".params" + jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def test_another_run_is_refused(run):
+    config = constant()
+    config.sde.beta_max = 15.0
+    with pytest.raises(
+        ConfigError, match=r"beta_max: 20\.0 -> 15\.0\. Choose another --workdir; --config\.initial=.*run"
+    ):
+        train(config, run, allow_changes=True)
+
+
+def test_more_steps_with_a_decay(tmp_path, capsys):
+    """The decay ends at the new last step, and the run says so. The step is then optax's at that step."""
+    assert train(small(), tmp_path / "run")
+    assert train(small(num_steps=8), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "config.optimizer.decay_steps: 4 -> 8" in said and "along a half cosine to 0 at step 8" in said
+    config = small(num_steps=10)
+    config.optimizer.decay_steps = 8
+    assert train(config, tmp_path / "run")
+    assert "the learning rate is 0 from step 8 on, and training ends at step 10" in capsys.readouterr().out
+
+
+def test_fewer_steps_with_a_decay_must_be_confirmed(tmp_path):
+    assert train(small(num_steps=6), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    with pytest.raises(ConfigError, match=r"decay_steps: 6 -> 5.*--continue"):
+        train(small(num_steps=5), tmp_path / "run")
+
+
+def test_initial_parameters_are_another_runs(run, tmp_path):
+    config = constant(num_steps=1)
+    config.sde.beta_max = 15.0
+    config.optimizer.learning_rate = 1e-30  # leaves float32 parameters as they are
+    config.initial = str(run)
+    assert train(config, tmp_path / "new")
+    found, source = final_state(tmp_path / "new", config), final_state(run, constant())
+    for name, value in source.items():
+        if name.startswith(".ema_params"):
+            np.testing.assert_array_equal(found[name.replace("ema_params", "params")], value)
+            np.testing.assert_allclose(found[name], value, rtol=1e-6)  # one step of the average rounds
+    (line,) = changes.history(tmp_path / "new")
+    assert line["step"] == 0 and line["initial"]["directory"] == str(run)
+    config.initial = ""  # it no longer matters
+    assert train(config, tmp_path / "new")
+    assert workdir.load_config(tmp_path / "new").initial == str(run)
+
+
+def test_initial_parameters_that_do_not_fit(run, tmp_path):
+    config = constant()
+    config.network.features = 8
+    config.initial = str(run)
+    with pytest.raises(
+        ConfigError, match=r"config\.initial=.*leaf ema_params\.Dense_0\.bias is float32\(16,\), expected"
+    ):
+        train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    config.initial = str(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"config\.initial=.*no checkpoint in"):
+        train(config, tmp_path / "new")
+
+
+# Data
+
+
+def test_other_data_are_refused_and_warned_of(run, caplog):
+    """One value of one example differs; and fewer examples of the same values."""
+    other = X.copy()
+    other[7, 1] += 1e-3
+    for data, what in ((other, "other examples"), (X[:300], "270 now")):
+        with pytest.raises(ConfigError, match=f"was trained on other data: train.*{what}.*--continue"):
+            train(constant(num_steps=6), run, data)
+        with caplog.at_level(logging.WARNING):
+            run_lib.evaluate(run, 2, dataset=from_arrays(data), devices=DEVICES)
+        assert sum("was trained on other data than these: train" in r.getMessage() for r in caplog.records) == 1
+        caplog.clear()
+    run_lib.evaluate(run, 2, dataset=from_arrays(X), devices=DEVICES)
+    assert not [r for r in caplog.records if "other data" in r.getMessage()]
+    assert train(constant(num_steps=6), run, other, allow_changes=True)
+    assert changes.saved_data(run) == identity(from_arrays(other))
+    assert any("data: train" in line for line in changes.history(run)[0]["changes"])
+
+
+def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
+    for name, shift in (("one", 0.0), ("two", 1.0)):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "pts.npz", x=X + shift)
+    monkeypatch.chdir(tmp_path / "one")
+    config = with_data(small(), "pts.npz")
+    assert run_lib.train(config, "run", devices=DEVICES)
+    assert workdir.load_config("run").data.path == str(tmp_path / "one" / "pts.npz")
+    monkeypatch.chdir(tmp_path / "two")
+    saved = workdir.load_config("../one/run")
+    saved.training.num_steps = 6
+    assert run_lib.train(saved, "../one/run", devices=DEVICES)
+    # the same data in another place
+    (tmp_path / "one" / "pts.npz").rename(tmp_path / "two" / "moved.npz")
+    saved = workdir.load_config("../one/run")
+    saved.data.path, saved.training.num_steps = "moved.npz", 8
+    assert run_lib.train(saved, "../one/run", devices=DEVICES)
+    assert workdir.load_config("../one/run").data.path == str(tmp_path / "two" / "moved.npz")
+
+
+def test_paths_that_are_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,label\n")
+    config = get_config()
+    config.initial, config.eval.reference = "a", "~/b.npz"
+    config.data.path = "points.npz"
+    found = with_absolute_paths(config)
+    assert (found.initial, found.data.path) == (str(tmp_path / "a"), str(tmp_path / "points.npz"))
+    assert found.eval.reference == os.path.expanduser("~/b.npz") and config.data.path == "points.npz"
+    config.data.path = "gs://bucket/points.npz"
+    assert with_absolute_paths(config).data.path == "gs://bucket/points.npz"
+
+
+class Changing:
+    """Examples that differ each time they are read."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return {"x": self.rng.normal(size=2)}
+
+
+class Listed(Changing):
+    def __getitem__(self, index):
+        return {"x": X[index]}
+
+
+def test_identity_is_content_not_path():
+    data = from_arrays(X)
+    assert differences(identity(data), identity(from_arrays(X.copy()))) == []
+    assert digest(data.train) != digest(from_arrays(X.astype(np.float32)).train)
+    labelled = from_arrays(X, np.arange(400) % 2)
+    assert digest(labelled.train) != digest(data.train)
+    assert digest(Listed()) == digest(Listed()) != ""
+    changing = Dataset(Changing(), Changing())
+    assert digest(changing.train) == "" and differences(identity(changing), identity(changing)) == []
+
+
+# The random generator
+
+
+SAMPLE = """
+import sys, jax, run_lib
+from io_lib.workdir import load_config
+print(run_lib.load(sys.argv[1]).sample(jax.random.key(0), 2).shape)
+config = load_config(sys.argv[1])
+config.training.num_steps = 6
+try:
+    run_lib.train(config, sys.argv[1], devices=jax.devices()[:1])
+except run_lib.ConfigError as error:
+    print(error)
+"""
+
+
+def test_another_random_generator(tmp_path):
+    """Sampling reads no key. A resumed training would draw other noise: refused, with the generator's name."""
+    np.savez(tmp_path / "pts.npz", x=X)
+    with_data(config := constant(), str(tmp_path / "pts.npz"))
+    assert run_lib.train(config, tmp_path / "run", devices=DEVICES)
+    environment = {**os.environ, "JAX_DEFAULT_PRNG_IMPL": "rbg", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", SAMPLE, str(tmp_path / "run")], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.splitlines()[0] == "(2, 2)", done.stderr
+    assert "set JAX_DEFAULT_PRNG_IMPL=threefry2x32 to resume it" in done.stdout
+
+
+def test_statistics_need_no_split_of_batches(tmp_path):
+    """Three devices, and batches of 64: only training must split them."""
+    config = small()
+    config.training.batch_size = config.eval.batch_size = 64
+    from run_modes.data import load_data
+    from run_modes.devices import make_devices
+
+    load_data(config, make_devices(jax.devices()[:3]), from_arrays(X))
+    with pytest.raises(ConfigError, match="batch_size=64 cannot be split over 3 devices"):
+        load_data(config, make_devices(jax.devices()[:3]), from_arrays(X), training=True)
+
+
+def test_history_is_json_lines(run):
+    config = constant(num_steps=6)
+    assert train(config, run)
+    lines = (run / changes.HISTORY).read_text().splitlines()
+    assert [set(json.loads(line)) for line in lines] == [{"step", "time", "changes"}]
+    assert from_json((run / "config.json").read_text()).training.num_steps == 6
