@@ -46,10 +46,8 @@ def test_everything_is_told(made):
         assert f"\n  {field}: {count:,} numbers in {len(leaves)} leaves, {size:,} bytes\n" in text
     assert "\n    params.Dense_0.kernel float32(16, 16) 1,024 bytes\n" in text
     assert f'"ema_params": "{digest(state.ema_params)}"' in text and "\n  license: CC BY 4.0\n" in text
-    assert re.search(
-        r'\n  data: \{"source": \{.*"data_lib:moons".*"train": 270, "test": 30, "sha256": \{"train": ".{16}", "test": ".{16}"\}\}\n',
-        text,
-    )
+    source = r'\n  data: \{"source": \{.*"data_lib:moons".*"train": 270, "test": 30, '
+    assert re.search(source + r'"sha256": \{"train": ".{16}", "test": ".{16}"\}\}\n', text)
     assert "\n  ema: rate 0.995; " in text and "sde_lib:EDMPreconditioning" in text and "\n  step: 7\n" in text
     assert "\nintact: every leaf is as it was written (CRC-32)\n" in text and "\n  config.sde.beta_max: 20.0\n" in text
     assert "absent" not in text and inspect(directory, 3).startswith(f"{directory}: step 3 of 200; ")
