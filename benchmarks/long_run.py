@@ -56,8 +56,8 @@ def measure(directory: Path, steps: int, calls: int) -> Iterable[Held]:
     config.training.checkpoint_every = max(1, steps // 10)
     due = training_loop.TrainingRun.do_what_is_due
 
-    def watched(run, step, state):
-        due(run, step, state)
+    def watched(run, step, state, progress):
+        due(run, step, state, progress)
         numbers.append((resident("VmRSS"), len(traces)))
 
     with mock.patch.object(training_loop.TrainingRun, "do_what_is_due", watched):

@@ -11,12 +11,13 @@ FILE may also be the name of a shipped experiment, from any folder. An error in 
 one line on stderr and exit code 2. Nothing heavy is imported before the flags are checked.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -112,18 +113,30 @@ def load_config(path: str) -> ConfigDict:
     """The config of FILE[:ARGUMENT]: get_config([ARGUMENT]) of a Python file, or of a shipped experiment by its name.
 
     `digits` is the shipped experiment, from any folder. `digits.py` and `configs/digits.py` are paths from the current
-    folder. ConfigError naming the file, and the line where the file itself fails.
+    folder. The file may import modules next to it. ConfigError naming the file, and the line where it fails itself.
     """
     file, *argument = path.split(":", 1)
     if not Path(file).is_file() and not _is_shipped(file):
         raise ConfigError(f"--config={path}: there is no file {file}{_instead(file)}")
     try:
-        config = _load_module(file).get_config(*argument)
+        with _importable(Path(file).parent):
+            config = _load_module(file).get_config(*argument)
     except Exception as error:
         raise ConfigError(f"--config={path}: {_place(error, file)}{type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"--config={path}: get_config() must return a ConfigDict, got {type(config).__name__}")
     return config
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Modules in the folder can be imported, unless others have the same name."""
+    place = str(folder.resolve())
+    sys.path.append(place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
 
 
 def shipped(name: str) -> ModuleType:

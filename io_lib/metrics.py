@@ -94,7 +94,10 @@ def read_metrics(workdir: str | Path) -> list[dict]:
 
 
 class Progress:
-    """Number done, rate and time left: a bar on a terminal; elsewhere a line about every ten seconds."""
+    """Number done, rate and time left: a bar on a terminal; elsewhere a line about every ten seconds.
+
+    The rate is that of finished steps, and begins after the first one, which includes the compilation.
+    """
 
     def __init__(
         self,
@@ -112,25 +115,44 @@ class Progress:
         if self._stream.isatty() and not silent:
             self._bar = tqdm(total=total, initial=start, unit=f" {unit}s", file=self._stream, dynamic_ncols=True)
         self._every = 10.0 if self._bar is None else 0.2
-        self._shown, self._shown_at = start, clock()
+        self._first, self._shown, self._shown_at = start, start, clock()
 
     def update(self, done: int, note: Callable[[], str]) -> None:
         """Call it after every step, with the number done so far.
 
-        `note` is called only when its text is shown: reading a loss waits for the device.
+        `note` waits for the device, since it reads a loss. So it is called only for the first step and when its text is
+        shown, and the clock is read after it: steps that are queued are not finished.
         """
-        now = self._clock()
-        if self._silent or done <= self._shown or (now - self._shown_at < self._every and done < self._total):
+        if self._silent or done <= self._shown:
             return
-        rate = (done - self._shown) / max(now - self._shown_at, 1e-9)
-        if self._bar is None:
-            left = tqdm.format_interval((self._total - done) / rate)
-            line = f"{self._unit} {done}/{self._total}  {note()}  {rate:.4g} {self._unit}s/s  {left} left"
-            print(line, file=self._stream, flush=True)
-        else:
-            self._bar.set_postfix_str(note(), refresh=False)
+        first = self._shown == self._first
+        if not first and done < self._total and self._clock() - self._shown_at < self._every:
+            return
+        text = note()
+        now = self._clock()
+        if not first or done == self._total:
+            self._show(done, text, (done - self._shown) / max(now - self._shown_at, 1e-9))
+        elif self._bar is not None:
             self._bar.update(done - self._shown)
         self._shown, self._shown_at = done, now
+
+    def doing(self, what: str) -> None:
+        """Shows what is done while the number does not change."""
+        if self._silent:
+            return
+        if self._bar is not None:
+            self._bar.set_postfix_str(what)
+        else:
+            print(f"{self._unit} {self._shown}/{self._total}: {what}", file=self._stream, flush=True)
+
+    def _show(self, done: int, text: str, rate: float) -> None:
+        if self._bar is None:
+            left = tqdm.format_interval((self._total - done) / rate)
+            line = f"{self._unit} {done}/{self._total}  {text}  {rate:.4g} {self._unit}s/s  {left} left"
+            print(line, file=self._stream, flush=True)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._shown)
 
     def __enter__(self) -> "Progress":
         return self

@@ -8,8 +8,9 @@ config; sampling, evaluation and inspection read the config from it; the other m
 imports its mode when it is called, since JAX takes seconds to import and --help should not.
 """
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from config_lib.command_line import ConfigError, define_config_flag, run
 from io_lib.workdir import CONFIG, load_config
 
 F = flags.FLAGS
+_OF_SAMPLER = re.compile(r"^--?config\.sampling\.(\w+)\.")
 flags.disclaim_key_flags()  # so that --help lists the flags as the program's
 
 
@@ -57,18 +59,32 @@ def train(config: ConfigDict) -> None:
     train(config=config, directory=F.workdir, allow_changes=bool(F["continue"].value))
 
 
-@mode("sample", "draws samples from a run", flags=("num_samples", "seed", "animate"))
+@mode("sample", "draws samples from a run", flags=("num_samples", "seed", "animate", "step", "num_steps"))
 def sample(config: ConfigDict) -> None:
     from run_modes.sample import sample
 
-    sample(directory=F.workdir, num_samples=F.num_samples, seed=F.seed, config=config, animate=F.animate)
+    sample(
+        directory=F.workdir,
+        num_samples=F.num_samples,
+        seed=F.seed,
+        config=with_num_steps(config, F.num_steps),
+        animate=F.animate,
+        step=F.step,
+    )
 
 
-@mode("eval", "evaluates a run", flags=("num_samples", "seed", "eval_folder"))
+@mode("eval", "evaluates a run", flags=("num_samples", "seed", "eval_folder", "step", "num_steps"))
 def evaluate(config: ConfigDict) -> None:
     from run_modes.evaluate import evaluate
 
-    evaluate(directory=F.workdir, num_samples=F.num_samples, seed=F.seed, config=config, folder=F.eval_folder)
+    evaluate(
+        directory=F.workdir,
+        num_samples=F.num_samples,
+        seed=F.seed,
+        config=with_num_steps(config, F.num_steps),
+        folder=F.eval_folder,
+        step=F.step,
+    )
 
 
 @mode(
@@ -131,11 +147,11 @@ def import_published(config: ConfigDict) -> None:
     import_checkpoint(config=config, checkpoint=F.checkpoint, directory=F.workdir)
 
 
-@mode("inspect", "describes a run's newest checkpoint")
+@mode("inspect", "describes a run and one of its checkpoints", flags=("step",))
 def inspect(config: ConfigDict) -> None:
     from run_modes.inspect_run import inspect
 
-    inspect(directory=F.workdir)
+    inspect(directory=F.workdir, step=F.step)
 
 
 @mode("plan", "prints the memory that training requires", flags=("memory",), needs_workdir=False)
@@ -160,6 +176,8 @@ def define_flags() -> None:
     )
     flags.DEFINE_boolean("continue", False, "Training resumes with a changed optimizer, batch size, loss or data.")
     flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
+    flags.DEFINE_integer("step", None, "The checkpoint to use, if not the newest.", lower_bound=0)
+    flags.DEFINE_integer("num_steps", None, "Steps of the sampler in use, config.sampling.use.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the samples; training uses --config.seed.", lower_bound=0)
     flags.DEFINE_boolean("animate", False, "Sampling also draws the path from noise to data: samples/animation.gif.")
 
@@ -189,10 +207,32 @@ def check_flags() -> None:
             raise ConfigError(f"--{flag} is for --mode={readers}; --mode={F.mode} does not read it")
 
 
+def with_num_steps(config: ConfigDict, num_steps: int | None) -> ConfigDict:
+    """The config with this number of steps in the sampler in use. ConfigError if that chooses its steps itself."""
+    use = config.sampling.use
+    if num_steps is not None:
+        if "num_steps" not in config.sampling[use]:
+            raise ConfigError(f"--num_steps={num_steps}: config.sampling.{use} chooses its number of steps itself")
+        config.sampling[use].num_steps = num_steps
+    return config
+
+
+def check_samplers(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """ConfigError for a flag that changes a sampler that is not in use: it would change nothing."""
+    for name in (match[1] for match in map(_OF_SAMPLER.match, arguments) if match):
+        if name in config.sampling and name != config.sampling.use:
+            raise ConfigError(
+                f"config.sampling.{name} is not in use: config.sampling.use is {config.sampling.use!r}. Set it to "
+                f"{name!r}, or change config.sampling.{config.sampling.use}; --num_steps is for the sampler in use"
+            )
+
+
 def dispatch(config: ConfigDict | None) -> None:
     """Runs the mode of the flags."""
     check_flags()
     assert config is not None  # `saved_config` returns one or raises
+    if F.mode in ("sample", "eval"):
+        check_samplers(config, sys.argv[1:])
     logging.set_verbosity(logging.WARNING)  # absl's default is INFO, where JAX reports each missing backend
     if F.processes is not None:
         from io_lib.processes import join

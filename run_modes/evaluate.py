@@ -35,17 +35,18 @@ def evaluate(
     dataset: Dataset | None = None,
     devices: list | None = None,
     folder: str = "eval",
+    step: int | None = None,
 ) -> dict | None:
     """A report: loss on test data, bits per dimension (config.eval.bpd), and config.eval.metrics and report of samples.
 
-    Evaluates the newest checkpoint, or each from config.eval.first_step to last_step; returns the last report. `folder`
-    gets report_STEP.json and .md, the last of them also as report.json and .md, and the pictures samples.png,
-    neighbors.png, loss.png and loss_of_t.png. Samples are drawn, cached and resumed as by `sample`; None if a signal
-    stopped that.
+    Evaluates the checkpoint of `step`, or the newest, or each from config.eval.first_step to last_step; returns the
+    last report. `folder` gets report_STEP.json and .md, the last of them also as report.json and .md, and the pictures
+    samples.png, neighbors.png, loss.png and loss_of_t.png. Samples are drawn, cached and resumed as by `sample`; None
+    if a signal stopped that.
     """
     report, data = None, None
-    for step in steps_to_evaluate(directory, config):
-        trained = open_trained(directory, config, devices, step)
+    for one in [step] if step is not None else steps_to_evaluate(directory, config):
+        trained = open_trained(directory, config, devices, one)
         if data is None:
             data = load_data(trained.config, trained.experiment.devices, dataset)
             warn_of_other_data(directory, data)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError, diff
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints, DamagedError
+from run_modes.changes import history
 
 Leaves = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -37,9 +38,19 @@ def inspect(directory: str | Path, step: int | None = None) -> str:
                  f"checkpoints of steps {', '.join(map(str, steps))}"]  # fmt: skip
         parts += described(checkpoints, step)
     values = [line.replace("(absent) -> ", "") for line in diff(ConfigDict(), config) if not line.endswith("(absent)")]
-    text = "\n".join([*parts, "config", *(f"  {value}" for value in values)])
+    text = "\n".join([*parts, *story(directory), "config", *(f"  {value}" for value in values)])
     print(text)
     return text
+
+
+def story(directory: str | Path) -> list[str]:
+    """What changed at which step, and where the parameters came from; nothing for a run that was never changed."""
+    lines = []
+    for entry in history(directory):
+        start = entry.get("initial")
+        lines += [f"  step {entry['step']}: parameters start as those of {start['directory']}"] if start else []
+        lines += [f"  step {entry['step']}: {change}" for change in entry["changes"]]
+    return ["changes", *lines] if lines else []
 
 
 def described(checkpoints: Checkpoints, step: int) -> list[str]:

@@ -24,8 +24,11 @@ def sample(
     config: ConfigDict | None = None,
     animate: bool = False,
     devices: list | None = None,
+    step: int | None = None,
 ) -> np.ndarray | None:
     """Draws samples into samples/samples.npz (key `samples`) and, for images, a grid into samples/samples.png.
+
+    They are those of the checkpoint of `step`, or of the newest.
 
     Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data; the result is a read-only
     memory map of the file. Sample i is a function of (seed, i): neither config.sampling.batch_size nor the devices
@@ -37,7 +40,7 @@ def sample(
     After SIGTERM or Ctrl-C it ends after the current batch and returns None. FloatingPointError for a sample that is
     not finite. ConfigError as `load`, and for an animation that cannot be drawn.
     """
-    trained = open_trained(directory, config, devices)
+    trained = open_trained(directory, config, devices, step)
     if animate:
         require_animation(trained)
     drawn = samples_of(trained, num_samples, seed)

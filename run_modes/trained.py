@@ -57,13 +57,13 @@ def open_trained(
     return Trained(directory, experiment, model, state.ema_params, int(state.step))
 
 
-def load(directory: str | Path, config: ConfigDict | None = None) -> ScoreModel:
-    """The model of a work directory, with the EMA parameters of its newest checkpoint.
+def load(directory: str | Path, config: ConfigDict | None = None, step: int | None = None) -> ScoreModel:
+    """The model of a work directory, with the EMA parameters of the checkpoint of `step`, or of the newest.
 
     `config` replaces the directory's own; it may differ only in sampling, eval and data. ConfigError if it differs
-    elsewhere, if there is no checkpoint, or if it is not a work directory.
+    elsewhere, if there is no such checkpoint, or if it is not a work directory.
     """
-    return open_trained(directory, config).model
+    return open_trained(directory, config, step=step).model
 
 
 def made_with(trained: Trained, seed: int, used: dict) -> dict:

@@ -103,9 +103,11 @@ class TrainingRun:
                 if jax.process_count() == 1:
                     self.checkpoints.raise_if_unreadable()
                 progress.update(step, partial(note, metrics, feed))
-                self.do_what_is_due(step, state)
+                self.do_what_is_due(step, state, progress)
             if step > (self.checkpoints.latest_step() or 0):
                 self.save(step, state)
+            progress.doing("waiting until the last checkpoint is written and read back")
+            self.checkpoints.wait()
         return step
 
     def steps_to_take(self, step: int) -> int:
@@ -126,7 +128,7 @@ class TrainingRun:
         """Whether the devices are still computing the last step."""
         return bool(self.window) and not self.window[-1]["loss"].is_ready()
 
-    def do_what_is_due(self, step: int, state) -> None:
+    def do_what_is_due(self, step: int, state, progress: Progress) -> None:
         """Logs, evaluates, draws and saves. A checkpoint comes last, so a kill after it loses no line of the log."""
         last = step == self.training.num_steps
         due = lambda every: bool(every) and (step % every == 0 or last)  # noqa: E731
@@ -134,8 +136,12 @@ class TrainingRun:
         if due(self.training.log_every) or save:
             self.log_window(step)
         if due(self.training.eval_every):
+            if last:
+                progress.doing("computing the test loss")
             self.log.write(step, eval_loss=self.eval_loss(state.ema_params, step))
         if due(self.training.sample_every):
+            if last:
+                progress.doing("drawing samples")
             self.snapshot(step, state.ema_params)
         if save:
             self.save(step, state)

@@ -97,9 +97,31 @@ def test_progress_off_a_terminal_is_a_line_every_ten_seconds():
             now[0] += 0.05
             progress.update(step, Note())
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 5 and Note.reads == 5
-    assert lines[0] == "step 300/1000  loss 0.2500  20 steps/s  00:35 left"
+    assert len(lines) == 5 and Note.reads == 6
+    assert lines[0] == "step 301/1000  loss 0.2500  20 steps/s  00:34 left"
     assert lines[-1] == "step 1000/1000  loss 0.2500  20 steps/s  00:00 left"
+
+
+def test_progress_counts_steps_that_are_finished():
+    """A queue accepts steps at once, and the device takes two seconds for each, ten for the first: 0.5 steps/s."""
+    stream, now, queued = io.StringIO(), [0.0], [0]
+
+    def finish():
+        now[0] = max(now[0], 8 + 2 * queued[0])
+        return "loss 1.0000"
+
+    with Progress(100, stream=stream, clock=lambda: now[0]) as progress:
+        for step in range(1, 101):
+            queued[0] = step
+            now[0] += 0.01
+            if step % 8 == 0:
+                finish()  # the queue is full
+            progress.update(step, finish)
+        progress.doing("writing the last checkpoint")
+    *lines, end = stream.getvalue().splitlines()
+    rates = [float(line.split("steps/s")[0].split()[-1]) for line in lines]
+    assert len(lines) > 5 and all(abs(rate / 0.5 - 1) < 0.01 for rate in rates), lines
+    assert end == "step 100/100: writing the last checkpoint"
 
 
 def test_progress_on_a_terminal_is_a_bar():
