@@ -4,12 +4,15 @@ A file is a test file if u = hash(seed, its path below the folder) / 2⁶⁴ < t
 adding or removing files moves no other file to the other split.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections import deque
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
@@ -29,6 +32,9 @@ SMALL = 16 * 2**10
 RULES = ("raise", "skip")
 
 
+_quiet = ContextVar("quiet", default=False)
+
+
 class UnreadableError(ValueError):
     """A file that a rule or its format does not allow; the message is the reason."""
 
@@ -46,6 +52,41 @@ class Unreadable:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class Tally:
+    """Counts of what was done to the files of a folder, from several threads."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, what: str, count: float = 1) -> None:
+        """`count` more, of True as 1."""
+        with self._lock:
+            self.counts[what] += count
+
+    def say(self, where: str, total: int, things: str) -> None:
+        """One line of the log; none if all counts are 0."""
+        found = [f"{count:.6g} {what}" for what, count in self.counts.items() if count]
+        if found:
+            say(f"{where}: of {total} {things}, {', '.join(found)}")
+
+
+def say(text: str) -> None:
+    """Logs what a user has to know about the data, unless `quiet`."""
+    if not _quiet.get():
+        log.warning("%s", text)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it `say` does nothing: for a look at data that are read again later."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
 
 
 def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:

@@ -1,18 +1,21 @@
 """A folder of images of any sizes and modes, converted by one rule to examples x uint8 [H, W, C].
 
-    file ─► oriented by EXIF ─► transparent parts over `background` ─► mode RGB or L
+    file ─► oriented by EXIF ─► 8 bits ─► transparent parts over `background` ─► mode RGB or L
          ─► center crop to the ratio W : H ─► bicubic, antialiased, to H × W           (Pillow's ImageOps.fit)
 
 The bicubic filter also reads pixels just outside the crop. An image of size H × W is not resampled. Only the first of
-several frames is used. A palette is converted to its colors. 16-bit gray is divided by 257 and rounded; of 16-bit color
-Pillow keeps the high byte. CMYK becomes RGB by Pillow's conversion without a color profile.
+several frames is used. A palette is converted to its colors. CMYK becomes RGB by Pillow's conversion without a color
+profile. Gray of more than 8 bits becomes 255 v / full scale, rounded; full scale is 65535, 4095 in a TIFF of 12 bits,
+and in a PGM the maximum that it states. Of 16-bit color Pillow keeps the high byte. One line of the log counts what was
+done to the files.
 
 Unreadable are files of 32-bit integers or floats, which have no stated range; and files that are empty, truncated, of
 another format than their name says, or beyond Pillow's limit against decompression bombs.
 """
 
+import contextlib
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -29,6 +32,7 @@ from data_lib.sources import ArraySource, Batch, Dataset, Source
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that runs another program
 MODES = {1: "L", 3: "RGB"}
+ORIENTATION, BITS, PHOTOMETRIC, WHITE_IS_ZERO = 274, 258, 262, 0  # tags of TIFF 6.0, section 8
 
 
 def from_folder(
@@ -60,31 +64,56 @@ def from_folder(
     root = Path(path)
     files.require_rule(on_error)
     require_shape(shape)
+    tally = files.Tally()
     decode = partial(read_image, shape=tuple(shape), background=tuple(background))
     names = files.find_files(root, SUFFIXES)
     classes, label = _labels(root, names, labels)
     mask = files.split_mask(names, test, seed, str(root))
     threads = threads or files.default_threads([str(root / name) for name in names])
     fits = in_memory and len(names) * prod(shape) <= files.IN_MEMORY_BYTES
-    make = _decoded if fits else FileSource.checked
+    make = partial(_decoded, tally=tally) if fits else FileSource.checked
     parts = {}
     for part, chosen in (("train", ~mask), ("test", mask)):
         paths = [str(root / names[i]) for i in np.flatnonzero(chosen)]
         own = None if label is None else label[chosen]
         parts[part] = make(paths, own, decode, on_error, threads, f"{root.name} {part}", classes)
+    if fits:
+        tally.say(str(root), len(names), "images")
+    else:
+        files.say(
+            f"{root}: images are decoded when they are read, turned by EXIF, cropped and resized to {tuple(shape)}"
+        )
     return Dataset(**parts)
 
 
-def read_image(path: str | PathLike, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)):
-    """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow, if it cannot be."""
+def read_image(
+    path: str | PathLike,
+    shape: tuple[int, ...],
+    background: tuple[int, ...] = (255, 255, 255),
+    tally: files.Tally | None = None,
+) -> np.ndarray:
+    """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow, if it cannot be.
+
+    `tally` counts what the rule did to the file.
+    """
     with _open(path) as file:
-        return made_to(ImageOps.exif_transpose(_eight_bits(file)), shape, background)
+        file.info.update(_transparency(file))  # before anything loads the file
+        turned = _is_turned(file)
+        image = _eight_bits(ImageOps.exif_transpose(file), file)
+        found = made_to(image, shape, background)
+        if tally is not None:
+            tally.add("turned by EXIF", turned)
+            tally.add("cropped", image.width * shape[0] != image.height * shape[1])
+            tally.add("resized", image.size != (shape[1], shape[0]))
+            tally.add("composited over the background", image.has_transparency_data)
+            tally.add("with more than one frame, of which the first is used", _has_frames(file))
+        return found
 
 
 def made_to(image: Image.Image, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)) -> np.ndarray:
     """A picture as uint8 [H, W, C], by the rule at the head without EXIF."""
     height, width, channels = shape
-    image = _eight_bits(image)
+    image = _eight_bits(image, image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
@@ -140,26 +169,59 @@ class FileSource:
         return list(files.in_threads(self.__getitem__, indices, self.threads))
 
 
-def _decoded(paths, label, decode, on_error, threads, name, classes) -> Source:
+def _decoded(paths, label, decode, on_error, threads, name, classes, tally) -> Source:
     x = np.empty((len(paths), *decode.keywords["shape"]), np.uint8)
     row = {path: i for i, path in enumerate(paths)}
 
     def fill(path: str) -> None:
-        x[row[path]] = decode(path)
+        x[row[path]] = decode(path, tally=tally)
 
     _, places, bad = files.decode_all(paths, fill, on_error, threads, name)
     label = None if label is None else label[places]
     return ArraySource(x[places] if bad else x, label, name, classes, bad)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise UnreadableError(f"mode {image.mode}, 32 bits per pixel, has no stated range: expected 8 or 16 bits")
+def _eight_bits(image: Image.Image, file: Image.Image) -> Image.Image:
+    """`image` with 8 bits per channel; `file` is what it was read from, with the tags of its format."""
+    tags = getattr(file, "tag_v2", {})
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and file.format == "PPM")
+    if image.mode in ("I", "F") and not deep:
+        bits = tags.get(BITS, (32,))[0]
+        raise UnreadableError(
+            f"mode {image.mode}, {bits} bits per pixel, has no stated range: expected 8 or 16 bits without a sign"
+        )
     image.load()
-    return image
+    if not deep:
+        return image
+    values, full = np.asarray(image).astype(np.uint32), 4095 if tags.get(BITS) == (12,) else 65535
+    shown = full - values if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else values  # Pillow inverts only 8 bits
+    gray = Image.fromarray(((2 * 255 * shown + full) // (2 * full)).astype(np.uint8))
+    if image.info.get("transparency") is not None:
+        gray.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return gray
+
+
+def _transparency(file: Image.Image) -> dict[str, int | tuple[int, ...]]:
+    """The transparent color of a PNG in the values that Pillow decodes to: it reports those of the file's bit depth.
+
+    Of 16-bit color only high bytes are left to compare.
+    """
+    value, raw = file.info.get("transparency"), file.tile[0][3] if getattr(file, "tile", ()) else ""
+    if file.format != "PNG" or not isinstance(value, int | tuple):
+        return {}
+    if isinstance(value, tuple):
+        return {"transparency": tuple(v >> 8 for v in value)} if raw == "RGB;16B" else {}
+    return {"transparency": value * {"L;2": 85, "L;4": 17}.get(str(raw), 1)}
+
+
+def _is_turned(file: Image.Image) -> bool:
+    return 2 <= file.getexif().get(ORIENTATION, 1) <= 8
+
+
+def _has_frames(file: Image.Image) -> bool:
+    with contextlib.suppress(Exception):  # of any class: later frames may be damaged
+        return getattr(file, "is_animated", False)
+    return False
 
 
 def _opened(path: str) -> None:
@@ -167,13 +229,18 @@ def _opened(path: str) -> None:
         pass
 
 
-def _open(path: str | PathLike) -> Image.Image:
-    try:
-        return Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        empty = Path(path).stat().st_size == 0
-        reason = "the file is empty" if empty else f"it is not an image of the formats {', '.join(FORMATS)}"
-        raise UnreadableError(reason) from error
+@contextlib.contextmanager
+def _open(path: str | PathLike) -> Iterator[Image.Image]:
+    """Opened as a file object, since Pillow 13 misreads uncompressed TIFF that are turned if it maps them to memory."""
+    with open(path, "rb") as stream:
+        try:
+            image = Image.open(stream, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            empty = Path(path).stat().st_size == 0
+            reason = "the file is empty" if empty else f"it is not an image of the formats {', '.join(FORMATS)}"
+            raise UnreadableError(reason) from error
+        with image:
+            yield image
 
 
 def _labels(root: Path, names: list[str], labels: str) -> tuple[tuple[str, ...], np.ndarray | None]:

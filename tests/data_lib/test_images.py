@@ -136,6 +136,111 @@ def test_sixteen_bits_are_rounded_and_floats_refused(tmp_path):
         read_image(path, (2, 2, 1))
 
 
+def in_every_depth(root, gray, exif=None):
+    """The picture `gray` / 255 in files of 8, 12 and 16 bits: {name: path}."""
+    exif = Image.Exif() if exif is None else exif
+    tags = {k: v for k, v in exif.items() if k == 0x0112}
+    deep = (gray.astype(np.uint16) * 257).astype(np.uint16)
+    paths = {
+        "png 8": saved(root / "8.png", Image.fromarray(gray), exif=exif),
+        "png 16": saved(root / "16.png", Image.fromarray(deep), exif=exif),
+        "png 16 color": saved(root / "rgb.png", Image.fromarray(gray).convert("RGB"), exif=exif),
+        "tiff 8": saved(root / "8.tiff", Image.fromarray(gray), tiffinfo=tags),
+        "tiff 16": saved(root / "16.tiff", Image.fromarray(deep), tiffinfo=tags),
+        "tiff 16, packed": saved(root / "z.tiff", Image.fromarray(deep), tiffinfo=tags, compression="tiff_lzw"),
+        "tiff 16, white is 0": saved(root / "w.tiff", Image.fromarray(65535 - deep), tiffinfo={**tags, 262: 0}),
+        "webp": saved(root / "a.webp", Image.fromarray(gray).convert("RGB"), exif=exif, lossless=True),
+    }
+    return paths
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_the_same_in_every_depth_and_turned_alike(tmp_path, orientation):
+    gray, exif = noise(5, 7), Image.Exif()
+    exif[0x0112] = orientation
+    turns = [
+        lambda x: x, np.fliplr, lambda x: x[::-1, ::-1], np.flipud,
+        np.transpose, lambda x: np.rot90(x, -1), lambda x: x[::-1, ::-1].T, np.rot90,
+    ]  # fmt: skip
+    expected = turns[orientation - 1](gray)
+    for name, path in in_every_depth(tmp_path, gray, exif).items():
+        found = read_image(path, (*expected.shape, 1))[..., 0]
+        np.testing.assert_allclose(found.astype(int), expected, atol=1, err_msg=name)
+
+
+def test_full_scale_is_that_of_the_file(tmp_path):
+    """12 bits of a TIFF; 10, 12 and 16 bits of PGM."""
+    values = np.array([[0, 1365, 2730, 4095]], np.uint16)
+    packed = int("".join(f"{v:012b}" for v in values[0]), 2).to_bytes(6, "big")
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    tiff = bytearray((tmp_path / "a.tiff").read_bytes())
+    with Image.open(tmp_path / "a.tiff") as file:
+        start = file.tag_v2[273][0]
+    tiff[start : start + 6] = packed
+    for tag, old, new in ((258, 16, 12), (279, 8, 6)):
+        place = tiff.index(int(tag).to_bytes(2, "little") + (3 if tag == 258 else 4).to_bytes(2, "little"))
+        assert int.from_bytes(tiff[place + 8 : place + 10], "little") == old
+        tiff[place + 8 : place + 10] = new.to_bytes(2, "little")
+    (tmp_path / "12.tiff").write_bytes(tiff)
+    (tmp_path / "16.pgm").write_bytes(b"P5 4 1 65535\n" + (values[0] * 16.0037).round().astype(">u2").tobytes())
+    (tmp_path / "12.pgm").write_bytes(b"P5 4 1 4095\n" + values[0].astype(">u2").tobytes())
+    (tmp_path / "10.pgm").write_bytes(b"P2 4 1 1023\n0 341 682 1023\n")
+    for name in ("12.tiff", "16.pgm", "12.pgm", "10.pgm"):
+        np.testing.assert_array_equal(read_image(tmp_path / name, (1, 4, 1))[0, :, 0], [0, 85, 170, 255], name)
+    path = saved(tmp_path / "i.tiff", Image.fromarray(np.zeros((2, 2), np.int32)))
+    with pytest.raises(ValueError, match="mode I, 32 bits per pixel, has no stated range"):
+        read_image(path, (2, 2, 1))
+
+
+def test_a_transparent_color_of_any_depth_is_over_the_background(tmp_path):
+    """Gray of 16, 4 and 2 bits and color of 16 bits; the chunk tRNS is in the values of the file."""
+    import struct
+    import zlib
+
+    def png(name, depth, color, row, transparent):
+        parts = [
+            (b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, color, 0, 0, 0)),
+            (b"tRNS", np.array(transparent, ">u2").tobytes()),
+            (b"IDAT", zlib.compress(b"\0" + row)),
+            (b"IEND", b""),
+        ]
+        chunks = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+        return tmp_path / name
+
+    cases = {
+        "16 gray": (png("a.png", 16, 0, np.array([9000, 9001], ">u2").tobytes(), [9000]), 35),
+        "4 gray": (png("b.png", 4, 0, bytes([0x35]), [3]), 5 * 17),
+        "2 gray": (png("c.png", 2, 0, bytes([0b01100000]), [1]), 2 * 85),
+        "16 color": (png("d.png", 16, 2, np.array([[9000] * 3, [300] * 3], ">u2").tobytes(), [9000] * 3), 1),
+    }
+    for name, (path, opaque) in cases.items():
+        found = read_image(path, (1, 2, 3), background=(200, 201, 202))
+        np.testing.assert_array_equal(found[0], [(200, 201, 202), (opaque,) * 3], name)
+
+
+def test_what_the_rule_does_to_images_is_counted_and_said_once(tmp_path, caplog):
+    root, exif = folder_of(tmp_path / "photos", count=10), Image.Exif()
+    from_folder(root, (6, 5, 3))
+    assert "photos: of" not in caplog.text
+    exif[0x0112] = 3
+    saved(root / "cat" / "turned.png", Image.fromarray(noise(6, 5, 3)), exif=exif)
+    saved(root / "cat" / "wide.png", Image.fromarray(noise(6, 9, 3)))
+    saved(root / "dog" / "large.png", Image.fromarray(noise(12, 10, 3)))
+    frames = [Image.fromarray(noise(6, 5, seed=i)) for i in range(3)]
+    saved(root / "dog" / "film.gif", frames[0], save_all=True, append_images=frames[1:])
+    from_folder(root, (6, 5, 3))
+    lines = [record.message for record in caplog.records if "photos: of" in record.message]
+    assert len(lines) == 1 and "of 14 images" in lines[0]
+    for part in (
+        "1 turned by EXIF",
+        "1 cropped",
+        "2 resized",
+        "1 with more than one frame, of which the first is used",
+    ):
+        assert part in lines[0]
+
+
 def test_cmyk_and_grey_become_the_mode_asked_for(tmp_path):
     path = saved(tmp_path / "c.tiff", Image.new("CMYK", (3, 3), (255, 0, 0, 0)))
     np.testing.assert_array_equal(read_image(path, (3, 3, 3))[0, 0], (0, 255, 255))
