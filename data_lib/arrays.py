@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_lib import files
 from data_lib.files import LONGEST
 from data_lib.sources import ArraySource, Dataset
 
@@ -18,11 +19,12 @@ def from_arrays(
 ) -> Dataset:
     """A random, disjoint split of x [N, ...] and label [N, ...] by `seed`.
 
-    `test` is a fraction of the examples (a float below 1) or their number (an int). ValueError unless both splits have
+    `test` is a share of the examples, below 1, or their number: 1.0 is one example. ValueError unless both splits have
     at least one example, and as in `ArraySource`.
     """
     whole = ArraySource(x, label, name)
-    count = int(test) if isinstance(test, (int, np.integer)) else round(test * len(whole))
+    size = files.count_or_share(test, name)
+    count = size if isinstance(size, int) else round(size * len(whole))
     if not 0 < count < len(whole):
         raise ValueError(
             f"{name}: test={test} of {len(whole)} examples gives {count} test examples: "

@@ -15,6 +15,7 @@ another format than their name says, or beyond Pillow's limit against decompress
 
 import contextlib
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,15 +24,34 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from data_lib import files
 from data_lib.files import Unreadable, UnreadableError
 from data_lib.sources import ArraySource, Batch, Dataset, Source
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that runs another program
+SUFFIXES = (
+    *(
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".jif",
+        ".jfi",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+    ),
+    *(".pbm", ".pgm", ".ppm", ".pnm"),
+)  # all that Pillow registers for the formats below, but .pfm, which holds floats without a range
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")  # no format that runs another program
 MODES = {1: "L", 3: "RGB"}
+_WHOLE = re.compile(r"-?[0-9]+")
 ORIENTATION, BITS, PHOTOMETRIC, WHITE_IS_ZERO = 274, 258, 262, 0  # tags of TIFF 6.0, section 8
 
 
@@ -48,10 +68,13 @@ def from_folder(
 ) -> Dataset:
     """The images below `path` as uint8 of `shape` [H, W, 3 or 1], split by the hash of their paths (`files`).
 
+    Folders train and test below `path` are splits (`files`). Otherwise `test` is the share of test images, or their
+    number.
+
     `labels` is "folders", "auto", "none" or a CSV file. With "folders", the label of an image is its folder directly
-    below `path`, numbered in the order of names. "auto" means "folders" if all images are in such folders, else "none".
-    A CSV file has the header file,label and one line per image. Its labels are whole numbers, or names, numbered in
-    their order. The names are the `classes` of the sources.
+    below `path`, or below the folder of its split. "auto" means "folders" if all images are in such folders, else
+    "none". A CSV file has the header file,label and one line per image. Labels are names, and the `classes` of the
+    sources. They are numbered in alphabetical order, or by value if all are whole numbers; so 0, 1 … n − 1 keep theirs.
 
     `on_error` is "raise" or "skip". "skip" logs unreadable files and lists them in `unreadable` of the sources.
 
@@ -66,9 +89,11 @@ def from_folder(
     require_shape(shape)
     tally = files.Tally()
     decode = partial(read_image, shape=tuple(shape), background=tuple(background))
-    names = files.find_files(root, SUFFIXES)
-    classes, label = _labels(root, names, labels)
-    mask = files.split_mask(names, test, seed, str(root))
+    found = files.search(root, SUFFIXES)
+    found.say(besides=[_below(root, labels)])
+    train, held, inside = files.split_files(found.names, test, seed, root)
+    names, mask = [found.names[i] for i in np.flatnonzero(train | held)], held[train | held]
+    classes, label = _labels(root, names, labels, inside, found.names)
     threads = threads or files.default_threads([str(root / name) for name in names])
     fits = in_memory and len(names) * prod(shape) <= files.IN_MEMORY_BYTES
     make = partial(_decoded, tally=tally) if fits else FileSource.checked
@@ -201,12 +226,12 @@ def _eight_bits(image: Image.Image, file: Image.Image) -> Image.Image:
     return gray
 
 
-def _transparency(file: Image.Image) -> dict[str, int | tuple[int, ...]]:
+def _transparency(file: ImageFile.ImageFile) -> dict[str, int | tuple[int, ...]]:
     """The transparent color of a PNG in the values that Pillow decodes to: it reports those of the file's bit depth.
 
     Of 16-bit color only high bytes are left to compare.
     """
-    value, raw = file.info.get("transparency"), file.tile[0][3] if getattr(file, "tile", ()) else ""
+    value, raw = file.info.get("transparency"), file.tile[0][3] if file.tile else ""
     if file.format != "PNG" or not isinstance(value, int | tuple):
         return {}
     if isinstance(value, tuple):
@@ -230,7 +255,7 @@ def _opened(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _open(path: str | PathLike) -> Iterator[Image.Image]:
+def _open(path: str | PathLike) -> Iterator[ImageFile.ImageFile]:
     """Opened as a file object, since Pillow 13 misreads uncompressed TIFF that are turned if it maps them to memory."""
     with open(path, "rb") as stream:
         try:
@@ -243,24 +268,47 @@ def _open(path: str | PathLike) -> Iterator[Image.Image]:
             yield image
 
 
-def _labels(root: Path, names: list[str], labels: str) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """(the classes by number, the label of each file [N]), or ((), None)."""
-    inside = [name.partition("/")[0] if "/" in name else "" for name in names]
-    if labels == "none" or (labels == "auto" and not all(inside)):
+def _labels(
+    root: Path, names: list[str], labels: str, inside: int, known: list[str]
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """(the classes by number, the label of each file [N]), or ((), None).
+
+    A class is the folder below `inside` others. `known` are all images of the root, used or not.
+    """
+    parts = [name.split("/")[inside:] for name in names]
+    folders = [part[0] if len(part) > 1 else "" for part in parts]
+    if labels == "none" or (labels == "auto" and not any(folders)):
         return (), None
     if labels in ("auto", "folders"):
-        if not all(inside):
-            raise ValueError(f"{root}: labels='folders', but {names[inside.index('')]} is in no folder below it")
-        return _numbered(inside)
+        if not all(folders):
+            first = names[folders.index("")]
+            if labels == "folders":
+                raise ValueError(f"{root}: labels='folders', but {first} is in no folder below it")
+            files.say(f"{root}: no labels, since {folders.count('')} images are in no folder{_first([first])}")
+            return (), None
+        return _numbered(folders)
     table = _read_table(Path(labels))
-    missing = [name for name in names if name not in table]
-    if missing or len(table) > len(names):
-        extra = sorted(set(table) - set(names))
+    missing, extra = [name for name in names if name not in table], sorted(set(table) - set(known))
+    if missing or extra:
         raise ValueError(
             f"{labels}: expected one line for each of the {len(names)} images of {root}; "
             f"{len(missing)} have none{_first(missing)}, {len(extra)} lines have no image{_first(extra)}"
         )
-    return _numbered([table[name] for name in names])
+    values = [table[name] for name in names]
+    if negative := [value for value in values if _WHOLE.fullmatch(value) and int(value) < 0]:
+        raise ValueError(f"{labels}: labels that are numbers must be 0 or more, got {negative[0]}")
+    classes, numbers = _numbered(values)
+    if _WHOLE.fullmatch(classes[0]) and not all(name == str(i) for i, name in enumerate(classes)):
+        shown = ", ".join(f"{name} is {i}" for i, name in enumerate(classes[:3]))
+        files.say(f"{labels}: its labels are not 0 to {len(classes) - 1}, so they are numbered in order: {shown}, …")
+    return classes, numbers
+
+
+def _below(root: Path, labels: str) -> str:
+    """The name of the labels' CSV file below the root, if that is where it is; else ""."""
+    with contextlib.suppress(ValueError, OSError):
+        return Path(labels).resolve().relative_to(root.resolve()).as_posix()
+    return ""
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -280,16 +328,15 @@ def _read_table(path: Path) -> dict[str, str]:
 
 
 def _numbered(values: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """(classes, labels [N]): whole numbers unchanged, if all are; otherwise names, numbered in sorted order."""
-    try:
-        numbers = np.array([int(value) for value in values])
-    except (ValueError, TypeError):
-        classes = tuple(sorted({str(value) for value in values}))
-        place = {name: i for i, name in enumerate(classes)}
-        return classes, np.array([place[str(value)] for value in values])
-    if numbers.min() < 0:
-        raise ValueError(f"labels that are numbers must be 0 or more, got {numbers.min()}")
-    return tuple(map(str, range(numbers.max() + 1))) if numbers.max() < 10_000 else (), numbers
+    """(classes, labels [N]): names, numbered by value if all are whole numbers that differ, else alphabetically.
+
+    So the names 0, 1 … n − 1 are their own numbers; 1 and 01 are two classes.
+    """
+    names = sorted(set(values))
+    if all(map(_WHOLE.fullmatch, names)) and len({int(name) for name in names}) == len(names):
+        names.sort(key=int)
+    place = {name: i for i, name in enumerate(names)}
+    return tuple(names), np.array([place[value] for value in values])
 
 
 def _first(names: list[str]) -> str:

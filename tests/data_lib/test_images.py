@@ -8,7 +8,7 @@ from PIL import Image
 
 from data_lib import gather
 from data_lib.files import ReadError, decode_all, default_threads, find_files, in_threads, split_mask
-from data_lib.images import FileSource, from_folder, read_image
+from data_lib.images import FORMATS, SUFFIXES, FileSource, from_folder, read_image
 
 
 def noise(*shape, seed=0):
@@ -67,14 +67,17 @@ def test_a_file_added_moves_no_other():
         split_mask(["a", "b"], 2, 0, "here")
 
 
-def test_labels_of_a_table(tmp_path):
+def test_labels_of_a_table(tmp_path, caplog):
     folder_of(tmp_path / "images", count=4)
     table = tmp_path / "labels.csv"
     lines = ["cat/000.png,7", "dog/001.png,0", "cat/002.png,3", "dog/003.png,1"]
     table.write_text("file,label\n" + "\n".join(lines))
     parts = from_folder(tmp_path / "images", (6, 5, 3), labels=str(table), test=1)
     found = {int(x[0, 0, 0]): int(label) for part in parts for x, label in zip(part.x, part.label, strict=True)}
-    assert found == {0: 7, 1: 0, 2: 3, 3: 1}
+    assert found == {0: 3, 1: 0, 2: 2, 3: 1} and parts.train.classes == ("0", "1", "3", "7")
+    assert (
+        caplog.text.count("labels.csv: its labels are not 0 to 3, so they are numbered in order: 0 is 0, 1 is 1") == 1
+    )
     table.write_text("file,label\n" + "\n".join(lines[1:]) + "\ncat/9.png,2")
     with pytest.raises(ValueError, match=r"1 have none \(first: cat/000\.png\), 1 lines have no image \(first: cat/9"):
         from_folder(tmp_path / "images", labels=str(table))
@@ -101,6 +104,133 @@ def test_labels_by_name_and_images_beside_folders(tmp_path):
     assert from_folder(tmp_path).train.label is None
     with pytest.raises(ValueError, match=r"labels='folders', but top\.png is in no folder below it"):
         from_folder(tmp_path, labels="folders")
+
+
+def class_folders(root, names, count=4):
+    """`count` images per class; the top left pixel carries the place of the class in `names`."""
+    for k, name in enumerate(names):
+        for i in range(count):
+            pixels = noise(6, 5, 3, seed=100 * k + i)
+            pixels[0, 0] = k, i, 0
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def class_of_folder(dataset, names):
+    """{name of the folder: name of its class}, from the pixels and labels."""
+    pairs = {(names[x[0, 0, 0]], part.classes[k]) for part in dataset for x, k in zip(part.x, part.label, strict=True)}
+    assert len(pairs) == len(names)
+    return dict(pairs)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (("1", "01"), ("01", "1")),
+        (tuple(str(i) for i in range(1, 11)), tuple(str(i) for i in range(1, 11))),
+        (("10", "9", "2"), ("2", "9", "10")),
+        (("0", "2"), ("0", "2")),
+        (("0", "00", "1"), ("0", "00", "1")),
+        (("-1", "1", "0"), ("-1", "0", "1")),
+        (("2", "10", "b"), ("10", "2", "b")),
+        (("007", "08"), ("007", "08")),
+        (("2", "0", "1"), ("0", "1", "2")),
+        (("Ⅳ", "٣", "1"), ("1", "٣", "Ⅳ")),
+    ],
+)
+def test_names_of_classes_are_names(tmp_path, names, classes):
+    dataset = from_folder(class_folders(tmp_path, names), (6, 5, 3), test=3)
+    assert dataset.train.classes == dataset.test.classes == classes
+    assert class_of_folder(dataset, names) == {name: name for name in names}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "test"), ("Train", "VAL"), ("train", "valid"), ("TRAIN", "Test")]
+)
+def test_folders_of_splits_are_splits(tmp_path, train, test, caplog):
+    """Their sub-folders are the classes, also one that only one of them has; a val next to a test is not used."""
+    class_folders(tmp_path / train, ("cat", "dog"), count=5)
+    class_folders(tmp_path / test, ("cat", "dog", "owl"), count=2)
+    if test == "test":
+        class_folders(tmp_path / "val", ("cat", "dog"), count=3)
+        class_folders(tmp_path / "extra", ("cat",), count=1)
+    dataset = from_folder(tmp_path, (6, 5, 3))
+    assert [len(part) for part in dataset] == [10, 6] and dataset.train.classes == ("cat", "dog", "owl")
+    for part in dataset:
+        np.testing.assert_array_equal(part.x[:, 0, 0, 0], part.label)
+    lines = [record.message for record in caplog.records if "for training" in record.message]
+    assert len(lines) == 1 and "train (10 files); for testing: " in lines[0] and f"{test.lower()} (6)" in lines[0]
+    assert ("not used: " in lines[0]) == (test == "test")
+    if test == "test":
+        assert "val (6 files)" in lines[0] and "extra (1 file)" in lines[0]
+
+
+def test_a_folder_train_alone_is_split_and_a_folder_test_alone_is_refused(tmp_path, caplog):
+    class_folders(tmp_path / "a" / "train", ("cat", "dog"), count=10)
+    dataset = from_folder(tmp_path / "a", (6, 5, 3), test=4)
+    assert [len(part) for part in dataset] == [16, 4] and dataset.train.classes == ("cat", "dog")
+    assert "for testing: a part of these, as there is no folder test" in caplog.text
+    class_folders(tmp_path / "b" / "test", ("cat", "dog"))
+    with pytest.raises(ValueError, match=r"there is a folder test but no folder train: name one of its folders"):
+        from_folder(tmp_path / "b")
+    class_folders(tmp_path / "c", ("bus", "car", "train"))  # a class like others
+    assert from_folder(tmp_path / "c", (6, 5, 3)).train.classes == ("bus", "car", "train")
+
+
+def test_a_table_labels_images_of_split_folders(tmp_path):
+    for split, names in (("train", "abc"), ("test", "de"), ("val", "f")):
+        class_folders(tmp_path, (split,), count=len(names))
+    files = [f"{split}/{i}.png" for split, n in (("train", 3), ("test", 2), ("val", 1)) for i in range(n)]
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label\n" + "\n".join(f"{name},{i % 2}" for i, name in enumerate(files)))
+    dataset = from_folder(tmp_path, (6, 5, 3), labels=str(table))
+    assert sorted(dataset.train.label) == [0, 0, 1] and sorted(dataset.test.label) == [0, 1]
+
+
+def test_what_a_folder_leaves_out_is_counted_and_said_once(tmp_path, caplog):
+    root = folder_of(tmp_path / "photos", count=6)
+    (root / "labels.csv").write_text("file,label\n" + "\n".join(f"{n},a" for n in find_files(root, (".png",))))
+    for i in range(40):
+        (root / f"{i}.ABC").write_text("")
+    for name in ("cat/a.csv", "b.csv", "none", ".hidden", "c.pfm"):
+        (root / name).write_text("")
+    (root / ".git").mkdir()
+    (root / "link").symlink_to(tmp_path)
+    from_folder(root, (6, 5, 3), labels=str(root / "labels.csv"))
+    lines = [record.message for record in caplog.records if "left out" in record.message]
+    assert lines == [
+        f"{root}: left out: 44 files (40 .abc, 2 .csv, 1 .pfm, 1 without an ending), 1 linked folder, 2 hidden"
+    ]
+    caplog.clear()
+    from_folder(folder_of(tmp_path / "plain"), (6, 5, 3))
+    assert "left out" not in caplog.text
+
+
+def test_every_suffix_of_the_formats_is_read():
+    """Those that Pillow registers, but .pfm."""
+    registered = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    assert registered - {".pfm"} <= set(SUFFIXES)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".jfif", "JPEG"), (".jpe", "JPEG"), (".dib", "DIB"), (".pbm", "PPM"), (".pnm", "PPM"), (".apng", "PNG")],
+)
+def test_other_suffixes_of_a_format(tmp_path, suffix, kind, caplog):
+    for i in range(10):
+        end = suffix if i % 2 else ".png"
+        saved(tmp_path / f"{i}{end}", Image.new("L", (4, 4), 255 * (i % 2)), format=kind if i % 2 else "PNG")
+    dataset = from_folder(tmp_path, (4, 4, 1), test=2)
+    assert sorted(x.mean() for part in dataset for x in part.x) == [0] * 5 + [255] * 5
+    assert "left out" not in caplog.text
+
+
+def test_labels_that_only_some_images_have_are_said(tmp_path, caplog):
+    folder_of(tmp_path, count=6)
+    saved(tmp_path / "top.png", Image.fromarray(noise(4, 4, 3)))
+    assert from_folder(tmp_path).train.label is None
+    assert "no labels, since 1 images are in no folder (first: top.png)" in caplog.text
 
 
 # The rule
