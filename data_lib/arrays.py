@@ -45,6 +45,7 @@ def from_npz(
     """As `from_arrays`, from the arrays named `x` and `label` of an .npz file, or from an .npy file that holds only x.
 
     Pickled objects are not loaded. An array called "image" or "images" holds images: [N, H, W] gets a channel axis.
+    One line of the log names other arrays of the file, which are not used.
     FileNotFoundError, or ValueError naming the file, the expected array and the arrays in it.
     """
     path = Path(path)
@@ -54,6 +55,8 @@ def from_npz(
     for key in (x, label):
         if key is not None and key not in arrays:
             raise ValueError(f"{path}: expected an array '{key}', got {sorted(arrays)}")
+    if unused := [f"{key} {list(array.shape)}" for key, array in sorted(arrays.items()) if key not in (x, label)]:
+        files.say(f"{path}: arrays that are not used: {', '.join(unused)}")
     images = arrays[x]
     if x in ("image", "images") and images.ndim == 3:
         images = images[..., None]
