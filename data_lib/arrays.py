@@ -7,6 +7,7 @@ import numpy as np
 
 from data_lib import files
 from data_lib.files import LONGEST
+from data_lib.layout import event_remark
 from data_lib.sources import ArraySource, Dataset
 
 
@@ -28,7 +29,7 @@ def from_arrays(
     if not 0 < count < len(whole):
         raise ValueError(
             f"{name}: test={test} of {len(whole)} examples gives {count} test examples: "
-            "expected at least one for testing and one for training"
+            "expected at least one for testing and one for training, by another test=" + _doubt(whole)
         )
     order = np.random.default_rng(seed).permutation(len(whole))
     parts = {"train": whole.batch(order[count:]), "test": whole.batch(order[:count])}
@@ -61,6 +62,11 @@ def from_npz(
     if x in ("image", "images") and images.ndim == 3:
         images = images[..., None]
     return from_arrays(images, None if label is None else arrays[label], test, seed, name=path.name)
+
+
+def _doubt(source: ArraySource) -> str:
+    remark = event_remark(source.x.shape)
+    return f"; {remark}" if remark else ""
 
 
 def load_arrays(path: str | PathLike, x: str = "x") -> dict[str, np.ndarray]:

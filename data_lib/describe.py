@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_lib.layout import remarks
 from data_lib.sources import ArraySource, Dataset, Source, gather
 from data_lib.transform import FAR, MANY, Transform
 
@@ -31,14 +32,19 @@ class SplitDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """Both splits. `shared` test examples are also training examples; None if that was not checked."""
+    """Both splits. `shared` test examples are also training examples; None if that was not checked.
+
+    `remarks` are lines on a doubtful layout (`layout`).
+    """
 
     train: SplitDescription
     test: SplitDescription
     shared: int | None
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([*_lines("train", self.train), *_lines("test", self.test), _split(self)])
+        doubts = [f"layout   {line}" for line in self.remarks]
+        return "\n".join([*_lines("train", self.train), *_lines("test", self.test), _split(self), *doubts])
 
 
 def describe(dataset: Dataset, transform: Transform) -> Description:
@@ -47,7 +53,7 @@ def describe(dataset: Dataset, transform: Transform) -> Description:
     Use it for `EDMPreconditioning(sigma_data)`.
     """
     train, test = (_describe_split(source, transform) for source in dataset)
-    return Description(train, test, shared_examples(dataset))
+    return Description(train, test, shared_examples(dataset), remarks(dataset))
 
 
 def shared_examples(dataset: Dataset) -> int | None:

@@ -9,6 +9,8 @@ cond=None draws unconditional samples from a network that was trained with cond_
 toward the class by config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned.
 """
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,10 @@ from jaxtyping import Array, Integer
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
-from data_lib import Dataset, gather
+from data_lib import Dataset, gather, remarks
+from data_lib.layout import label_remark
+
+log = logging.getLogger(__name__)
 
 
 def num_classes(config: ConfigDict) -> int:
@@ -43,7 +48,12 @@ def check_label(config: ConfigDict) -> None:
 
 
 def check_labels(config: ConfigDict, dataset: Dataset) -> None:
-    """ConfigError if the network is conditioned on classes the data lack, or on a vector that a run does not supply."""
+    """ConfigError if the network is conditioned on classes the data lack, or on a vector that a run does not supply.
+
+    One warning for each doubt about the layout of events and labels.
+    """
+    for line in remarks(dataset):
+        log.warning("%s", line)
     count, vector = num_classes(config), config.network.get("cond_dim", 0)
     if vector and not config.get("augmentation", {}).get("probability", 0):
         raise ConfigError(
@@ -58,9 +68,10 @@ def check_labels(config: ConfigDict, dataset: Dataset) -> None:
             raise ConfigError(f"config.network.num_classes={count} requires labels, but the {split} data have none")
         label = first["label"]
         if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+            hint = label_remark(getattr(source, "label", label))
             raise ConfigError(
                 f"config.network.num_classes={count}: expected an integer label for each of the {split} data, "
-                f"got {label.dtype} of shape {label.shape[1:]}"
+                f"got {label.dtype} of shape {label.shape[1:]}{'; ' if hint else ''}{hint}"
             )
         for_network(config, {"label": getattr(source, "label", first["label"])})  # all labels if they are in memory
 
