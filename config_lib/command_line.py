@@ -18,6 +18,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -35,13 +36,14 @@ flags.disclaim_key_flags()  # so that --help lists the flag as the caller's
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)")
 _DATA = re.compile(r"^--?config\.data=(.*)")
+_DATA_KEY = re.compile(r"^--?(?:no)?config\.data\.")
 
 
 def define_config_flag() -> None:
     """Defines --config=FILE[:ARGUMENT] and --data=PATH|NAME.
 
     FILE is a Python file whose get_config([ARGUMENT]) returns the config, or the name of a shipped experiment.
-    --config.data=PATH|NAME means the same as --data.
+    --config.data=PATH|NAME means the same as --data. --config.data.KEY=VALUE applies before such data are read.
     """
     text = "Python file that defines get_config(), or the name of a shipped experiment. "
     flags.DEFINE_string("config", None, text + "Change any value with --config.section.key=value.")
@@ -79,12 +81,32 @@ def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda
     config = default() if path is None else load_config(path)
     data = [flags.FLAGS.data, *(match[1] for match in map(_DATA.match, rest) if match)][-1]
     if data is not None and config is not None:
-        shipped("own_data").with_data(config, data)
-        rest = [argument for argument in rest if not _DATA.match(argument)]
+        rest = [_today(argument) for argument in rest if not _DATA.match(argument)]
+        as_trained = {key: config[key] for key in ("transform", "shape") if path is None and key in config}
+        shipped("own_data").with_data(config, data, _data_overrides(rest))
+        config.update(as_trained)  # of a work directory, whose model has this shape and transform
+    elif config is not None and "heldout" not in config.get("data", {}):
+        rest = [_today(argument) for argument in rest]
     if config is None and any(_OVERRIDE.match(arg) for arg in rest):
         raise ConfigError(f"{rest[0]} changes a config, but there is none: pass --config=FILE before it")
     overridden = apply_overrides(ConfigDict() if config is None else config, rest, program)
     return None if config is None else overridden
+
+
+def _data_overrides(arguments: Sequence[str]) -> list[str]:
+    """The flags --config.data.KEY=VALUE among the arguments, also in two parts."""
+    found = []
+    for argument, following in pairwise([*arguments, "--"]):
+        if _DATA_KEY.match(argument):
+            two_parts = "=" not in argument and not re.match("-[a-z-]", following)
+            found += [argument, following] if two_parts else [argument]
+    return found
+
+
+def _today(argument: str) -> str:
+    """What version 0.1 called --config.data.heldout is --config.data.test."""
+    key, equals, value = argument.partition("=")
+    return key.replace("heldout", "test") + equals + value if _DATA_KEY.match(key) else argument
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str], program: str = "") -> ConfigDict:

@@ -63,7 +63,8 @@ def base() -> ConfigDict:
     config.sampling.published = spec(Sampler, solver=in_code, num_steps=1000)
     in_print = in_code.replace(corrector_first=False)  # algorithm 1 of Song et al. 2021 predicts first
     config.sampling.paper = spec(Sampler, solver=in_print, num_steps=1000)
-    config.sampling.label = -1  # the class to draw, of a class-conditional network; -1: each in turn
+    config.sampling.label = -1  # the class to draw, of a class-conditional network; -1: all
+    config.sampling.classes = "uniform"  # or "data", in the shares of the training examples; for label=-1
     config.sampling.guidance = 1.0  # scale, for networks with cond_dropout; 0: unconditional, 1: conditional as learned
     config.sampling.batch_size = 500  # samples per batch, and per file
 

@@ -6,144 +6,176 @@
     .tar.gz, idx or SVHN folder   CIFAR-10/100; MNIST and similar sets; SVHN        Scale(0, 255)
     .tfrecords, a folder of them  from_tfrecord: FFHQ, CelebA-HQ                    Scale(0, 255)
     folder of .wav, .flac         from_audio, windows of config.shape[0]            Identity
-    .txt                          from_text, windows of config.shape[0]             Scale(0, 1)
+    .txt, .md, a folder of them   from_text, windows of config.shape[0]             Scale(0, 1)
     moons, swirl, checkerboard, gaussians, digits                                   Identity; digits Scale(0, 16)
     any other name                tfds_dataset, cropped/resized to config.shape     Scale(0, 255)
 
-config.json records the transform with its parameters. `--config.data.…` and `--config.shape=…` apply afterwards.
+`--config.data.KEY=VALUE` applies before the data are read for their shape and transform, which are those of the
+training examples. `--config.shape=…` applies afterwards. config.json records the transform with its parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 import data_lib
+from config_lib.command_line import apply_overrides
 from config_lib.names import ConfigError
 from config_lib.spec import spec
-from data_lib import Identity, Scale, files, images, infer_transform, sequences, tfrecord
+from data_lib import Identity, Scale, Transform, files, images, infer_transform, sequences, tfrecord
 from data_lib.arrays import load_arrays
 
 TOYS = ("moons", "swirl", "checkerboard", "gaussians")
 PIXELS = Scale(0.0, 255.0)
+EVENTS, LABELS = ("x", "image", "images"), ("label", "labels", "y")  # names of arrays in an .npz file
 
 
-def with_data(config: ConfigDict, data: str) -> ConfigDict:
+class Choice(NamedTuple):
+    """A section for config.data, and a function of it, once its overrides are applied: transform and shape of events.
+
+    The shape is None if the config decides it.
+    """
+
+    section: ConfigDict
+    read: Callable[[ConfigDict], tuple[Any, tuple[int, ...] | None]]
+
+
+def with_data(config: ConfigDict, data: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Sets data and transform of the config in place, and the shape if the data determine it; returns the config.
 
-    ConfigError for data that are missing, of an unknown format, or of events unlike the config's.
+    `overrides` are flags such as --config.data.test=5. ConfigError for data that are missing, of an unknown format, or
+    of events unlike the config's, and for flags of no such key.
     """
     if not data:
         raise ConfigError("--data= is empty: expected a path or a name")
     try:
-        _set(config, Path(data).expanduser(), data)
+        choice = _choice(config, Path(data).expanduser(), data)
+        section = apply_overrides(ConfigDict({"data": choice.section}), overrides).data
+        with files.quiet():  # the data are read again, and described then
+            _put(config, section, *choice.read(section))
+    except ConfigError:
+        raise
     except (ValueError, OSError) as error:
         raise ConfigError(f"--data={data}: {error}") from error
     return config
 
 
-def _set(config: ConfigDict, path: Path, name: str) -> None:
+def _choice(config: ConfigDict, path: Path, name: str) -> Choice:
     if path.is_dir():
-        _set_folder(config, path)
-    elif path.is_file():
-        _set_file(config, path)
-    elif "/" in name and (path.suffix or path.parent.is_dir() or name.startswith(("/", ".", "~"))):
+        return _of_folder(config, path)
+    if path.is_file():
+        return _of_file(config, path)
+    if "/" in name and (path.suffix or path.parent.is_dir() or name.startswith(("/", ".", "~"))):
         raise FileNotFoundError("no such file or folder")
-    elif name in TOYS:
-        _put(config, spec(getattr(data_lib, name)), Identity(), (2,))
-    elif name == "digits":
-        _put(config, spec(data_lib.digits), Scale(0.0, 16.0), (8, 8, 1))
-    elif path.suffix in (".npz", ".npy", ".txt", ".gz", ".tgz", ".tfrecords"):
+    if name in TOYS:
+        return _fixed(spec(getattr(data_lib, name)), Identity(), (2,))
+    if name == "digits":
+        return _fixed(spec(data_lib.digits), Scale(0.0, 16.0), (8, 8, 1))
+    if path.suffix.lower() in (".npz", ".npy", ".gz", ".tgz", *sequences.TEXTS, *tfrecord.SUFFIXES):
         raise FileNotFoundError("no such file")
-    else:
-        _set_tfds(config, name)
+    return _fixed(spec(data_lib.tfds_dataset, name=name), PIXELS, None)
 
 
-def _set_folder(config: ConfigDict, path: Path) -> None:
+def _of_folder(config: ConfigDict, path: Path) -> Choice:
     text = str(path)
     if any(path.glob("train-*ubyte*")):
-        return _put(config, spec(data_lib.from_idx, path=text), PIXELS, (28, 28, 1))
+        return _fixed(spec(data_lib.from_idx, path=text), PIXELS, (28, 28, 1))
     if (path / "train_32x32.mat").is_file():
-        return _put(config, spec(data_lib.from_svhn, path=text), PIXELS, (32, 32, 3))
-    found = files.find_files(path, (*images.SUFFIXES, *sequences.SOUNDS, *sequences.TEXTS, *tfrecord.SUFFIXES))
+        return _fixed(spec(data_lib.from_svhn, path=text), PIXELS, (32, 32, 3))
+    found = files.find_files(path, [suffix for suffixes in _suffixes().values() for suffix in suffixes])
     kinds = [sum(name.lower().endswith(s) for name in found) for s in _suffixes().values()]
     make = list(_suffixes())[int(np.argmax(kinds))]
     return make(config, text)
 
 
-def _set_file(config: ConfigDict, path: Path) -> None:
+def _of_file(config: ConfigDict, path: Path) -> Choice:
     text, name = str(path), path.name.lower()
     if name.endswith((".tar.gz", ".tgz")):
-        _put(config, spec(data_lib.from_cifar, path=text), PIXELS, (32, 32, 3))
-    elif name.endswith(tfrecord.SUFFIXES):
-        _set_tfrecord(config, text)
-    elif name.endswith(sequences.TEXTS):
-        _set_text(config, text)
-    elif name.endswith((".npz", ".npy")):
-        _set_npz(config, text)
-    else:
-        ends = ".npz, .npy, .tar.gz, .tfrecords, .txt"
-        raise ValueError(f"expected a folder, or a file that ends in {ends}")
+        return _fixed(spec(data_lib.from_cifar, path=text), PIXELS, (32, 32, 3))
+    if name.endswith(tfrecord.SUFFIXES):
+        return _of_tfrecord(config, text)
+    if name.endswith(sequences.TEXTS):
+        return _of_text(config, text)
+    if name.endswith((".npz", ".npy")):
+        return _of_npz(text)
+    raise ValueError("expected a folder, or a file that ends in .npz, .npy, .tar.gz, .tfrecords, .txt")
 
 
-def _set_images(config: ConfigDict, path: str) -> None:
+def _fixed(section: ConfigDict, transform: Any, shape: tuple[int, ...] | None) -> Choice:
+    return Choice(section, lambda section: (transform, shape))
+
+
+def _of_images(config: ConfigDict, path: str) -> Choice:
     shape = tuple(config.shape)
     if not _is_image(config):
         raise ValueError(f"the data are images, but config.shape is {shape}: expected (H, W, 3) or (H, W, 1)")
-    _put(config, spec(data_lib.from_folder, path=path, shape=shape), PIXELS, None)
-    config.data.shape = config.get_ref("shape")
-
-
-def _set_tfds(config: ConfigDict, name: str) -> None:
-    _put(config, spec(data_lib.tfds_dataset, name=name), PIXELS, None)
-    if _is_image(config):
-        config.data.shape = config.get_ref("shape")
+    return _fixed(spec(data_lib.from_folder, path=path, shape=shape), PIXELS, None)
 
 
 def _is_image(config: ConfigDict) -> bool:
     return len(config.shape) == 3 and config.shape[2] in images.MODES
 
 
-def _set_audio(config: ConfigDict, path: str) -> None:
-    _put(config, spec(data_lib.from_audio, path=path, length=config.shape[0]), Identity(), (config.shape[0], 1))
+def _of_audio(config: ConfigDict, path: str) -> Choice:
+    section = spec(data_lib.from_audio, path=path, length=config.shape[0])
+    return Choice(section, lambda section: (Identity(), (section.length, 1)))
 
 
-def _set_text(config: ConfigDict, path: str) -> None:
-    _put(config, spec(data_lib.from_text, path=path, length=config.shape[0]), Scale(0.0, 1.0), (config.shape[0], 8))
+def _of_text(config: ConfigDict, path: str) -> Choice:
+    section = spec(data_lib.from_text, path=path, length=config.shape[0])
+    return Choice(section, lambda section: (Scale(0.0, 1.0), (section.length, sequences.bits_of(section.alphabet))))
 
 
-def _set_tfrecord(config: ConfigDict, path: str) -> None:
-    shape = data_lib.from_tfrecord(path).train[0]["x"].shape
-    _put(config, spec(data_lib.from_tfrecord, path=path), PIXELS, shape)
+def _of_tfrecord(config: ConfigDict, path: str) -> Choice:
+    def read(section: ConfigDict) -> tuple[Scale, tuple[int, ...]]:
+        return PIXELS, data_lib.from_tfrecord(**_arguments(section)).train[0]["x"].shape
+
+    return Choice(spec(data_lib.from_tfrecord, path=path), read)
 
 
-def _set_npz(config: ConfigDict, path: str) -> None:
+def _of_npz(path: str) -> Choice:
     keys = list(load_arrays(path))
-    events = [key for key in ("x", "image", "images") if key in keys] or keys
-    labels = [key for key in ("label", "labels", "y") if key in keys and key != events[0]]
-    if len(events) > 1 or (events[0] not in ("x", "image", "images") and len(keys) > 1):
-        raise ValueError(f"expected one array x, image or images, got {sorted(keys)}")
-    section = spec(data_lib.from_npz, path=path, x=events[0], **({"label": labels[0]} if labels else {}))
-    train = data_lib.from_npz(path, events[0], labels[0] if labels else None).train
-    assert isinstance(train, data_lib.ArraySource)
-    _put(config, section, infer_transform(train.x), train.x.shape[1:])
+    events = [key for key in EVENTS if key in keys] or keys
+    labels = [key for key in LABELS if key in keys and key != events[0]]
+    x = events[0] if len(events) == 1 and (events[0] in EVENTS or len(keys) == 1) else ""
+
+    def read(section: ConfigDict) -> tuple[Transform, tuple[int, ...]]:
+        if not section.x:
+            raise ValueError(
+                f"expected one array x, image or images, got {sorted(keys)}: name it, --config.data.x=NAME"
+            )
+        if section.label == section.x:
+            section.label = None
+        train = data_lib.from_npz(**_arguments(section)).train
+        assert isinstance(train, data_lib.ArraySource)
+        return infer_transform(train.x), train.x.shape[1:]
+
+    return Choice(spec(data_lib.from_npz, path=path, x=x, **({"label": labels[0]} if labels else {})), read)
 
 
-def _put(config: ConfigDict, section: ConfigDict, transform, shape: tuple[int, ...] | None) -> None:
+def _arguments(section: ConfigDict) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != "call"}
+
+
+def _put(config: ConfigDict, section: ConfigDict, transform: Any, shape: tuple[int, ...] | None) -> None:
     if shape is not None and len(shape) != len(config.shape):
         raise ValueError(f"events of shape {tuple(shape)}, but the config is for events like {tuple(config.shape)}")
     config.data = section
     config.transform = spec(type(transform), **vars(transform))
     if shape is not None:
         config.shape = tuple(int(n) for n in shape)
+    elif "shape" in section and _is_image(config):
+        config.data.shape = config.get_ref("shape")
 
 
-def _suffixes() -> dict[Callable[[ConfigDict, str], None], tuple[str, ...]]:
-    """Function that configures a folder's files → their suffixes."""
+def _suffixes() -> dict[Callable[[ConfigDict, str], Choice], tuple[str, ...]]:
+    """Function that chooses for a folder's files → their suffixes."""
     return {
-        _set_images: images.SUFFIXES,
-        _set_audio: sequences.SOUNDS,
-        _set_text: sequences.TEXTS,
-        _set_tfrecord: tfrecord.SUFFIXES,
+        _of_images: images.SUFFIXES,
+        _of_audio: sequences.SOUNDS,
+        _of_text: sequences.TEXTS,
+        _of_tfrecord: tfrecord.SUFFIXES,
     }

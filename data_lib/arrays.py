@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_lib import files
 from data_lib.files import LONGEST
+from data_lib.layout import event_remark
 from data_lib.sources import ArraySource, Dataset
 
 
@@ -18,15 +20,16 @@ def from_arrays(
 ) -> Dataset:
     """A random, disjoint split of x [N, ...] and label [N, ...] by `seed`.
 
-    `test` is a fraction of the examples (a float below 1) or their number (an int). ValueError unless both splits have
+    `test` is a share of the examples, below 1, or their number: 1.0 is one example. ValueError unless both splits have
     at least one example, and as in `ArraySource`.
     """
     whole = ArraySource(x, label, name)
-    count = int(test) if isinstance(test, (int, np.integer)) else round(test * len(whole))
+    size = files.count_or_share(test, name)
+    count = size if isinstance(size, int) else round(size * len(whole))
     if not 0 < count < len(whole):
         raise ValueError(
             f"{name}: test={test} of {len(whole)} examples gives {count} test examples: "
-            "expected at least one for testing and one for training"
+            "expected at least one for testing and one for training, by another test=" + _doubt(whole)
         )
     order = np.random.default_rng(seed).permutation(len(whole))
     parts = {"train": whole.batch(order[count:]), "test": whole.batch(order[:count])}
@@ -43,6 +46,7 @@ def from_npz(
     """As `from_arrays`, from the arrays named `x` and `label` of an .npz file, or from an .npy file that holds only x.
 
     Pickled objects are not loaded. An array called "image" or "images" holds images: [N, H, W] gets a channel axis.
+    One line of the log names other arrays of the file, which are not used.
     FileNotFoundError, or ValueError naming the file, the expected array and the arrays in it.
     """
     path = Path(path)
@@ -52,10 +56,17 @@ def from_npz(
     for key in (x, label):
         if key is not None and key not in arrays:
             raise ValueError(f"{path}: expected an array '{key}', got {sorted(arrays)}")
+    if unused := [f"{key} {list(array.shape)}" for key, array in sorted(arrays.items()) if key not in (x, label)]:
+        files.say(f"{path}: arrays that are not used: {', '.join(unused)}")
     images = arrays[x]
     if x in ("image", "images") and images.ndim == 3:
         images = images[..., None]
     return from_arrays(images, None if label is None else arrays[label], test, seed, name=path.name)
+
+
+def _doubt(source: ArraySource) -> str:
+    remark = event_remark(source.x.shape)
+    return f"; {remark}" if remark else ""
 
 
 def load_arrays(path: str | PathLike, x: str = "x") -> dict[str, np.ndarray]:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_lib.layout import remarks
 from data_lib.sources import ArraySource, Dataset, Source, gather
-from data_lib.transform import Transform
+from data_lib.transform import FAR, MANY, Transform
 
 SAMPLE = 10_000
 SHOWN = 20
+COARSE = 1e-3  # of a deviation: steps between stored values that are larger are reported
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,24 @@ class SplitDescription:
     sigma_data: float
     labels: tuple[tuple[str, int], ...]
     unreadable: tuple[str, ...]
+    rounding: str = ""  # a line if the dtype, or model space's float32, loses digits of the data
 
 
 @dataclass(frozen=True)
 class Description:
-    """Both splits. `shared` test examples are also training examples; None if that was not checked."""
+    """Both splits. `shared` test examples are also training examples; None if that was not checked.
+
+    `remarks` are lines on a doubtful layout (`layout`).
+    """
 
     train: SplitDescription
     test: SplitDescription
     shared: int | None
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join([*_lines("train", self.train), *_lines("test", self.test), _split(self)])
+        doubts = [f"layout   {line}" for line in self.remarks]
+        return "\n".join([*_lines("train", self.train), *_lines("test", self.test), _split(self), *doubts])
 
 
 def describe(dataset: Dataset, transform: Transform) -> Description:
@@ -45,7 +53,7 @@ def describe(dataset: Dataset, transform: Transform) -> Description:
     Use it for `EDMPreconditioning(sigma_data)`.
     """
     train, test = (_describe_split(source, transform) for source in dataset)
-    return Description(train, test, shared_examples(dataset))
+    return Description(train, test, shared_examples(dataset), remarks(dataset))
 
 
 def shared_examples(dataset: Dataset) -> int | None:
@@ -66,34 +74,83 @@ def _describe_split(source: Source, transform: Transform) -> SplitDescription:
     count = len(source)
     whole = isinstance(source, ArraySource)
     seen = np.arange(count) if whole else np.linspace(0, count - 1, min(count, SAMPLE)).astype(int)
-    low, high, moments, size = np.inf, -np.inf, np.zeros(2), 0
+    low, high = np.inf, -np.inf
+    data, model = _Moments(), _Moments()
     shape: tuple[int, ...] = ()
-    dtype = ""
+    dtype = np.dtype(np.float32)
     labels: dict[int, int] = {}
     for start in range(0, len(seen), 1000):
         batch = gather(source, seen[start : start + 1000])
         x = batch["x"]
-        shape, dtype = x.shape[1:], str(x.dtype)
+        shape, dtype = x.shape[1:], x.dtype
         low, high = min(low, float(x.min())), max(high, float(x.max()))
-        x = transform.forward(x).astype(np.float64)
-        moments += x.sum(), (x**2).sum()
-        size += x.size
+        data.add(x)
+        model.add(transform.forward(x))
         label = batch.get("label")
         if label is not None and label.ndim == 1 and label.dtype.kind == "i":
             for value, n in zip(*np.unique(label, return_counts=True), strict=True):
                 labels[int(value)] = labels.get(int(value), 0) + int(n)
-    mean, square = moments / size
     names = getattr(source, "classes", ())
     named = [(names[k] if 0 <= k < len(names) else str(k), n) for k, n in sorted(labels.items())]
     bad = tuple(map(str, getattr(source, "unreadable", ())))
-    sigma = float(np.sqrt(max(square - mean**2, 0.0)))
-    return SplitDescription(count, len(seen), shape, dtype, low, high, sigma, tuple(named), bad)
+    rounding = _rounding(data, dtype) or _rounding(model, np.dtype(np.float32), " in model space")
+    return SplitDescription(
+        count, len(seen), shape, str(dtype), low, high, model.overall(), tuple(named), bad, rounding
+    )
+
+
+class _Moments:
+    """Count, mean and sum of squares about the mean, per entry of the last axis if these are features; in float64.
+
+    Parts are merged by (2.1) of Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing
+    sample variances (1979), which loses no digits far from 0.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, np.zeros(1), np.zeros(1)
+
+    def add(self, x: np.ndarray) -> None:
+        columns = x.reshape(-1, x.shape[-1]) if x.ndim > 1 and x.shape[-1] <= MANY else x.reshape(-1, 1)
+        columns = columns.astype(np.float64)
+        mean, count = columns.mean(0), len(columns)
+        shift, total = mean - self.mean, self.count + count
+        self.squares = self.squares + ((columns - mean) ** 2).sum(0) + shift**2 * self.count * count / total
+        self.mean, self.count = self.mean + shift * count / total, total
+
+    def std(self) -> np.ndarray:
+        """The deviation of each entry."""
+        return np.sqrt(self.squares / self.count)
+
+    def overall(self) -> float:
+        """The deviation of all values."""
+        return float(np.sqrt(np.mean(self.squares / self.count) + np.var(self.mean)))
+
+
+def _rounding(found: _Moments, dtype: np.dtype, where: str = "") -> str:
+    """A line if `dtype` stores these values in steps of more than `COARSE` deviations, since they are far from 0."""
+    if dtype.kind != "f" or dtype.itemsize > 4:
+        return ""
+    std, eps = found.std(), float(np.finfo(dtype).eps)
+    steps = np.abs(np.spacing(found.mean.astype(dtype))).astype(np.float64)
+    share = np.divide(steps, std, out=np.zeros_like(steps), where=std > 0)
+    worst = int(np.argmax(share))
+    if share[worst] <= max(COARSE, FAR * eps):  # float16 has steps of COARSE near 0 too
+        return ""
+    mean, digits = found.mean[worst], np.log10(share[worst] / eps)
+    remedy = "standardize them, as --data does" if where else f"store them as float64, or minus {mean:.6g}"
+    return (
+        f"{dtype}{where} has steps of {steps[worst]:.3g} near {mean:.6g}, {share[worst]:.2g} deviations of the data: "
+        f"{min(digits, -np.log10(eps)):.1f} of its {-np.log10(eps):.1f} digits are lost; {remedy}"
+    )
 
 
 def _lines(name: str, part: SplitDescription) -> Iterator[str]:
     seen = "" if part.seen == part.count else f" (of {part.seen} of them)"
     yield f"{name:8} {part.count} examples {part.dtype} {list(part.shape)}"
-    yield f"{'':8} range {part.low:.6g} to {part.high:.6g}, sigma_data {part.sigma_data:.4g} in model space{seen}"
+    low, high = _shown_range(part.low, part.high)
+    yield f"{'':8} range {low} to {high}, sigma_data {part.sigma_data:.4g} in model space{seen}"
+    if part.rounding and name == "train":
+        yield f"{'':8} {part.rounding}"
     if part.labels:
         shown = ", ".join(f"{label}: {count}" for label, count in part.labels[:SHOWN])
         more = f", and {len(part.labels) - SHOWN} more" if len(part.labels) > SHOWN else ""
@@ -105,6 +162,13 @@ def _lines(name: str, part: SplitDescription) -> Iterator[str]:
         yield from (f"{'':10}{line}" for line in part.unreadable[:SHOWN])
         if len(part.unreadable) > SHOWN:
             yield f"{'':10}and {len(part.unreadable) - SHOWN} more"
+
+
+def _shown_range(low: float, high: float) -> tuple[str, str]:
+    """Both with 6 digits, or more if they are far from 0: three beyond those that they share."""
+    apart = np.log10(max(abs(low), abs(high)) / (high - low)) if low < high else 0
+    digits = min(17, max(6, 3 + int(np.ceil(apart))))
+    return f"{low:.{digits}g}", f"{high:.{digits}g}"
 
 
 def _split(found: Description) -> str:

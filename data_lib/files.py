@@ -2,19 +2,25 @@
 
 A file is a test file if u = hash(seed, its path below the folder) / 2⁶⁴ < test. This depends only on its name, so
 adding or removing files moves no other file to the other split.
+
+Folders train and test directly below the root are splits: their files are the training and the test examples, whatever
+`test` says. val, valid or validation replaces a missing test. train alone is split by the rule above.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections import deque
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -23,10 +29,15 @@ log = logging.getLogger(__name__)
 
 IN_MEMORY_BYTES = 4 * 2**30
 MAX_SHOWN = 3
+MAX_KINDS = 8  # endings in a line on files that are left out
+TRAIN_FOLDER, TEST_FOLDERS = "train", ("test", "val", "valid", "validation")  # in any case; the first one there is used
 LONGEST = 300  # characters of a reason, which may quote the file's content
 CHUNK = 64
 SMALL = 16 * 2**10
 RULES = ("raise", "skip")
+
+
+_quiet = ContextVar("quiet", default=False)
 
 
 class UnreadableError(ValueError):
@@ -48,8 +59,66 @@ class Unreadable:
         return f"{self.path}: {self.reason}"
 
 
-def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:
-    """Sorted paths, relative to the folder and with /, of files with these endings in upper or lower case.
+class Tally:
+    """Counts of what was done to the files of a folder, from several threads."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, what: str, count: int = 1) -> None:
+        """`count` more, of True as 1."""
+        with self._lock:
+            self.counts[what] += count
+
+    def say(self, where: str, total: int, things: str) -> None:
+        """One line of the log; none if all counts are 0."""
+        found = [f"{count} {what}" for what, count in self.counts.items() if count]
+        if found:
+            say(f"{where}: of {total} {things}, {', '.join(found)}")
+
+
+def say(text: str) -> None:
+    """Logs what a user has to know about the data, unless `quiet`."""
+    if not _quiet.get():
+        log.warning("%s", text)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it `say` does nothing: for a look at data that are read again later."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a folder: those with the wanted endings, and what is left out."""
+
+    root: Path
+    names: list[str]
+    others: list[str]
+    links: int
+    hidden: int
+
+    def say(self, besides: Sequence[str] = ()) -> None:
+        """One line of the log on what is left out, without the files `besides`; none if nothing is."""
+        others = [name for name in self.others if name not in besides]
+        ends = Counter(Path(name).suffix.lower() or "without an ending" for name in others)
+        kinds = ", ".join(f"{count} {end}" for end, count in ends.most_common(MAX_KINDS))
+        kinds += f", and {len(ends) - MAX_KINDS} more kinds" if len(ends) > MAX_KINDS else ""
+        parts = [f"{_counted(len(others), 'file')} ({kinds})"] if others else []
+        parts += [_counted(self.links, "linked folder")] if self.links else []
+        parts += [f"{self.hidden} hidden"] if self.hidden else []
+        if parts:
+            say(f"{self.root}: left out: {', '.join(parts)}")
+
+
+def search(folder: str | PathLike, suffixes: Sequence[str]) -> Found:
+    """The files below a folder with these endings in upper or lower case: sorted paths, relative to it and with /.
 
     Hidden files and folders and linked folders are left out. FileNotFoundError if there is no such folder. ValueError
     if it holds no such file, naming one that it does hold.
@@ -57,9 +126,11 @@ def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}")
-    found, others = [], []
+    found, others, links, hidden = [], [], 0, 0
     for place, folders, names in os.walk(root):
+        hidden += sum(name.startswith(".") for name in (*folders, *names))
         folders[:] = [name for name in folders if not name.startswith(".")]
+        links += sum(os.path.islink(os.path.join(place, name)) for name in folders)
         for name in names:
             path = Path(place, name).relative_to(root).as_posix()
             if not name.startswith("."):
@@ -67,23 +138,87 @@ def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:
     if not found:
         held = f"{len(others)} other files, for example {sorted(others)[0]}" if others else "no files"
         raise ValueError(f"{root}: expected files that end in {', '.join(suffixes)}, got {held}")
-    return sorted(found)
+    return Found(root, sorted(found), sorted(others), links, hidden)
+
+
+def find_files(folder: str | PathLike, suffixes: Sequence[str]) -> list[str]:
+    """The names that `search` finds."""
+    return search(folder, suffixes).names
+
+
+class Splits(NamedTuple):
+    """Masks of the names, bool [N]; a file of neither mask is not used.
+
+    `test` is None if no folder has test files, so that they come from `train`. `inside` is the number of leading
+    folders that are splits: 1, or 0 without.
+    """
+
+    train: np.ndarray
+    test: np.ndarray | None
+    inside: int
+
+
+def folder_splits(names: Sequence[str], root: Path) -> Splits:
+    """The splits by folders directly below the root, as at the head; all are for training if there are none.
+
+    One line of the log says which folders are used for what. ValueError for a folder test without a folder train, since
+    its files would be used for training. Folders train among others, without a folder test, are no splits.
+    """
+    tops = np.array([name.partition("/")[0].lower() if "/" in name else "" for name in names])
+    counts = Counter(tops.tolist())
+    tests = [top for top in TEST_FOLDERS if top in counts]
+    only = all(top in (TRAIN_FOLDER, *TEST_FOLDERS) for top in counts)
+    if TRAIN_FOLDER not in counts or not (tests or only):
+        if tests and only:
+            raise ValueError(
+                f"{root}: there is a folder {tests[0]} but no folder {TRAIN_FOLDER}: name one of its folders"
+            )
+        return Splits(np.ones(len(names), bool), None, 0)
+    used = (TRAIN_FOLDER, *tests[:1])
+    unused = [f"{top or 'directly below it'} ({_counted(n, 'file')})" for top, n in counts.items() if top not in used]
+    rest = f"; not used: {', '.join(unused)}" if unused else ""
+    tested = (
+        f"{tests[0]} ({counts[tests[0]]}), for any test=" if tests else "a part of these, as there is no folder test"
+    )
+    say(f"{root}: for training: {TRAIN_FOLDER} ({_counted(counts[TRAIN_FOLDER], 'file')}); for testing: {tested}{rest}")
+    return Splits(tops == TRAIN_FOLDER, tops == tests[0] if tests else None, 1)
+
+
+def split_files(names: Sequence[str], test: float | int, seed: int, root: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """`folder_splits`; without a folder of test files, these are chosen by `split_mask`."""
+    train, mask, inside = folder_splits(names, root)
+    if mask is None:
+        mask = np.zeros(len(names), bool)
+        own = [name for name, chosen in zip(names, train, strict=True) if chosen]
+        mask[train] = split_mask(own, test, seed, str(root))
+    return train & ~mask, mask, inside
+
+
+def count_or_share(test: float | int, where: str) -> int | float:
+    """`test` as a number of examples (int) if it is a whole number, else as a share of them (float below 1).
+
+    ValueError for 1.5, which is neither.
+    """
+    if float(test).is_integer():
+        return int(test)
+    if not 0 < test < 1:
+        raise ValueError(f"{where}: test={test}: expected a whole number of examples, or a share between 0 and 1")
+    return float(test)
 
 
 def split_mask(names: Sequence[str], test: float | int, seed: int, where: str) -> np.ndarray:
     """Which names are for testing, bool [N].
 
-    A float `test` is a fraction by the rule at the head; the lowest hash is always included and the highest never. An
-    int n takes the n lowest hashes. ValueError unless both splits have at least one.
+    `test` below 1 is a share by the rule at the head; the lowest hash is always included and the highest never. A
+    whole number n takes the n lowest hashes. ValueError unless both splits have at least one, and for 1.5.
     """
-    u = np.array([_hash(name, seed) for name in names])
-    if isinstance(test, (int, np.integer)):
+    u, size = np.array([_hash(name, seed) for name in names]), count_or_share(test, where)
+    if isinstance(size, int):
         mask = np.zeros(len(names), bool)
-        mask[np.argsort(u, kind="stable")[: max(test, 0)]] = True
+        mask[np.argsort(u, kind="stable")[: max(size, 0)]] = True
     else:
-        mask = u < test
-        if 0 < test < 1:  # with few files the rule might take none, or all
-            mask[u == u.min()], mask[u == u.max()] = True, False
+        mask = u < size
+        mask[u == u.min()], mask[u == u.max()] = True, False  # with few files the rule might take none, or all
     if not 0 < mask.sum() < len(names):
         raise ValueError(
             f"{where}: test={test} of {len(names)} gives {mask.sum()} for testing: "
@@ -165,6 +300,10 @@ def in_threads(function: Callable, items: Sequence, threads: int) -> Iterator:
         while waiting:
             yield from waiting.popleft().result()
             waiting.extend(map(submit, islice(chunks, 1)))
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _shown(bad: Sequence[Unreadable]) -> str:

@@ -1,18 +1,22 @@
 """A folder of images of any sizes and modes, converted by one rule to examples x uint8 [H, W, C].
 
-    file ─► oriented by EXIF ─► transparent parts over `background` ─► mode RGB or L
+    file ─► oriented by EXIF ─► 8 bits ─► transparent parts over `background` ─► mode RGB or L
          ─► center crop to the ratio W : H ─► bicubic, antialiased, to H × W           (Pillow's ImageOps.fit)
 
 The bicubic filter also reads pixels just outside the crop. An image of size H × W is not resampled. Only the first of
-several frames is used. A palette is converted to its colors. 16-bit gray is divided by 257 and rounded; of 16-bit color
-Pillow keeps the high byte. CMYK becomes RGB by Pillow's conversion without a color profile.
+several frames is used. A palette is converted to its colors. CMYK becomes RGB by Pillow's conversion without a color
+profile. Gray of more than 8 bits becomes 255 v / full scale, rounded; full scale is 65535, 4095 in a TIFF of 12 bits,
+and in a PGM the maximum that it states. Of 16-bit color Pillow keeps the high byte. One line of the log counts what was
+done to the files.
 
 Unreadable are files of 32-bit integers or floats, which have no stated range; and files that are empty, truncated, of
 another format than their name says, or beyond Pillow's limit against decompression bombs.
 """
 
+import contextlib
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -20,15 +24,35 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from data_lib import files
 from data_lib.files import Unreadable, UnreadableError
 from data_lib.sources import ArraySource, Batch, Dataset, Source
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that runs another program
+SUFFIXES = (
+    *(
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".jif",
+        ".jfi",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+    ),
+    *(".pbm", ".pgm", ".ppm", ".pnm"),
+)  # all that Pillow registers for the formats below, but .pfm, which holds floats without a range
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")  # no format that runs another program
 MODES = {1: "L", 3: "RGB"}
+_WHOLE = re.compile(r"-?[0-9]+")
+ORIENTATION, BITS, PHOTOMETRIC, WHITE_IS_ZERO = 274, 258, 262, 0  # tags of TIFF 6.0, section 8
 
 
 def from_folder(
@@ -44,10 +68,13 @@ def from_folder(
 ) -> Dataset:
     """The images below `path` as uint8 of `shape` [H, W, 3 or 1], split by the hash of their paths (`files`).
 
+    Folders train and test below `path` are splits (`files`). Otherwise `test` is the share of test images, or their
+    number.
+
     `labels` is "folders", "auto", "none" or a CSV file. With "folders", the label of an image is its folder directly
-    below `path`, numbered in the order of names. "auto" means "folders" if all images are in such folders, else "none".
-    A CSV file has the header file,label and one line per image. Its labels are whole numbers, or names, numbered in
-    their order. The names are the `classes` of the sources.
+    below `path`, or below the folder of its split. "auto" means "folders" if all images are in such folders, else
+    "none". A CSV file has the header file,label and one line per image. Labels are names, and the `classes` of the
+    sources. They are numbered in alphabetical order, or by value if all are whole numbers; so 0, 1 … n − 1 keep theirs.
 
     `on_error` is "raise" or "skip". "skip" logs unreadable files and lists them in `unreadable` of the sources.
 
@@ -60,31 +87,58 @@ def from_folder(
     root = Path(path)
     files.require_rule(on_error)
     require_shape(shape)
+    tally = files.Tally()
     decode = partial(read_image, shape=tuple(shape), background=tuple(background))
-    names = files.find_files(root, SUFFIXES)
-    classes, label = _labels(root, names, labels)
-    mask = files.split_mask(names, test, seed, str(root))
+    found = files.search(root, SUFFIXES)
+    found.say(besides=[_below(root, labels)])
+    train, held, inside = files.split_files(found.names, test, seed, root)
+    names, mask = [found.names[i] for i in np.flatnonzero(train | held)], held[train | held]
+    classes, label = _labels(root, names, labels, inside, found.names)
     threads = threads or files.default_threads([str(root / name) for name in names])
     fits = in_memory and len(names) * prod(shape) <= files.IN_MEMORY_BYTES
-    make = _decoded if fits else FileSource.checked
+    make = partial(_decoded, tally=tally) if fits else FileSource.checked
     parts = {}
     for part, chosen in (("train", ~mask), ("test", mask)):
         paths = [str(root / names[i]) for i in np.flatnonzero(chosen)]
         own = None if label is None else label[chosen]
         parts[part] = make(paths, own, decode, on_error, threads, f"{root.name} {part}", classes)
+    if fits:
+        tally.say(str(root), len(names), "images")
+    else:
+        files.say(
+            f"{root}: images are decoded when they are read, turned by EXIF, cropped and resized to {tuple(shape)}"
+        )
     return Dataset(**parts)
 
 
-def read_image(path: str | PathLike, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)):
-    """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow, if it cannot be."""
+def read_image(
+    path: str | PathLike,
+    shape: tuple[int, ...],
+    background: tuple[int, ...] = (255, 255, 255),
+    tally: files.Tally | None = None,
+) -> np.ndarray:
+    """A file as uint8 [H, W, C], by the rule at the head. UnreadableError, or an error of Pillow, if it cannot be.
+
+    `tally` counts what the rule did to the file.
+    """
     with _open(path) as file:
-        return made_to(ImageOps.exif_transpose(_eight_bits(file)), shape, background)
+        file.info.update(_transparency(file))  # before anything loads the file
+        turned = _is_turned(file)
+        image = _eight_bits(ImageOps.exif_transpose(file), file)
+        found = made_to(image, shape, background)
+        if tally is not None:
+            tally.add("turned by EXIF", turned)
+            tally.add("cropped", image.width * shape[0] != image.height * shape[1])
+            tally.add("resized", image.size != (shape[1], shape[0]))
+            tally.add("composited over the background", image.has_transparency_data)
+            tally.add("with more than one frame, of which the first is used", _has_frames(file))
+        return found
 
 
 def made_to(image: Image.Image, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)) -> np.ndarray:
     """A picture as uint8 [H, W, C], by the rule at the head without EXIF."""
     height, width, channels = shape
-    image = _eight_bits(image)
+    image = _eight_bits(image, image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
@@ -140,26 +194,59 @@ class FileSource:
         return list(files.in_threads(self.__getitem__, indices, self.threads))
 
 
-def _decoded(paths, label, decode, on_error, threads, name, classes) -> Source:
+def _decoded(paths, label, decode, on_error, threads, name, classes, tally) -> Source:
     x = np.empty((len(paths), *decode.keywords["shape"]), np.uint8)
     row = {path: i for i, path in enumerate(paths)}
 
     def fill(path: str) -> None:
-        x[row[path]] = decode(path)
+        x[row[path]] = decode(path, tally=tally)
 
     _, places, bad = files.decode_all(paths, fill, on_error, threads, name)
     label = None if label is None else label[places]
     return ArraySource(x[places] if bad else x, label, name, classes, bad)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise UnreadableError(f"mode {image.mode}, 32 bits per pixel, has no stated range: expected 8 or 16 bits")
+def _eight_bits(image: Image.Image, file: Image.Image) -> Image.Image:
+    """`image` with 8 bits per channel; `file` is what it was read from, with the tags of its format."""
+    tags = getattr(file, "tag_v2", {})
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and file.format == "PPM")
+    if image.mode in ("I", "F") and not deep:
+        bits = tags.get(BITS, (32,))[0]
+        raise UnreadableError(
+            f"mode {image.mode}, {bits} bits per pixel, has no stated range: expected 8 or 16 bits without a sign"
+        )
     image.load()
-    return image
+    if not deep:
+        return image
+    values, full = np.asarray(image).astype(np.uint32), 4095 if tags.get(BITS) == (12,) else 65535
+    shown = full - values if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else values  # Pillow inverts only 8 bits
+    gray = Image.fromarray(((2 * 255 * shown + full) // (2 * full)).astype(np.uint8))
+    if image.info.get("transparency") is not None:
+        gray.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return gray
+
+
+def _transparency(file: ImageFile.ImageFile) -> dict[str, int | tuple[int, ...]]:
+    """The transparent color of a PNG in the values that Pillow decodes to: it reports those of the file's bit depth.
+
+    Of 16-bit color only high bytes are left to compare.
+    """
+    value, raw = file.info.get("transparency"), file.tile[0][3] if file.tile else ""
+    if file.format != "PNG" or not isinstance(value, int | tuple):
+        return {}
+    if isinstance(value, tuple):
+        return {"transparency": tuple(v >> 8 for v in value)} if raw == "RGB;16B" else {}
+    return {"transparency": value * {"L;2": 85, "L;4": 17}.get(str(raw), 1)}
+
+
+def _is_turned(file: Image.Image) -> bool:
+    return 2 <= file.getexif().get(ORIENTATION, 1) <= 8
+
+
+def _has_frames(file: Image.Image) -> bool:
+    with contextlib.suppress(Exception):  # of any class: later frames may be damaged
+        return getattr(file, "is_animated", False)
+    return False
 
 
 def _opened(path: str) -> None:
@@ -167,33 +254,61 @@ def _opened(path: str) -> None:
         pass
 
 
-def _open(path: str | PathLike) -> Image.Image:
-    try:
-        return Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        empty = Path(path).stat().st_size == 0
-        reason = "the file is empty" if empty else f"it is not an image of the formats {', '.join(FORMATS)}"
-        raise UnreadableError(reason) from error
+@contextlib.contextmanager
+def _open(path: str | PathLike) -> Iterator[ImageFile.ImageFile]:
+    """Opened as a file object, since Pillow 13 misreads uncompressed TIFF that are turned if it maps them to memory."""
+    with open(path, "rb") as stream:
+        try:
+            image = Image.open(stream, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            empty = Path(path).stat().st_size == 0
+            reason = "the file is empty" if empty else f"it is not an image of the formats {', '.join(FORMATS)}"
+            raise UnreadableError(reason) from error
+        with image:
+            yield image
 
 
-def _labels(root: Path, names: list[str], labels: str) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """(the classes by number, the label of each file [N]), or ((), None)."""
-    inside = [name.partition("/")[0] if "/" in name else "" for name in names]
-    if labels == "none" or (labels == "auto" and not all(inside)):
+def _labels(
+    root: Path, names: list[str], labels: str, inside: int, known: list[str]
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """(the classes by number, the label of each file [N]), or ((), None).
+
+    A class is the folder below `inside` others. `known` are all images of the root, used or not.
+    """
+    parts = [name.split("/")[inside:] for name in names]
+    folders = [part[0] if len(part) > 1 else "" for part in parts]
+    if labels == "none" or (labels == "auto" and not any(folders)):
         return (), None
     if labels in ("auto", "folders"):
-        if not all(inside):
-            raise ValueError(f"{root}: labels='folders', but {names[inside.index('')]} is in no folder below it")
-        return _numbered(inside)
+        if not all(folders):
+            first = names[folders.index("")]
+            if labels == "folders":
+                raise ValueError(f"{root}: labels='folders', but {first} is in no folder below it")
+            files.say(f"{root}: no labels, since {folders.count('')} images are in no folder{_first([first])}")
+            return (), None
+        return _numbered(folders)
     table = _read_table(Path(labels))
-    missing = [name for name in names if name not in table]
-    if missing or len(table) > len(names):
-        extra = sorted(set(table) - set(names))
+    missing, extra = [name for name in names if name not in table], sorted(set(table) - set(known))
+    if missing or extra:
         raise ValueError(
             f"{labels}: expected one line for each of the {len(names)} images of {root}; "
             f"{len(missing)} have none{_first(missing)}, {len(extra)} lines have no image{_first(extra)}"
         )
-    return _numbered([table[name] for name in names])
+    values = [table[name] for name in names]
+    if negative := [value for value in values if _WHOLE.fullmatch(value) and int(value) < 0]:
+        raise ValueError(f"{labels}: labels that are numbers must be 0 or more, got {negative[0]}")
+    classes, numbers = _numbered(values)
+    if _WHOLE.fullmatch(classes[0]) and not all(name == str(i) for i, name in enumerate(classes)):
+        shown = ", ".join(f"{name} is {i}" for i, name in enumerate(classes[:3]))
+        files.say(f"{labels}: its labels are not 0 to {len(classes) - 1}, so they are numbered in order: {shown}, …")
+    return classes, numbers
+
+
+def _below(root: Path, labels: str) -> str:
+    """The name of the labels' CSV file below the root, if that is where it is; else ""."""
+    with contextlib.suppress(ValueError, OSError):
+        return Path(labels).resolve().relative_to(root.resolve()).as_posix()
+    return ""
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -213,16 +328,15 @@ def _read_table(path: Path) -> dict[str, str]:
 
 
 def _numbered(values: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """(classes, labels [N]): whole numbers unchanged, if all are; otherwise names, numbered in sorted order."""
-    try:
-        numbers = np.array([int(value) for value in values])
-    except (ValueError, TypeError):
-        classes = tuple(sorted({str(value) for value in values}))
-        place = {name: i for i, name in enumerate(classes)}
-        return classes, np.array([place[str(value)] for value in values])
-    if numbers.min() < 0:
-        raise ValueError(f"labels that are numbers must be 0 or more, got {numbers.min()}")
-    return tuple(map(str, range(numbers.max() + 1))) if numbers.max() < 10_000 else (), numbers
+    """(classes, labels [N]): names, numbered by value if all are whole numbers that differ, else alphabetically.
+
+    So the names 0, 1 … n − 1 are their own numbers; 1 and 01 are two classes.
+    """
+    names = sorted(set(values))
+    if all(map(_WHOLE.fullmatch, names)) and len({int(name) for name in names}) == len(names):
+        names.sort(key=int)
+    place = {name: i for i, name in enumerate(names)}
+    return tuple(names), np.array([place[value] for value in values])
 
 
 def _first(names: list[str]) -> str:

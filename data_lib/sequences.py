@@ -6,7 +6,8 @@
 
 Analog bits: T. Chen, R. Zhang, G. Hinton, Analog Bits, arXiv:2208.04202, section 3. The network receives the bits of a
 discrete value as the real numbers ±1, by `Scale(0, 1)`, and `text_of` takes the sign of the samples. The rest of a file
-after its last window is dropped. A file shorter than one window is unreadable.
+after its last window is left out. A file shorter than one window is unreadable. One line of the log counts what is
+resampled, averaged and left out. Folders train and test are splits (`files`); other folders are no labels.
 """
 
 from functools import partial
@@ -20,8 +21,8 @@ from data_lib import files
 from data_lib.files import UnreadableError
 from data_lib.sources import ArraySource, Dataset
 
-SOUNDS = (".wav", ".flac")
-TEXTS = (".txt", ".md")
+SOUNDS = (".wav", ".wave", ".bwf", ".flac")
+TEXTS = (".txt", ".text", ".md", ".markdown")
 
 
 def from_audio(
@@ -38,25 +39,33 @@ def from_audio(
     x float32 [N, length, 1]. FLAC requires the package soundfile. FileNotFoundError and ValueError as in
     `images.from_folder`.
     """
-    names = files.find_files(path, SOUNDS)
-    mask = files.split_mask(names, test, seed, str(path))
-    decode = lambda file: _windows(read_audio(file, rate), length)[..., None]  # noqa: E731
+    root, found = Path(path), files.search(path, SOUNDS)
+    found.say()
+    train, held, inside = files.split_files(found.names, test, seed, root)
+    _say_unlabeled(root, found.names, inside)
+    tally = files.Tally()
+    decode = lambda file: _windows(read_audio(file, rate, tally), length, tally)[..., None]  # noqa: E731
     parts = {}
-    for part, chosen in (("train", ~mask), ("test", mask)):
-        paths, name = [str(Path(path, names[i])) for i in np.flatnonzero(chosen)], f"{Path(path).name} {part}"
-        found, _, bad = files.decode_all(paths, decode, on_error, threads or files.default_threads(paths), name)
-        parts[part] = ArraySource(np.concatenate(found), name=name, unreadable=bad)
+    for part, chosen in (("train", train), ("test", held)):
+        paths, name = [str(root / found.names[i]) for i in np.flatnonzero(chosen)], f"{root.name} {part}"
+        x, _, bad = files.decode_all(paths, decode, on_error, threads or files.default_threads(paths), name)
+        parts[part] = ArraySource(np.concatenate(x), name=name, unreadable=bad)
+    tally.say(str(root), int((train | held).sum()), "recordings")
     return Dataset(**parts)
 
 
-def read_audio(path: str | PathLike, rate: int) -> np.ndarray:
+def read_audio(path: str | PathLike, rate: int, tally: files.Tally | None = None) -> np.ndarray:
     """The recording as float32 [N], ±1 at full scale: the mean of its channels at `rate` values per second.
 
-    UnreadableError, or an error of the reader, if it cannot be read.
+    `tally` counts the files of another rate and of several channels. UnreadableError, or an error of the reader, if it
+    cannot be read.
     """
     from scipy.signal import resample_poly  # a second to import
 
     given, x = _read_flac(path) if str(path).lower().endswith(".flac") else _read_wav(path)
+    if tally is not None:
+        tally.add(f"resampled to {rate} values per second", rate != given)
+        tally.add("of several channels, averaged", x.ndim == 2)
     x = x.mean(axis=1) if x.ndim == 2 else x
     if not np.isfinite(x).all():
         raise UnreadableError(f"{np.count_nonzero(~np.isfinite(x))} of {x.size} values are not finite")
@@ -97,26 +106,36 @@ def from_text(
     on_error: str = "raise",
     alphabet: str = "",
 ) -> Dataset:
-    """Windows of `length` bytes of a text file, or of the .txt and .md files below a folder, as bits 0 and 1.
+    """Windows of `length` bytes of a text file, or of the text files below a folder, as bits 0 and 1.
 
     x int8 [N, length, 8]. With an `alphabet` (`alphabet_of` finds one), a window has `length` characters and x is
     [N, length, bits]; then a file that is not UTF-8, or has a character outside the alphabet, is unreadable. The split
     is by the hash of the file and the window number. FileNotFoundError and ValueError as in `from_audio`.
     """
-    root = Path(path)
-    names = _text_names(root)
+    root, tally = Path(path), files.Tally()
+    names = _text_names(root, say=True)
+    splits = files.folder_splits(names, root)
+    _say_unlabeled(root, names, splits.inside)
+    names = [names[i] for i in np.flatnonzero(splits.train if splits.test is None else splits.train | splits.test)]
     paths = [str(root / name) for name in names]
     read = partial(_places, alphabet=alphabet) if alphabet else partial(np.fromfile, dtype=np.uint8)
-    found, places, bad = files.decode_all(paths, lambda file: _windows(read(file), length), on_error, 1, root.name)
+    decode = lambda file: _windows(read(file), length, tally)  # noqa: E731
+    found, places, bad = files.decode_all(paths, decode, on_error, 1, root.name)
     labels = [f"{names[place]}/{i}" for place, windows in zip(places, found, strict=True) for i in range(len(windows))]
     bits = (np.concatenate(found)[..., None] >> np.arange(bits_of(alphabet))[::-1] & 1).astype(np.int8)
-    mask = files.split_mask(labels, test, seed, str(root))
+    if splits.test is None:
+        mask = files.split_mask(labels, test, seed, str(root))
+    else:
+        mask = np.array([not label.lower().startswith(f"{files.TRAIN_FOLDER}/") for label in labels])
+        if not 0 < mask.sum() < len(mask):
+            raise ValueError(f"{root}: expected windows in both splits, got {mask.sum()} of {len(mask)} for testing")
+    tally.say(str(root), len(names), "texts")
     parts = {"train": ~mask, "test": mask}
     return Dataset(**{k: ArraySource(bits[m], name=f"{root.name} {k}", unreadable=bad) for k, m in parts.items()})
 
 
 def alphabet_of(path: str | PathLike) -> str:
-    """The characters of a text file, or of the .txt and .md files below a folder, in the order of Unicode."""
+    """The characters of a text file, or of the text files below a folder, in the order of Unicode."""
     root = Path(path)
     return "".join(sorted(set().union(*(_text(root / name) for name in _text_names(root)))))
 
@@ -137,11 +156,23 @@ def text_of(x: np.ndarray, alphabet: str = "") -> list[str]:
     return ["".join(alphabet[i] if i < len(alphabet) else "\ufffd" for i in row) for row in places]
 
 
-def _text_names(root: Path) -> list[str]:
-    """The names of the texts below a folder; "" if the path is a file."""
+def _text_names(root: Path, say: bool = False) -> list[str]:
+    """The names of the texts below a folder; "" if the path is a file. `say` logs what is left out."""
     if not root.exists():
         raise FileNotFoundError(f"no file {root}")
-    return files.find_files(root, TEXTS) if root.is_dir() else [""]
+    if not root.is_dir():
+        return [""]
+    found = files.search(root, TEXTS)
+    if say:
+        found.say()
+    return found.names
+
+
+def _say_unlabeled(root: Path, names: list[str], inside: int) -> None:
+    """One line of the log if the files are in folders, which may be meant as classes."""
+    folders = sorted({"/".join(name.split("/")[inside:-1]) for name in names} - {""})
+    if folders:
+        files.say(f"{root}: its folders are not read as labels: {', '.join(folders[:3])}{', …' * (len(folders) > 3)}")
 
 
 def _text(path: str | PathLike) -> str:
@@ -155,8 +186,9 @@ def _places(path: str, alphabet: str) -> np.ndarray:
     return np.array([place[character] for character in text], np.int32)
 
 
-def _windows(x: np.ndarray, length: int) -> np.ndarray:
+def _windows(x: np.ndarray, length: int, tally: files.Tally) -> np.ndarray:
     """[N] → [N // length, length]."""
     if len(x) < length:
         raise UnreadableError(f"{len(x)} values are shorter than one window of {length}")
+    tally.add("values after a last window left out", len(x) % length)
     return x[: len(x) // length * length].reshape(-1, length)

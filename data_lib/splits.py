@@ -36,7 +36,7 @@ def split(
 ) -> Dataset:
     """Training and test examples of any source, by the hash of (seed, `names`[i]); without names, of the index i.
 
-    `test` is a fraction of the examples (a float below 1) or their number (an int). With a fraction, adding examples
+    `test` is a share of the examples, below 1, or their number: 1.0 is one example. With a share, adding examples
     moves no other example to the other split, as long as names or indices do not change. ValueError unless both splits
     have at least one example.
     """

@@ -70,10 +70,18 @@ def from_tfrecord(path: str | PathLike, test: float | int = 0.1, seed: int = 0) 
     """
     path = Path(path)
     if path.is_dir():
-        found = files.find_files(path, SUFFIXES)
-        if len(found) > 1 and not all(re.search(r"-r\d\d\.", str(name)) for name in found):
-            raise ValueError(f"{path}: {len(found)} files of records, not one per resolution (-r02 to -r10): name one")
-        path = path / found[-1]
+        found = files.search(path, SUFFIXES)
+        if len(found.names) > 1 and not all(re.search(r"-r\d\d\.", Path(name).name) for name in found.names):
+            raise ValueError(
+                f"{path}: {len(found.names)} files of records, not one per resolution (-r02 to -r10): name one"
+            )
+        if len({Path(name).parent for name in found.names}) > 1:
+            raise ValueError(f"{path}: files of records in several folders: name one, such as {found.names[-1]}")
+        found.say()
+        *lower, name = found.names
+        if lower:
+            files.say(f"{path}: the records of {name} are used, not those of lower resolution: {', '.join(lower)}")
+        path = path / name
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     return split(TFRecordSource(path, path.name), test, seed, name=path.name)

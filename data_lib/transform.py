@@ -1,6 +1,9 @@
 """Data space ↔ model space. The transform is part of the config, since no network centers its data itself.
 
-All methods take numpy arrays with the event in the trailing axes, return float32, and never clip, unless stated.
+All methods take numpy arrays with the event in the trailing axes, and never clip, unless stated. `forward` returns
+float32. It subtracts in float64 if the data have more digits than float32, or are far from 0 compared with their
+spread: seconds since 1970 with a deviation of a minute, say. `inverse` computes in float64. It returns float64 for data
+far from 0, and float32 otherwise. "Far" is more than 8 deviations or half-widths, which takes 3 of float32's 24 bits.
 """
 
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 MANY = 16  # a last axis of at most this length holds features, each with its own scale
+FAR = 8.0  # deviations or half-widths from 0
 
 
 class Transform(Protocol):
@@ -46,18 +50,18 @@ class Scale:
     high: float = 255.0
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"Scale: low must be below high, got low={self.low}, high={self.high}")
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"Scale: expected finite low < high, got low={self.low}, high={self.high}")
 
     @property
     def slope(self) -> float:
         return 2 / (self.high - self.low)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        return _affine(x, self.slope, -(self.high + self.low) / (self.high - self.low))
+        return _to_model(x, (self.high + self.low) / 2, self.slope)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
-        return _affine(x, (self.high - self.low) / 2, (self.high + self.low) / 2)
+        return _to_data(x, (self.high + self.low) / 2, (self.high - self.low) / 2)
 
     def to_uint8(self, x: np.ndarray) -> np.ndarray:
         """Model space → picture uint8: round(clip(127.5 (x + 1), 0, 255)), for any low and high; no truncation.
@@ -90,10 +94,10 @@ class Standardize:
         return 1 / np.asarray(self.std, np.float64)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        return _affine(x, self.slope, -np.asarray(self.mean, np.float64) * self.slope)
+        return _to_model(x, np.asarray(self.mean, np.float64), self.slope)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
-        return _affine(x, self.std, self.mean)
+        return _to_data(x, np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64))
 
 
 def infer_transform(x: np.ndarray) -> Transform:
@@ -109,12 +113,41 @@ def infer_transform(x: np.ndarray) -> Transform:
     if x.ndim == 4 and x.shape[-1] in (1, 3) and -1 <= low < high <= 1:
         return Scale(0.0 if low >= 0 else -1.0, 1.0)
     axes = tuple(range(x.ndim - 1)) if x.ndim > 1 and x.shape[-1] <= MANY else None
-    mean, std = x.mean(axes, dtype=np.float64), x.std(axes, dtype=np.float64)
-    std = np.where(std > 0, std, 1.0)  # a constant entry is only shifted to 0
+    first = x.mean(axes, dtype=np.float64)
+    centered = np.subtract(
+        x, first, dtype=np.float64
+    )  # a sum of values far from 0 has lost digits, that of their differences has not
+    shift = centered.mean(axes)
+    centered -= shift
+    np.square(centered, out=centered)
+    mean, std = first + shift, np.sqrt(centered.mean(axes))
+    std = np.where(x.max(axes) > x.min(axes), std, 1.0)  # a constant entry is only shifted to 0, whatever its rounding
     return Standardize(*(tuple(v.tolist()) if np.ndim(v) else float(v) for v in (mean, std)))
 
 
-def _affine(x: np.ndarray, slope: float | tuple | np.ndarray, offset: float | tuple | np.ndarray) -> np.ndarray:
+def _to_model(x: np.ndarray, center: float | np.ndarray, slope: float | np.ndarray) -> np.ndarray:
+    """slope (x − center), float32: computed in float64 if x has more digits than float32, or is far from 0."""
+    x = np.asarray(x)
+    if x.dtype.itemsize > 4 or is_far(center, slope):
+        out = x.astype(np.float64)
+        out -= center
+        out *= slope
+        return out.astype(np.float32)
+    return _affine(x, slope, -center * slope)
+
+
+def _to_data(x: np.ndarray, center: float | np.ndarray, width: float | np.ndarray) -> np.ndarray:
+    """center + width x: float64 if the data are far from 0, else rounded to float32."""
+    out = np.asarray(x, np.float64) * width + center
+    return out if is_far(center, 1 / width) else out.astype(np.float32)
+
+
+def is_far(center: float | np.ndarray, slope: float | np.ndarray) -> bool:
+    """Whether any center is more than `FAR` spreads 1/slope from 0."""
+    return bool(np.any(np.abs(center * slope) > FAR))
+
+
+def _affine(x: np.ndarray, slope: float | np.ndarray, offset: float | np.ndarray) -> np.ndarray:
     """slope x + offset in float32, with one temporary: a loader spends most of its time here."""
     out = np.multiply(x, np.asarray(slope, np.float32), dtype=np.float32)
     out += np.asarray(offset, np.float32)

@@ -1,13 +1,23 @@
 """Class labels: the labels of the data, for a network with config.network.num_classes classes.
 
-In training, test loss and bits per dimension the network is conditioned on each example's label. Sample i has the class
+In training, test loss and bits per dimension the network is conditioned on each example's label. Of the K classes that
+have n_k > 0 training examples, sample i has the class
 
-    config.sampling.label, or, if that is −1, i mod num_classes,                                           (1)
+    config.sampling.label, or, if that is −1,
+    the (i mod K)-th of them,                         if config.sampling.classes is "uniform",             (1)
+    the first with Σ_{j ≤ k} n_j / Σ_j n_j > u_i,     if it is "data"; u_i = frac((i + ½) φ),              (2)
 
-so that all classes are equally frequent. `run_lib.load(…).sample(key, n, cond=labels)` draws samples of any labels, and
-cond=None draws unconditional samples from a network that was trained with cond_dropout. Such a network can be guided
-toward the class by config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned.
+where φ = (√5 − 1)/2. The u_i are a sequence of low discrepancy: among the first m, the share of those in any interval
+is its length to O(log m / m) (H. Niederreiter, Random Number Generation and Quasi-Monte Carlo Methods, 1992, ch. 3).
+If the counts are unknown, all num_classes classes are drawn by (1).
+
+`run_lib.load(…).sample(key, n, cond=labels)` draws samples of any labels, and cond=None draws unconditional samples
+from a network that was trained with cond_dropout. Such a network can be guided toward the class by
+config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned.
 """
+
+import logging
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +26,13 @@ from jaxtyping import Array, Integer
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
-from data_lib import Dataset, gather
+from data_lib import Dataset, gather, remarks
+from data_lib.layout import label_remark
+
+log = logging.getLogger(__name__)
+
+LAWS = ("uniform", "data")
+GOLDEN = 2654435769  # ⌊2³² φ⌋, odd: the multiples mod 2³² are 2³² times the fractions of (2)
 
 
 def num_classes(config: ConfigDict) -> int:
@@ -40,10 +56,22 @@ def check_label(config: ConfigDict) -> None:
     count, label = num_classes(config), config.sampling.get("label", -1)
     if count and not -1 <= label < count:
         raise ConfigError(f"config.sampling.label={label}: expected 0 to {count - 1}, or −1 for each class in turn")
+    if (law := law_name(config)) not in LAWS:
+        raise ConfigError(f"config.sampling.classes={law!r}: expected one of {', '.join(LAWS)}")
+
+
+def law_name(config: ConfigDict) -> str:
+    """config.sampling.classes, which earlier configs lack."""
+    return config.sampling.get("classes", "uniform")
 
 
 def check_labels(config: ConfigDict, dataset: Dataset) -> None:
-    """ConfigError if the network is conditioned on classes the data lack, or on a vector that a run does not supply."""
+    """ConfigError if the network is conditioned on classes the data lack, or on a vector that a run does not supply.
+
+    One warning for each doubt about the layout of events and labels.
+    """
+    for line in remarks(dataset):
+        log.warning("%s", line)
     count, vector = num_classes(config), config.network.get("cond_dim", 0)
     if vector and not config.get("augmentation", {}).get("probability", 0):
         raise ConfigError(
@@ -58,9 +86,10 @@ def check_labels(config: ConfigDict, dataset: Dataset) -> None:
             raise ConfigError(f"config.network.num_classes={count} requires labels, but the {split} data have none")
         label = first["label"]
         if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+            hint = label_remark(getattr(source, "label", label))
             raise ConfigError(
                 f"config.network.num_classes={count}: expected an integer label for each of the {split} data, "
-                f"got {label.dtype} of shape {label.shape[1:]}"
+                f"got {label.dtype} of shape {label.shape[1:]}{'; ' if hint else ''}{hint}"
             )
         for_network(config, {"label": getattr(source, "label", first["label"])})  # all labels if they are in memory
 
@@ -76,12 +105,71 @@ def for_network(config: ConfigDict, batch: dict[str, np.ndarray]) -> dict[str, n
     return batch | {"label": np.asarray(batch["label"], np.int32)}
 
 
-def classes_of(config: ConfigDict, indices: Integer[Array, " B"]) -> Integer[Array, " B"] | None:
-    """(1) for the samples of these indices; None for a network without classes."""
+def class_counts(config: ConfigDict, dataset: Dataset) -> tuple[int, ...] | None:
+    """Training examples of each of the num_classes classes; None without classes, or if labels are not in memory."""
+    count, label = num_classes(config), getattr(dataset.train, "label", None)
+    if not count or not isinstance(label, np.ndarray) or label.ndim != 1 or label.dtype.kind not in "iu":
+        return None
+    return tuple(np.bincount(label, minlength=count).tolist())
+
+
+def classes_of(
+    config: ConfigDict, indices: Integer[Array, " B"], counts: Sequence[int] | None = None
+) -> Integer[Array, " B"] | None:
+    """(1) or (2) for the samples of these indices; None for a network without classes.
+
+    `counts` are the training examples of each class, None if they are unknown. ConfigError for a class that has none,
+    if config.sampling.label names it, and for "data" without counts.
+    """
+    label = config.sampling.get("label", -1)
+    if not num_classes(config):
+        return None
+    present = drawn_classes(config, counts)
+    if label >= 0:
+        return jnp.full(indices.shape, label, jnp.int32)
+    if law_name(config) == "uniform" or counts is None:
+        return jnp.asarray(present, jnp.int32)[indices % len(present)]
+    shares = np.cumsum([counts[k] for k in present], dtype=np.float64) / sum(counts)
+    ends = jnp.asarray(np.floor(shares[:-1] * 2**32).astype(np.uint32))
+    u = indices.astype(jnp.uint32) * jnp.uint32(GOLDEN) + jnp.uint32(GOLDEN // 2)  # (2) times 2³², exact for any i
+    return jnp.asarray(present, jnp.int32)[jnp.searchsorted(ends, u, side="right")]
+
+
+def drawn_classes(config: ConfigDict, counts: Sequence[int] | None) -> list[int]:
+    """The classes that samples may have. ConfigError as in `classes_of`."""
+    count, label = num_classes(config), config.sampling.get("label", -1)
+    if counts is None:
+        if label < 0 and law_name(config) == "data":
+            raise ConfigError(
+                "config.sampling.classes='data' requires the number of training examples of each class, which is "
+                "unknown for this run: set it to 'uniform'"
+            )
+        return list(range(count)) if label < 0 else [label]
+    if label >= 0 and not counts[label]:
+        raise ConfigError(f"config.sampling.label={label}: no training example has this class, so it was not learned")
+    return [k for k in range(count) if counts[k]] if label < 0 else [label]
+
+
+def law_of_classes(config: ConfigDict, counts: Sequence[int] | None = None) -> str:
+    """A line for a report: the classes of its samples. "" for a network without classes."""
     count, label = num_classes(config), config.sampling.get("label", -1)
     if not count:
-        return None
-    return jnp.full(indices.shape, label, jnp.int32) if label >= 0 else (indices % count).astype(jnp.int32)
+        return ""
+    present = drawn_classes(config, counts)
+    if label >= 0:
+        return f"classes of samples: {label} only"
+    if counts is None:
+        return f"classes of samples: each of {count} in turn; their numbers of training examples are unknown"
+    without = [k for k in range(count) if not counts[k]]
+    left = f"; not drawn, as no training example has them: {_listed(without)}" if without else ""
+    if law_name(config) == "data":
+        return f"classes of samples: {len(present)}, in the shares of the training data{left}"
+    return f"classes of samples: each of {len(present)} in turn{left}"
+
+
+def _listed(classes: Sequence[int]) -> str:
+    more = f", … ({len(classes)} classes)" if len(classes) > 10 else ""
+    return ", ".join(map(str, classes[:10])) + more
 
 
 def abstract_labels(config: ConfigDict, shape: tuple[int, ...], sharding=None) -> dict[str, jax.ShapeDtypeStruct]:

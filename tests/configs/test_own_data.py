@@ -145,6 +145,51 @@ def test_the_flag_comes_before_the_overrides(tmp_path):
         parse([*given[:2], "--config.data=none/a.npz"])
 
 
+@pytest.fixture
+def parsed():
+    """argv → config, with fresh flags."""
+    from absl import flags
+
+    from config_lib.command_line import define_config_flag
+
+    if "data" not in flags.FLAGS:
+        define_config_flag()
+    yield lambda *arguments: parse(["main.py", "--config=configs/points.py", *map(str, arguments)])
+    flags.FLAGS.data = None
+
+
+@pytest.mark.parametrize("flag", ["test=1", "test=1.0", "test 1", "heldout=1", "heldout 1"])
+def test_the_size_of_the_split_is_known_when_the_data_are_read(tmp_path, parsed, flag):
+    """Four examples have no test examples at the default of a tenth; the transform is that of the training examples."""
+    x = np.float64([[0, 1], [2, 3], [4, 50], [6, 7]])
+    np.savez(tmp_path / "four.npz", x=x)
+    config = parsed(f"--data={tmp_path / 'four.npz'}", *f"--config.data.{flag}".split(" "))
+    data, transform, _ = built(config)
+    assert [len(part) for part in data] == [3, 1] and "heldout" not in config.data
+    np.testing.assert_allclose(transform.mean, data.train.x.mean(0))
+    with pytest.raises(ConfigError, match=r"test=1\.5: expected a whole number of examples, or a share"):
+        parsed(f"--data={tmp_path / 'four.npz'}", "--config.data.test=1.5")
+    with pytest.raises(ConfigError, match=r"unknown config key config\.data\.tst; nearest: config\.data\.test"):
+        parsed(f"--data={tmp_path / 'four.npz'}", "--config.data.tst=1")
+
+
+def test_other_options_are_known_too(tmp_path, parsed, caplog):
+    """The array that holds events, the split's seed, the length of windows, the characters of a text."""
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", p=generator.normal(5, 1, (40, 2)), q=np.arange(40), r=np.zeros((40, 3)))
+    given = f"--data={tmp_path / 'a.npz'}", "--config.data.x=p", "--config.data.label", "q", "--config.data.seed=3"
+    data, transform, _ = built(config := parsed(*given))
+    np.testing.assert_allclose(transform.mean, data.train.x.mean(0))
+    assert data.train.label is not None and config.data.seed == 3
+    assert caplog.text.count("a.npz: arrays that are not used: r [40, 3]") == 1  # when they are built, not before
+    (tmp_path / "a.txt").write_text("abca" * 100)
+    config = get_config()
+    config.shape = (10, 1)
+    config = with_data(config, str(tmp_path / "a.txt"), ["--config.data.length=20", "--config.data.alphabet=abc"])
+    data, _, shape = built(config)
+    assert data.train.x.shape[1:] == shape == (20, 2)
+
+
 @pytest.mark.usefixtures("usual_promotion")
 def test_an_image_config_trains_on_a_folder(tmp_path):
     config = with_data(get_config(), str(folder_of(tmp_path / "images", count=40)))

@@ -62,6 +62,59 @@ def test_recordings_that_cannot_be_read(tmp_path):
         from_audio(tmp_path, rate=100, length=10, test=5)
 
 
+def test_what_happens_to_recordings_is_counted_and_said_once(tmp_path, caplog):
+    root = tmp_path / "sound"
+    root.mkdir()
+    for i in range(4):
+        wavfile.write(root / f"{i}.wav", 100, np.zeros(30, np.float32))
+    from_audio(root, rate=100, length=10, test=2)
+    assert not caplog.text
+    wavfile.write(root / "a.wave", 200, np.zeros(75, np.float32))  # 38 values at rate 100
+    wavfile.write(root / "b.bwf", 100, np.zeros((34, 2), np.float32))
+    (root / "c.mp3").write_bytes(b"")
+    parts = from_audio(root, rate=100, length=10, test=2)
+    assert sum(len(part) for part in parts) == 18
+    lines = [record.message for record in caplog.records]
+    assert lines[0] == f"{root}: left out: 1 file (1 .mp3)" and len(lines) == 2
+    for part in (
+        "6 recordings",
+        "1 resampled to 100 values per",
+        "1 of several channels, averaged",
+        "12 values after a",
+    ):
+        assert part in lines[1]
+
+
+@pytest.mark.parametrize("kind", ["sound", "text"])
+def test_folders_of_splits_hold_the_splits_of_recordings_and_texts(tmp_path, caplog, kind):
+    for number, split in enumerate(("Train", "test", "validation")):
+        folder = tmp_path / split / "speaker"
+        folder.mkdir(parents=True)
+        for i in range(number + 1):
+            if kind == "sound":
+                wavfile.write(folder / f"{i}.wav", 100, np.full(20, number, np.float32))
+            else:
+                (folder / f"{i}.txt").write_text(str(number) * 20)
+    if kind == "sound":
+        parts = from_audio(tmp_path, rate=100, length=10)
+        found = [set(part.x.ravel()) for part in parts]
+    else:
+        parts = from_text(tmp_path, length=10)
+        found = [{int(text[0]) for text in text_of(part.x)} for part in parts]
+    assert found == [{0}, {1}] and [len(part) for part in parts] == [2, 4]
+    assert "train (1 file); for testing: test (2), for any test=; not used: validation (3 files)" in caplog.text
+    assert "its folders are not read as labels: speaker" in caplog.text
+
+
+def test_the_rest_of_a_text_is_said(tmp_path, caplog):
+    (tmp_path / "a.text").write_text("x" * 47)
+    (tmp_path / "b.markdown").write_text("x" * 31)
+    (tmp_path / "c.rtf").write_text("x" * 31)
+    assert sum(len(part) for part in from_text(tmp_path, length=10, test=2)) == 7
+    assert "left out: 1 file (1 .rtf)" in caplog.text
+    assert "of 2 texts, 8 values after a last window left out" in caplog.text
+
+
 def test_text_goes_there_and_back(tmp_path):
     text = "".join(f"{i:03d} größer; " for i in range(200))
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")

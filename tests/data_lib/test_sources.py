@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_lib import ArraySource, Batches, Scale, digits, from_arrays, from_npz, gather, split
+from data_lib import ArraySource, Batches, Scale, digits, from_arrays, from_npz, gather, gaussians, split
+from data_lib.files import split_mask
 
 
 class Folder:
@@ -133,7 +134,30 @@ def test_splits_are_disjoint_and_complete():
     np.testing.assert_array_equal(from_arrays(x, test=10, seed=3).test.x, test.x)
 
 
-@pytest.mark.parametrize("test", [0, 4, 0.0, 1.0, -1])
+@pytest.mark.parametrize(("test", "count"), [(1, 1), (1.0, 1), (np.float64(3), 3), (0.5, 2), (0.25, 1)])
+def test_a_whole_number_is_a_count_and_less_than_1_a_share(test, count):
+    """In every function with `test`."""
+    sizes = [
+        len(from_arrays(np.arange(4.0)[:, None], test=test).test),
+        len(split([{"x": np.float32([i])} for i in range(4)], test=int(test) if test >= 1 else count).test),
+        split_mask(list("abcd"), test if test >= 1 else count, 0, "").sum(),
+        len(gaussians(4, test=test).test),
+    ]
+    assert sizes == [count] * 4
+
+
+@pytest.mark.parametrize("test", [1.5, 2.25, np.inf, np.nan, -0.5])
+def test_a_test_size_that_is_neither_is_refused(test):
+    for make in (
+        lambda: from_arrays(np.zeros((4, 2)), test=test),
+        lambda: split([{"x": np.zeros(1)}] * 4, test=test),
+        lambda: gaussians(4, test=test),
+    ):
+        with pytest.raises(ValueError, match=rf"test={test}: expected a whole number of examples, or a share between"):
+            make()
+
+
+@pytest.mark.parametrize("test", [0, 4, 0.0, 4.0, -1])
 def test_a_split_needs_both_sides(test):
     with pytest.raises(ValueError, match=rf"test={test} of 4 examples gives .* test examples: expected at least one"):
         from_arrays(np.zeros((4, 2)), test=test)

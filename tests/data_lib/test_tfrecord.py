@@ -92,6 +92,19 @@ def test_images_of_the_published_layout(tmp_path):
         assert {image.tobytes() for image in found} == {image.tobytes() for image in x}
 
 
+def test_records_of_lower_resolution_are_said_and_those_of_other_folders_refused(tmp_path, caplog):
+    written(tmp_path / "a-r05.tfrecords")
+    written(tmp_path / "a-r03.tfrecords", count=2)
+    (tmp_path / "readme.txt").write_text("")
+    from_tfrecord(tmp_path, test=4)
+    assert "left out: 1 file (1 .txt)" in caplog.text
+    assert caplog.text.count("records of a-r05.tfrecords are used, not those of lower resolution: a-r03.tfrecords") == 1
+    (tmp_path / "val").mkdir()
+    written(tmp_path / "val" / "a-r05.tfrecords")
+    with pytest.raises(ValueError, match=r"files of records in several folders: name one"):
+        from_tfrecord(tmp_path)
+
+
 def test_files_that_are_truncated_or_of_another_format(tmp_path):
     path = tmp_path / "a.tfrecords"
     written(path, count=3)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_lib import Identity, Scale, Standardize
+from data_lib import Identity, Scale, Standardize, describe, from_arrays, infer_transform
 from tests.helpers import close
 
 
@@ -38,9 +38,87 @@ def test_to_uint8_rounds_and_clips():
 
 
 def test_what_transforms_refuse():
-    with pytest.raises(ValueError, match=r"low must be below high, got low=1\.0, high=1\.0"):
+    with pytest.raises(ValueError, match=r"expected finite low < high, got low=1\.0, high=1\.0"):
         Scale(1.0, 1.0)
     with pytest.raises(ValueError, match=r"std positive, got Standardize\(mean=0\.0, std=\(1\.0, 0\.0\)\)"):
         Standardize(0.0, (1.0, 0.0))
     with pytest.raises(ValueError, match="to_uint8: 1 of 2 values are not finite"):
         Scale().to_uint8(np.array([0.0, np.nan]))
+
+
+# Digits: data far from 0 compared with their spread
+
+
+def far(mean, std, dtype=np.float64, count=4000):
+    mean, std = np.atleast_1d(mean), np.atleast_1d(std)
+    return np.random.default_rng(0).normal(mean, std, (count, len(mean))).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        far(1.7e9, 60),
+        far(101_325, 0.02),
+        far(-1e10, 3.0),
+        far(1.7e9, 60, np.int64),
+        far((0.5, 1.7e9, -300), (2.0, 60, 1e-3)),
+        far(10.0, 1.0),
+    ],
+)
+def test_data_far_from_0_keep_their_digits(x):
+    """Mean 0 and deviation 1 in model space, and back within 1e-6 deviations of the float64 data."""
+    transform = infer_transform(x)
+    z = transform.forward(x)
+    assert z.dtype == np.float32
+    exact = (x - x.mean(0, dtype=np.float64)) / x.std(0, dtype=np.float64)
+    np.testing.assert_allclose(z, exact, atol=1e-6)
+    np.testing.assert_allclose(z.mean(0, dtype=np.float64), 0, atol=1e-6)
+    np.testing.assert_allclose(z.std(0, dtype=np.float64), 1, atol=1e-6)
+    back = transform.inverse(z)
+    assert back.dtype == np.float64
+    assert np.max(np.abs(back - x) / x.std(0, dtype=np.float64)) < 1e-6
+
+
+def test_a_range_far_from_0_keeps_its_digits():
+    scale, x = Scale(1.7e9, 1.7e9 + 100), 1.7e9 + np.linspace(0, 100, 1001)[:, None]
+    z = scale.forward(x)
+    np.testing.assert_allclose(z[:, 0], np.linspace(-1, 1, 1001), atol=1e-7)
+    assert np.max(np.abs(scale.inverse(z) - x)) < 50e-6
+    assert scale.inverse(z).dtype == np.float64 and Scale(0, 255).inverse(z).dtype == np.float32
+
+
+def test_a_constant_column_is_shifted_to_0_whatever_its_rounding():
+    x = np.stack([np.full(400, 0.1), np.arange(400.0)], axis=1)
+    transform = infer_transform(x)
+    assert transform.std[0] == 1.0
+    np.testing.assert_allclose(transform.forward(x)[:, 0], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("x", "transform", "line"),
+    [
+        (far(1.7e9, 60, np.float32), Standardize(1.7e9, 60.0), "float32 has steps of 128 near 1.7e+09"),
+        (
+            far((0.0, 101_325), (1.0, 0.02), np.float32),
+            Standardize(0.0, 1.0),
+            "float32 has steps of 0.00781 near 101325",
+        ),
+        (far(100.0, 0.5, np.float16), Standardize(100.0, 0.5), "float16 has steps of 0.0625 near "),
+        (far(1.7e9, 60), Identity(), "float32 in model space has steps of 128 near 1.7e+09"),
+        (far(1.7e9, 60), Standardize(1.7e9, 60.0), None),
+        (far(3.0, 0.2, np.float32), Standardize(3.0, 0.2), None),
+        (far(0.0, 1.0, np.float16), Identity(), None),
+    ],
+)
+def test_digits_that_a_dtype_has_lost_are_said(x, transform, line):
+    text = str(describe(from_arrays(x), transform))
+    assert text.count("digits are lost") == (line is not None)
+    assert line is None or line in text
+
+
+def test_a_printed_range_has_digits_enough():
+    x = 1.7e9 + np.float64([[0], [0], [1], [1], [1]])
+    assert "range 1700000000 to 1700000001, " in str(describe(from_arrays(x, test=1), Identity()))
+    assert "range 0 to 16, " in str(
+        describe(from_arrays(np.arange(17.0)[:, None] // 16 * 16, test=1, seed=1), Identity())
+    )

@@ -6,8 +6,11 @@ import pytest
 
 import run_lib
 from config_lib.spec import ConfigError, bind, spec
-from data_lib import ArraySource, Dataset, Identity
+from data_lib import ArraySource, Dataset, Identity, from_arrays
 from models import MLP
+from run_modes.data import check_data
+from run_modes.devices import make_devices
+from run_modes.labels import class_counts, classes_of, law_of_classes
 from sde_lib import Sampler, adam, as_is, dsm_loss
 from sde_lib.solvers import DDIM
 from tests.helpers import close
@@ -91,6 +94,91 @@ def test_what_cannot_be_told_is_refused(tmp_path, change, dataset, message):
     config.sampling.update(change)
     with pytest.raises(ConfigError, match=message):
         run_lib.train(config, tmp_path, dataset, devices=ONE)
+
+
+# Which classes are drawn
+
+
+def drawing(law="uniform", label=-1, num_classes=3):
+    config = classes(num_classes=num_classes)
+    config.sampling.update(classes=law, label=label)
+    return config
+
+
+def test_classes_with_examples_are_drawn_in_turn():
+    indices = jax.numpy.arange(7)
+    np.testing.assert_array_equal(classes_of(drawing(), indices), [0, 1, 2, 0, 1, 2, 0])
+    np.testing.assert_array_equal(classes_of(drawing(), indices, (0, 5, 2)), [1, 2, 1, 2, 1, 2, 1])
+    np.testing.assert_array_equal(classes_of(drawing(), indices, (0, 0, 9)), [2] * 7)
+    np.testing.assert_array_equal(classes_of(drawing(label=2), indices, (0, 5, 2)), [2] * 7)
+    old = drawing()
+    del old.sampling["classes"]  # a config of an earlier version
+    np.testing.assert_array_equal(classes_of(old, indices, (1, 0, 1)), [0, 2, 0, 2, 0, 2, 0])
+    assert classes_of(drawing(num_classes=0), indices, None) is None
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (7, 2, 1), (0, 90, 0, 9, 1, 0), (0, 4, 0), (1,) * 10, (1000, 1)])
+@pytest.mark.parametrize("first", [0, 10**6, 2**31 - 5001])
+def test_classes_in_the_shares_of_the_data(counts, first):
+    """Shares to O(log m / m), at any index, and as the fractions of exact arithmetic."""
+    m, config = 5000, drawing("data", num_classes=len(counts))
+    indices = np.arange(first, first + m)
+    found = np.asarray(classes_of(config, jax.numpy.asarray(indices, jax.numpy.int32), counts))
+    shares = np.bincount(found, minlength=len(counts)) / m
+    np.testing.assert_allclose(shares, np.asarray(counts) / sum(counts), atol=4 * np.log(m) / m)
+    assert not set(found) & {k for k, n in enumerate(counts) if not n}
+    if first == 0:
+        u = (indices + 0.5) * (np.sqrt(5) - 1) / 2 % 1
+        expected = np.searchsorted(np.cumsum(counts) / sum(counts), u, side="right")
+        assert np.mean(found == expected) > 0.999  # φ is rounded to 32 bits
+    np.testing.assert_array_equal(
+        found[:7], classes_of(config, jax.numpy.asarray(indices[:7], jax.numpy.int32), counts)
+    )
+
+
+def test_counts_of_classes_and_the_line_of_a_report():
+    dataset = data(count=90)
+    assert class_counts(drawing(num_classes=4), dataset) == (30, 30, 30, 0)
+    assert class_counts(drawing(num_classes=0), dataset) is None
+    rows = [{"x": x, "label": k} for x, k in zip(dataset.train.x, dataset.train.label, strict=True)]
+    assert class_counts(drawing(), Dataset(rows, rows)) is None
+    assert class_counts(drawing(), Dataset(ArraySource(np.zeros((3, 1))), dataset.test)) is None
+    for config, counts, line in (
+        (drawing(), (3, 4, 5), "classes of samples: each of 3 in turn"),
+        (
+            drawing("data"),
+            (0, 4, 5),
+            "classes of samples: 2, in the shares of the training data; not drawn, as no training",
+        ),
+        (drawing(), (3, 0, 5), "each of 2 in turn; not drawn, as no training example has them: 1"),
+        (drawing(), None, "each of 3 in turn; their numbers of training examples are unknown"),
+        (drawing("data", label=1), None, "classes of samples: 1 only"),
+    ):
+        assert line in law_of_classes(config, counts)
+    assert law_of_classes(drawing(num_classes=0), None) == ""
+
+
+def test_classes_that_were_not_trained_on_and_unknown_laws_are_refused(learned):
+    with pytest.raises(ConfigError, match=r"config\.sampling\.label=1: no training example has this class"):
+        classes_of(drawing(label=1), jax.numpy.arange(3), (3, 0, 5))
+    with pytest.raises(ConfigError, match=r"config\.sampling\.classes='data' requires the number of training examples"):
+        classes_of(drawing("data"), jax.numpy.arange(3))
+    with pytest.raises(ConfigError, match=r"config\.sampling\.classes='shares': expected one of uniform, data"):
+        run_lib.sample(learned, 3, config=drawing("shares"), devices=ONE)
+
+
+def test_a_doubtful_layout_is_said_once_where_training_checks_its_data(caplog):
+    config = classes(num_classes=0)
+    config.shape = (3, 16, 16)
+    x = np.zeros((60, 3, 16, 16), np.float32)
+    config.eval.batch_size = 16
+    check_data(config, from_arrays(x), make_devices(ONE))
+    assert caplog.text.count("np.transpose(x, (0, 2, 3, 1))") == 1
+    caplog.clear()
+    config = classes()
+    column = Dataset(*[ArraySource(np.zeros((90, 1), np.float32), np.arange(90)[:, None] % 3)] * 2)
+    with pytest.raises(ConfigError, match=r"got int32 of shape \(1,\); .*as label = label\[:, 0\] makes it"):
+        check_data(config, column, make_devices(ONE))
 
 
 def test_guidance_towards_a_class(tmp_path):
