@@ -60,6 +60,11 @@ class LinenNetwork:
 
     module: nn.Module
 
+    @property
+    def num_classes(self) -> int | None:
+        """The module's number of classes; None if it states none."""
+        return getattr(self.module, "num_classes", None)
+
     def init(self, key: Array, x: Array, c_noise: Array, cond: Cond = None) -> Params:
         _check_inputs(x, c_noise)
         keywords = _accepted(self.module, cond, train=False)
@@ -102,6 +107,7 @@ class NnxNetwork:
     params: Any = field(init=False, repr=False)
     streams: Any = field(init=False, repr=False)
     call: Callable[..., Any] = field(init=False)
+    num_classes: int | None = field(init=False)
 
     def __post_init__(self, module: "nnx.Module") -> None:
         from flax import nnx  # slow to import, and needed here alone
@@ -113,6 +119,7 @@ class NnxNetwork:
         for name, value in {"graphdef": graphdef, "params": params, "streams": streams}.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "call", type(module).__call__)
+        object.__setattr__(self, "num_classes", getattr(module, "num_classes", None))
 
     def init(self, key: Array, x: Array, c_noise: Array, cond: Cond = None) -> Params:
         _check_inputs(x, c_noise)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import Leaf, PyTreeNode
+from sde_lib.node import Leaf, PyTreeNode, number
 from sde_lib.noise import normal_like
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import GaussianSDE, Time, expand
@@ -23,9 +23,9 @@ from sde_lib.sde import GaussianSDE, Time, expand
 class GaussianMixture(PyTreeNode):
     """Σ_k w_k N(μ_k, diag s_k²): means and stds [K, *event], weights [K] that sum to 1; arrays, or nested tuples."""
 
-    means: Leaf
-    stds: Leaf
-    weights: Leaf
+    means: Leaf = number()
+    stds: Leaf = number(at_least=0)
+    weights: Leaf = number(at_least=0)
 
     def __post_init__(self):
         for name in ("means", "stds", "weights"):

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import PyTreeNode, Scalar, static, with_attributes
+from sde_lib.node import PyTreeNode, Scalar, number, static, with_attributes
 from sde_lib.noise import sample_keys
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import KERNEL, SDE, Coefficient, GaussianSDE, Time, expand
@@ -70,7 +70,7 @@ class EDMWeight(PyTreeNode):
     Karras et al. 2022, table 1, λ(σ) = (σ² + σ_d²)/(σ σ_d)² for the denoiser, converted to the score.
     """
 
-    sigma_data: Scalar = 0.5
+    sigma_data: Scalar = number(0.5, above=0)
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
         sigma, signal = sde.sigma(t), sde.alpha(t) * self.sigma_data
@@ -100,7 +100,7 @@ class StratifiedTime(PyTreeNode):
 class PowerTime(PyTreeNode):
     """t = (t_min^{1/p} + u (t_max^{1/p} − t_min^{1/p}))^p with u as in StratifiedTime: dense at the data for p > 1."""
 
-    power: Scalar = 3.0
+    power: Scalar = number(3.0, above=0)
 
     def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]:
         u = (jax.random.uniform(key) + jnp.arange(n) / n) % 1.0
@@ -114,8 +114,8 @@ class LogNormalTime(PyTreeNode):
     Karras et al. 2022, table 1: P_mean = −1.2, P_std = 1.2; stratified as in StratifiedTime.
     """
 
-    mean: Scalar = -1.2
-    std: Scalar = 1.2
+    mean: Scalar = number(-1.2)
+    std: Scalar = number(1.2, above=0)
 
     def __call__(self, key: Key[Array, ""], sde: GaussianSDE, n: int) -> Float[Array, " n"]:
         u = (jax.random.uniform(key) + (jnp.arange(n, dtype=float) + 0.5) / n) % 1.0
@@ -130,7 +130,7 @@ class GridTime(PyTreeNode):
     et al. 2020, algorithm 1; Song & Ermon 2019, eq. 6).
     """
 
-    num_steps: int = static(1000)
+    num_steps: int = static(1000, at_least=1)
 
     def __call__(self, key: Key[Array, ""], sde: SDE, n: int) -> Float[Array, " n"]:
         keys = sample_keys(key, jnp.arange(n))

@@ -1,11 +1,14 @@
 """The base class of all values in the library: a frozen, keyword-only dataclass that is a JAX pytree."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, dataclass_transform, overload
 
 import jax
 import numpy as np
+
+from sde_lib.numbers import Allowed, Bound, check_number
 
 # A transformation of JAX may replace a leaf by a tracer, a shape or None, which no narrower type admits.
 Scalar = Any
@@ -26,6 +29,10 @@ class PyTreeNode:
     Fields are leaves: they may be traced, differentiated, and changed without recompilation. A field that determines a
     shape or the program, such as a number of steps or a function, is declared with `static`.
 
+    A field may state the numbers that it allows (`number`). They are checked when a value is built or replaced, but not
+    when JAX rebuilds one: gradients with respect to a process are no process. A subclass that declares the field again
+    without bounds inherits them.
+
     >>> class Point(PyTreeNode):
     ...     x: Scalar = 0.0
     ...     name: str = static("a")
@@ -36,11 +43,31 @@ class PyTreeNode:
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+    _allowed: ClassVar[dict[str, Allowed]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
-        _register(cls)
+        cls._allowed = {}
+        for base in reversed(cls.__mro__):
+            fields = vars(base).get("__dataclass_fields__", {}).values()
+            cls._allowed |= {f.name: f.metadata["allowed"] for f in fields if "allowed" in f.metadata}
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def checked(self, *args, **kwargs):
+            init(self, *args, **kwargs)
+            self._check_numbers()
+
+        cls.__init__ = checked
+        _register(cls, init)
+
+    def _check_numbers(self) -> None:
+        """Raises ValueError for a number that its field does not allow."""
+        place = type(self).__name__
+        others = {name: getattr(self, name, None) for name in self._allowed}
+        for name, allowed in self._allowed.items():
+            check_number(place, name, others[name], allowed, others)
 
     def replace(self: NodeType, **changes: Any) -> NodeType:
         """A copy with other values in some fields."""
@@ -53,13 +80,38 @@ class PyTreeNode:
         return f"{type(self).__qualname__}({fields})"
 
 
+def number(
+    default: Any = dataclasses.MISSING,
+    *,
+    above: Bound = None,
+    at_least: Bound = None,
+    below: Bound = None,
+    at_most: Bound = None,
+    finite: bool = True,
+) -> Any:
+    """A leaf that must be a number within bounds; a bound may be another field's name.
+
+    >>> class Interval(PyTreeNode):
+    ...     low: Scalar = number(0.0, at_least=0, below="high")
+    ...     high: Scalar = number(1.0)
+    >>> Interval(low=2.0)
+    Traceback (most recent call last):
+    ValueError: Interval: expected a finite number low >= 0 and < high; got low=2 and high=1
+    """
+    return dataclasses.field(default=default, metadata={"allowed": Allowed(above, at_least, below, at_most, finite)})
+
+
 @overload
 def static() -> Any: ...
 @overload
-def static(default: T) -> T: ...
-def static(default: Any = dataclasses.MISSING) -> Any:
-    """A field that is part of the program, not of the data: a new value recompiles. Required without a default."""
-    return dataclasses.field(default=default, metadata={"static": True})
+def static(default: T, *, at_least: Bound = None) -> T: ...
+def static(default: Any = dataclasses.MISSING, *, at_least: Bound = None) -> Any:
+    """A field that is part of the program, not of the data: a new value recompiles. Required without a default.
+
+    With `at_least` it must be a whole number, not less than that.
+    """
+    bounds = {} if at_least is None else {"allowed": Allowed(at_least=at_least, whole=True)}
+    return dataclasses.field(default=default, metadata={"static": True, **bounds})
 
 
 def with_attributes(**attributes: Any) -> Callable[[Function], Function]:
@@ -80,7 +132,7 @@ def with_attributes(**attributes: Any) -> Callable[[Function], Function]:
     return decorate
 
 
-def _register(cls: type) -> None:
+def _register(cls: type, init: Callable) -> None:
     """Registers the class as a pytree whose structure contains the class itself.
 
     `jax.tree_util.register_dataclass`, which flax.struct uses, does not. In jax 0.10 the structures of two classes with
@@ -99,7 +151,9 @@ def _register(cls: type) -> None:
 
     def unflatten(aux, children):
         values = dict(zip(leaves, children, strict=True)) | dict(zip(statics, aux[1:], strict=True))
-        return cls(**values)
+        node = object.__new__(cls)
+        init(node, **values)
+        return node
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 

@@ -21,7 +21,7 @@ from typing import Generic, NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sde_lib.node import PyTreeNode, Scalar
+from sde_lib.node import PyTreeNode, Scalar, number
 from sde_lib.sde import SDE, Coefficient, GaussianSDE, Process, Time, expand, per_time
 
 ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
@@ -55,8 +55,8 @@ class ScaledTime(PyTreeNode):
     t_k = k/N is N t − 1. NCSN's label, which counts from the noise, is (N − 1) (1 − t).
     """
 
-    scale: Scalar = 1.0
-    offset: Scalar = 0.0
+    scale: Scalar = number(1.0)
+    offset: Scalar = number(0.0)
 
     def __call__(self, sde: SDE, t: Time) -> Coefficient:
         return self.scale * jnp.asarray(t) + self.offset
@@ -69,8 +69,8 @@ class LogSigma(PyTreeNode):
     labels of networks that were trained on data in [0, 1]. Where coordinates differ, the label is their mean.
     """
 
-    scale: Scalar = 1.0
-    unit: Scalar = 1.0
+    scale: Scalar = number(1.0)
+    unit: Scalar = number(1.0, above=0)
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficient:
         return self.scale * (-0.5 * per_time(sde.log_snr(t), t) - jnp.log(self.unit))
@@ -139,7 +139,7 @@ class EDMPreconditioning(Parameterization[GaussianSDE]):
     Karras et al. 2022, table 1 and appendix B.6, for x/α at noise level σ/α, converted to the score by (2).
     """
 
-    sigma_data: Scalar = 0.5
+    sigma_data: Scalar = number(0.5, above=0)
     c_noise: NoiseLabel[GaussianSDE] = LogSigma(scale=0.25)
 
     def __call__(self, sde: GaussianSDE, t: Time) -> Coefficients:

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from sde_lib.node import PyTreeNode, Scalar, static, with_attributes
+from sde_lib.node import PyTreeNode, Scalar, number, static, with_attributes
 from sde_lib.noise import fold
+from sde_lib.numbers import Allowed, check_number
 from sde_lib.parameterization import ScoreFn, x0_hat
 from sde_lib.sde import KERNEL, SDE, GaussianSDE, Process, per_time
 from sde_lib.solvers.base import Solver, SolverState
@@ -33,13 +34,20 @@ class Grid(PyTreeNode, abc.ABC, Generic[Process]):
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
-    t_end: Scalar = 0.0
+    t_end: Scalar = number(0.0, at_least=0)
 
     @abc.abstractmethod
     def __call__(self, sde: Process, num_steps: int) -> Times: ...
 
     def end(self, sde: SDE):
-        return jnp.maximum(self.t_end, sde.t_min)
+        """The last time. Raises ValueError if t_end is not before t_max."""
+        return sampling_end(self, sde)
+
+
+def sampling_end(part, sde: SDE) -> Float[Array, ""]:
+    """The later of the part's t_end and the process's t_min; ValueError if it is not before t_max."""
+    check_number(type(part).__name__, "t_end", part.t_end, Allowed(at_least=0, below="t_max"), {"t_max": sde.t_max})
+    return jnp.maximum(jnp.asarray(part.t_end, float), sde.t_min)
 
 
 class UniformGrid(Grid):
@@ -52,7 +60,7 @@ class UniformGrid(Grid):
 class PowerGrid(Grid):
     """t_k = (t_max^{1/p} + k/N (t_N^{1/p} − t_max^{1/p}))^p: steps shrink toward the data; quadratic for p = 2."""
 
-    power: Scalar = 2.0
+    power: Scalar = number(2.0, above=0)
 
     def __call__(self, sde: SDE, num_steps: int) -> Times:
         ends = jnp.asarray([sde.t_max, self.end(sde)], float) ** (1 / self.power)
@@ -78,7 +86,7 @@ class EDMGrid(Grid[GaussianSDE]):
     """
 
     requires = ("log_snr",)
-    rho: Scalar = 7.0
+    rho: Scalar = number(7.0, above=0)
 
     def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
         ends = jnp.stack([jnp.exp(-0.5 * per_time(sde.log_snr(t), t)) for t in (sde.t_max, self.end(sde))])
@@ -223,12 +231,8 @@ class Sampler(PyTreeNode):
 
     solver: Solver = PredictorCorrector()
     grid: Grid = UniformGrid()
-    num_steps: int = static(1000)
+    num_steps: int = static(1000, at_least=1)
     denoise: Callable = static(last_mean)
-
-    def __post_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(f"a sampler requires at least 1 step; got num_steps={self.num_steps}")
 
     @property
     def coupled(self) -> bool:
@@ -244,6 +248,7 @@ class Sampler(PyTreeNode):
         """Raises TypeError if the SDE lacks a method that a part requires; names the part and its alternatives."""
         check_pair(self.solver, sde)
         check_pair(self.grid, sde, "grid")
+        self.grid.end(sde)
         check_pair(self.denoise, sde, "denoise")
 
     def __call__(

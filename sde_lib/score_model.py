@@ -18,8 +18,9 @@ from sde_lib.likelihood.bits import Elbo, bits_per_dim, elbo
 from sde_lib.likelihood.dequantization import Dequantizer
 from sde_lib.likelihood.divergence import Exact
 from sde_lib.likelihood.flow import Likelihood, LogProb
-from sde_lib.node import PyTreeNode, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import sample_keys
+from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
 from sde_lib.sampling import AnySampler, Sampler, Start
 from sde_lib.sde import SDE, Time
@@ -46,7 +47,7 @@ class ScoreModel(PyTreeNode):
     params: Any
     sampler: AnySampler = Sampler()
     likelihood: Likelihood = dataclasses.field(default_factory=lambda: Likelihood())
-    guidance: Scalar | None = None
+    guidance: Scalar | None = number(None)
     network: Any = static(None)
     shape: tuple[int, ...] = static(())
     transform: Any = static(None)
@@ -61,8 +62,12 @@ class ScoreModel(PyTreeNode):
         """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) only.
 
         They start from x_T [n, *shape] in model space if it is given (encoded data, or one point n times), else from
-        the prior.
+        the prior. cond has n rows: labels from 0 to num_classes − 1, or num_classes for no class, or whatever else the
+        network is conditioned on. Raises ValueError for other labels, another number of rows, and n < 0.
         """
+        if concrete(n) is None:
+            raise ValueError(f"sample: expected a whole number n >= 0; got {type(n).__name__}")
+        check_number("sample", "n", n, Allowed(at_least=0, whole=True))
         return self.to_data(self.sample_indices(key, jnp.arange(n), cond, x_T))
 
     def sample_indices(
@@ -75,20 +80,25 @@ class ScoreModel(PyTreeNode):
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples with these indices [B, *shape] in model space, score evaluations of each [B])."""
-        return _sample(self, sample_keys(key, indices), cond, x_T)
+        cond = self._rows_of(cond, len(indices))
+        self.check()
+        return _by_rows(partial(_sample, self), sample_keys(key, indices), cond, x_T)
 
     def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`LogProb`)."""
-        found = _log_prob(self, self._keys(key, x), self.to_model(x), cond)
+        cond = self._rows_of(cond, len(x))
+        found = _by_rows(partial(_log_prob, self), self._keys(key, x), self.to_model(x), cond)
         return found._replace(value=found.value + self._log_volume())
 
     def encode(self, x: Data, cond: Any = None) -> Float[Array, "B ..."]:
         """The latent codes [B, *shape] of data x: the end of the flow at t_max."""
-        return _encode(self, self.to_model(x), cond)
+        return _by_rows(partial(_encode, self), self.to_model(x), self._rows_of(cond, len(x)))
 
     def decode(self, z: Float[Array, "B ..."], temperature: float = 1.0, cond: Any = None) -> np.ndarray:
         """The data [B, *shape] of temperature · z, for latent codes z: the inverse of `encode` at temperature 1."""
-        return self.to_data(_decode(self, jnp.asarray(z), temperature, cond))
+        check_number("decode", "temperature", temperature, Allowed(at_least=0))
+        z, cond = jnp.asarray(z), self._rows_of(cond, len(z))
+        return self.to_data(_by_rows(partial(_decode, self, temperature), z, cond))
 
     def bits_per_dim(
         self,
@@ -113,8 +123,10 @@ class ScoreModel(PyTreeNode):
             raise ValueError(
                 f"{samples} samples for bits per dimension require an exact divergence: Likelihood(divergence=Exact())"
             )
+        check_number("bits_per_dim", "samples", samples, AT_LEAST_ONE)
         width = self.bin_width(x, step)
-        return _bits(self, self._keys(key, x, first), self.to_model(x), width, cond, dequantizer, samples)
+        keys, cond = self._keys(key, x, first), self._rows_of(cond, len(x))
+        return _by_rows(partial(_bits, self, width, dequantizer, samples), keys, self.to_model(x), cond)
 
     def elbo(
         self,
@@ -134,7 +146,8 @@ class ScoreModel(PyTreeNode):
             if self.transform is not None and np.ndim(self.transform.slope):
                 raise ValueError("the ELBO of discrete data requires a transform that treats all coordinates alike")
             levels = np.asarray(levels) if self.transform is None else self.transform.forward(np.asarray(levels))
-        found = _elbo(self, self._keys(key, x, first), self.to_model(x), levels, cond, num_times)
+        keys, cond = self._keys(key, x, first), self._rows_of(cond, len(x))
+        found = _by_rows(partial(_elbo, self, levels, num_times), keys, self.to_model(x), cond)
         return found if levels is not None else found._replace(value=found.value + self._log_volume())
 
     def bin_width(self, x: Data, step: float | None = None) -> np.ndarray:
@@ -144,6 +157,7 @@ class ScoreModel(PyTreeNode):
                 f"bits per dimension require discrete data: expected an integer type, got {np.asarray(x).dtype}. For "
                 f"other discrete values pass `step`; continuous data have a log density in nats, by log_prob"
             )
+        check_number("bits per dimension", "step", step, POSITIVE)
         return np.abs(self._slope()) * (1.0 if step is None else step)
 
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
@@ -171,10 +185,39 @@ class ScoreModel(PyTreeNode):
     def _keys(key, x, first: int = 0) -> Key[Array, " B"]:
         return sample_keys(key, first + jnp.arange(len(x)))
 
+    def check(self) -> None:
+        """Raises TypeError or ValueError if the sampler does not fit the process, where it has a `check`."""
+        getattr(self.sampler, "check", lambda sde: None)(self.sde)
+
+    def _rows_of(self, cond: Any, rows: int) -> Any:
+        """cond as arrays. ValueError unless it has these rows, and its labels are among the network's classes."""
+        if isinstance(cond, list | tuple) and all(isinstance(c, int | np.integer) for c in cond):
+            cond = np.asarray(cond, np.int32)
+        shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(cond)}
+        if wrong := [shape for shape in shapes if shape[:1] != (rows,)]:
+            raise ValueError(f"cond: expected {rows} rows, one for each sample; got shape {wrong[0]}")
+        classes, labels = (
+            getattr(self.network, "num_classes", None),
+            cond[0] if isinstance(cond, list | tuple) else cond,
+        )
+        values = concrete(labels) if classes and jnp.issubdtype(getattr(labels, "dtype", object), np.integer) else None
+        if values is not None and np.any((values < 0) | (values > classes)):
+            bad = ", ".join(f"{v:g}" for v in np.unique(values[(values < 0) | (values > classes)])[:5])
+            raise ValueError(f"cond: expected labels from 0 to {classes - 1}, or {classes} for no class; got {bad}")
+        return cond
+
     def score_given(self, cond: Any = None) -> ScoreFn:
         """The score (x, t) → [B, ...] conditioned on cond, with `guidance` if it is set."""
         given = partial(self.score, cond=cond)
         return given if cond is None or self.guidance is None else classifier_free(given, self.score, self.guidance)
+
+
+def _by_rows(program, *rows):
+    """program(*rows); without rows its result is empty, of the shapes that one row has."""
+    if len(rows[0]):
+        return program(*rows)
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *jnp.shape(a)[1:]), jnp.asarray(a).dtype), rows)
+    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), jax.eval_shape(program, *one))
 
 
 @jax.jit
@@ -193,13 +236,13 @@ def _encode(model: ScoreModel, x: Float[Array, "B ..."], cond: Any):
 
 
 @jax.jit
-def _decode(model: ScoreModel, z: Float[Array, "B ..."], temperature, cond: Any):
+def _decode(model: ScoreModel, temperature, z: Float[Array, "B ..."], cond: Any):
     return model.likelihood.decode(model.sde, model.score, z, temperature, cond)
 
 
-@partial(jax.jit, static_argnames="samples")
+@partial(jax.jit, static_argnums=3)
 def _bits(
-    model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], width, cond: Any, dequantizer, samples: int
+    model: ScoreModel, width, dequantizer, samples: int, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any
 ):
     def log_prob(keys, x):
         return model.likelihood.log_prob(keys, model.sde, model.score, x, cond).value
@@ -207,6 +250,6 @@ def _bits(
     return bits_per_dim(keys, log_prob, x, bin_width=width, samples=samples, dequantizer=dequantizer)
 
 
-@partial(jax.jit, static_argnames="num_times")
-def _elbo(model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], levels, cond: Any, num_times: int):
+@partial(jax.jit, static_argnums=2)
+def _elbo(model: ScoreModel, levels, num_times: int, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any):
     return elbo(keys, model.sde, partial(model.score, cond=cond), x, num_times=num_times, levels=levels)

@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import PyTreeNode, Scalar
+from sde_lib.node import PyTreeNode, Scalar, number
 from sde_lib.noise import normal, normal_like
 
 Time = float | Float[Array, "..."]
@@ -86,11 +86,12 @@ def time_derivative(function, t: Time) -> tuple[Array, Array]:
 class SDE(PyTreeNode, abc.ABC):
     """dx = f(x, t) dt + g(t) dw (1), with t in [t_min, t_max].
 
-    Training and sampling stop at t_min, short of the data, since the score may be infinite at t = 0.
+    Training and sampling stop at t_min, short of the data, since the score may be infinite at t = 0. Raises ValueError
+    unless 0 ≤ t_min < t_max.
     """
 
-    t_min: Scalar = 1e-5
-    t_max: Scalar = 1.0
+    t_min: Scalar = number(1e-5, at_least=0, below="t_max")
+    t_max: Scalar = number(1.0, above=0)
 
     @abc.abstractmethod
     def drift(self, x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:

@@ -41,6 +41,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sde_lib.node import PyTreeNode
+from sde_lib.numbers import POSITIVE, check_number
 from sde_lib.processes.closed_form import VP
 from sde_lib.sde import SDE, GaussianSDE, expand, has_kernel
 
@@ -184,8 +185,7 @@ def suggest(
     x = np.asarray(x)
     if x.ndim == 0 or x.size == 0 or min(len(x), max_points) < 2:
         raise ValueError(f"suggest: expected at least 2 points [N, ...] to compare, got {x.shape} and {max_points=}")
-    if kl <= 0:
-        raise ValueError(f"suggest: expected kl > 0, got {kl}")
+    check_number("suggest", "kl", kl, POSITIVE)
     if sde is not None and not has_kernel(sde):
         raise TypeError(f"suggest: expected a process with a kernel (alpha and sigma), got {type(sde).__name__}")
     flat = x.reshape(len(x), -1)

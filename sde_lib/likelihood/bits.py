@@ -49,6 +49,7 @@ from jaxtyping import Array, Float, Key
 from sde_lib.likelihood.dequantization import Dequantizer
 from sde_lib.losses import dequantize
 from sde_lib.noise import fold
+from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, check_numbers
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import SDE, expand, has_kernel, per_time
 from sde_lib.training.likelihood_weighting import log_snr_quantile, log_snr_range
@@ -77,8 +78,7 @@ def bits_per_dim(
             "bits per dimension require bin_width, the distance between neighboring values of the data in model space; "
             "data without bins have only a log density in nats"
         )
-    if samples < 1:
-        raise ValueError(f"bits per dimension require at least 1 sample; got samples={samples}")
+    check_numbers("bits_per_dim", locals(), samples=AT_LEAST_ONE, bin_width=POSITIVE)
 
     def draw(j):
         noise_keys, model_keys = fold(fold(keys, j), 0), fold(fold(keys, j), 1)
@@ -136,7 +136,8 @@ def elbo(
     missing = [name for name in ("alpha", "sigma", "prior_std") if not hasattr(sde, name)]
     if missing or not has_kernel(sde):
         raise TypeError(f"the ELBO needs {', '.join(missing)} of the SDE, which {type(sde).__name__} lacks")
-    if num_times < 2 or num_times % 2:
+    check_number("elbo", "num_times", num_times, Allowed(at_least=2, whole=True))
+    if num_times % 2:
         raise ValueError(f"times are drawn in pairs: num_times must be even; got {num_times}")
 
     def integrand(j):

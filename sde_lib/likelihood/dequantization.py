@@ -22,16 +22,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import Leaf, PyTreeNode
+from sde_lib.node import Leaf, PyTreeNode, number
 from sde_lib.noise import sample_keys
+from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, check_numbers
 
 
 class Dequantizer(PyTreeNode):
     """(2); `shift`, `slope` and `log_scale` have the event's shape or broadcast to it."""
 
-    shift: Leaf = 0.0
-    slope: Leaf = 0.0
-    log_scale: Leaf = 0.0
+    shift: Leaf = number(0.0)
+    slope: Leaf = number(0.0)
+    log_scale: Leaf = number(0.0)
 
     def __call__(self, keys: Key[Array, " B"], x: Float[Array, "B ..."]) -> tuple[Float[Array, "B ..."], Array]:
         """A draw of (u [B, ...], log q(u | x) [B]), differentiable in x and the parameters.
@@ -66,6 +67,8 @@ def fit_dequantizer(
 
     `log_prob` and `bin_width` are as in `bits_per_dim`; each step differentiates `log_prob` in its second argument.
     """
+    numbers = {"steps": AT_LEAST_ONE, "batch_size": AT_LEAST_ONE, "learning_rate": POSITIVE, "bin_width": POSITIVE}
+    check_numbers("fit_dequantizer", locals(), **numbers)
     zeros = jnp.zeros(x.shape[1:], x.dtype)
     q, adam = Dequantizer(shift=zeros, slope=zeros, log_scale=zeros), optax.adam(learning_rate)
     width = jnp.broadcast_to(jnp.asarray(bin_width, x.dtype), x.shape[1:])[None]

@@ -64,9 +64,9 @@ class Exact(Divergence):
 
 
 class Hutchinson(Divergence):
-    """(1), with v of signs or standard normal. The error is NaN for a single probe."""
+    """(1), with v of signs or standard normal. The error of a single probe is inf: nothing bounds it."""
 
-    probes: int = static(1)
+    probes: int = static(1, at_least=1)
     law: Literal["rademacher", "gaussian"] = static("rademacher")
 
     def draw(self, keys, x):
@@ -89,7 +89,7 @@ class HutchPlusPlus(Divergence):
     dimension.
     """
 
-    probes: int = static(6)
+    probes: int = static(6, at_least=3)
 
     def __post_init__(self):
         if self.probes < 3 or self.probes % 3:
@@ -148,4 +148,4 @@ def _dots(a: Float[Array, "m B ..."], b: Float[Array, "m B ..."]) -> Float[Array
 
 def _standard_error(estimates):
     m = estimates.shape[1]
-    return jnp.std(estimates, axis=1, ddof=1) / jnp.sqrt(m) if m > 1 else jnp.full_like(estimates[:, 0], jnp.nan)
+    return jnp.std(estimates, axis=1, ddof=1) / jnp.sqrt(m) if m > 1 else jnp.full_like(estimates[:, 0], jnp.inf)

@@ -34,6 +34,7 @@ from jaxtyping import Array, Float, Integer, Key
 
 from sde_lib.likelihood.divergence import Divergence, Hutchinson
 from sde_lib.node import PyTreeNode, Scalar, static
+from sde_lib.numbers import Allowed, check_number
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import SDE, GaussianSDE, expand
 from sde_lib.solvers.integrate import Adaptive, Fixed, full_precision
@@ -47,9 +48,9 @@ class LogProb(NamedTuple):
         nfe           evaluations of the field with its divergence: each is a score and the products with its Jacobian
         solver        the error, estimated from the difference to a coarser solution: for Adaptive, at ten times the
                       tolerance, if proportional to it; for Fixed, with half of the steps, if of order 4
-        probes        the standard error over the probes: 0 for Exact, NaN for a single probe
-        truncation    the first-order estimate of log p_0(x) − value, NaN without a kernel. With `to_data` the
-                      value contains it: this is then the last term of (2), and the rest is of second order
+        probes        the standard error over the probes: 0 for Exact, inf (no bound is known) for a single probe
+        truncation    the first-order estimate of log p_0(x) − value, inf (unknown) without a kernel. With `to_data`
+                      the value contains it: this is then the last term of (2), and the rest is of second order
 
     Inside `jit`, what is not read is not computed. `solver` costs one more solution at the coarser steps (about 0.6 and
     0.5 of the first), `truncation` one more evaluation. `nfe` does not count them.
@@ -102,6 +103,7 @@ class Likelihood(PyTreeNode):
 
         A temperature below 1 moves draws from a prior around 0 toward its center.
         """
+        check_number("decode", "temperature", temperature, Allowed(at_least=0))
         return self._transport(sde, score_fn, temperature * z, cond, to_noise=False)
 
     def _transport(self, sde, score_fn, x, cond, to_noise):
@@ -130,7 +132,7 @@ class Likelihood(PyTreeNode):
     def _truncation(self, sde, score, probes, x):
         """(what `to_data` adds to the value, `truncation`), each [B]."""
         if not hasattr(sde, "alpha"):
-            return jnp.zeros_like(x, shape=len(x)), jnp.full_like(x, jnp.nan, shape=len(x))
+            return jnp.zeros_like(x, shape=len(x)), jnp.full_like(x, jnp.inf, shape=len(x))
         log_alpha = jnp.broadcast_to(_log_alpha(sde, x), x.shape)
         heat, slope = _heat(sde, score, self.divergence, probes, jnp.exp(log_alpha) * x if self.to_data else x)
         if self.to_data:

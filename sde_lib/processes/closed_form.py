@@ -10,7 +10,7 @@
     DiagonalVP         β linear, per coordinate       for data whose coordinates have different scales
 
 `sde_lib.processes.schedules` has tabulated and learned schedules. All parameters are leaves of the pytree: changing one
-does not recompile, and gradients flow into it.
+does not recompile, and gradients flow into it. A number that its process does not allow raises ValueError.
 
 Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
 """
@@ -19,7 +19,7 @@ import math
 
 import jax.numpy as jnp
 
-from sde_lib.node import Leaf, Scalar
+from sde_lib.node import Leaf, Scalar, number
 from sde_lib.sde import Coefficient, GaussianSDE, Time
 
 
@@ -31,8 +31,8 @@ class VP(GaussianSDE):
     The continuous limit of DDPM. Song et al. 2021, eq. 11, 32 and 33; the prior is N(0, I).
     """
 
-    beta_min: Scalar = 0.1
-    beta_max: Scalar = 20.0
+    beta_min: Scalar = number(0.1, at_least=0, at_most="beta_max")
+    beta_max: Scalar = number(20.0, above=0)
 
     def alpha(self, t: Time) -> Coefficient:
         return jnp.exp(-0.5 * _linear_beta_integral(self, t))
@@ -52,8 +52,8 @@ class SubVP(GaussianSDE):
     Song et al. 2021, eq. 27 to 29; the prior is N(0, I).
     """
 
-    beta_min: Scalar = 0.1
-    beta_max: Scalar = 20.0
+    beta_min: Scalar = number(0.1, at_least=0, at_most="beta_max")
+    beta_max: Scalar = number(20.0, above=0)
 
     def alpha(self, t: Time) -> Coefficient:
         return jnp.exp(-0.5 * _linear_beta_integral(self, t))
@@ -74,8 +74,8 @@ class VE(GaussianSDE):
     assumed to have that much noise from the start. The prior is N(0, σ_max² I).
     """
 
-    sigma_min: Scalar = 0.01
-    sigma_max: Scalar = 50.0
+    sigma_min: Scalar = number(0.01, above=0, below="sigma_max")
+    sigma_max: Scalar = number(50.0, above=0)
 
     def alpha(self, t: Time) -> Coefficient:
         return jnp.ones_like(t)
@@ -93,8 +93,8 @@ class CosineVP(GaussianSDE):
     infinite, so t_max is smaller; their clipping of β at 0.999 has the same effect.
     """
 
-    t_max: Scalar = 0.999
-    offset: Scalar = 0.008
+    t_max: Scalar = number(0.999, above=0, below=1)
+    offset: Scalar = number(0.008, at_least=0)
 
     def alpha(self, t: Time) -> Coefficient:
         rate = self._rate()
@@ -138,7 +138,7 @@ class RectifiedFlow(GaussianSDE):
     """
 
     t_min: Scalar = 1e-3
-    t_max: Scalar = 0.999
+    t_max: Scalar = number(0.999, above=0, below=1)
 
     def alpha(self, t: Time) -> Coefficient:
         return 1 - jnp.asarray(t)
@@ -157,8 +157,8 @@ class OrnsteinUhlenbeck(GaussianSDE):
 
     t_min: Scalar = 1e-4
     t_max: Scalar = 8.0
-    rate: Scalar = 1.0
-    noise: Scalar = math.sqrt(2.0)
+    rate: Scalar = number(1.0, above=0)
+    noise: Scalar = number(math.sqrt(2.0), above=0)
 
     def alpha(self, t: Time) -> Coefficient:
         return jnp.exp(-self.rate * jnp.asarray(t))
@@ -180,10 +180,10 @@ class DiagonalVP(GaussianSDE):
     VP's. The prior is N(0, diag s²).
     """
 
-    scales: Leaf
-    speeds: Leaf = 1.0
-    beta_min: Scalar = 0.1
-    beta_max: Scalar = 20.0
+    scales: Leaf = number(above=0)
+    speeds: Leaf = number(1.0, above=0)
+    beta_min: Scalar = number(0.1, at_least=0, at_most="beta_max")
+    beta_max: Scalar = number(20.0, above=0)
 
     def alpha(self, t: Time) -> Coefficient:
         return jnp.exp(-0.5 * self._integral(t))

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sde_lib.node import Scalar
+from sde_lib.node import Scalar, number
 from sde_lib.sde import SDE, Coefficient, GaussianSDE, Time
 
 _HALVINGS = 20  # the panels at the ends are t_max 2⁻²⁰ long, about what float32 resolves
@@ -60,7 +60,7 @@ class LinearSDE(GaussianSDE):
     0.28118
     """
 
-    sigma_start: Scalar = 0.0
+    sigma_start: Scalar = number(0.0, at_least=0)
 
     @abc.abstractmethod
     def drift_rate(self, t: Time) -> Coefficient:

@@ -10,7 +10,27 @@ slope is a weighted harmonic mean of the secants on both sides, with the weights
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from sde_lib.numbers import concrete
+
+
+def check_order(place: str, name: str, table, sign: int = 1) -> None:
+    """Raises ValueError unless a concrete table has at least two numbers that increase, or decrease for sign = −1."""
+    values = concrete(table)
+    if values is None:
+        return
+    values = np.atleast_1d(values)
+    good = sign * np.diff(values, axis=0) > 0
+    if values.ndim == 1 and len(values) > 1 and np.all(good) and np.all(np.isfinite(values)):
+        return
+    k = int(np.argmin(good)) if values.ndim == 1 and len(values) > 1 else 0
+    shown = ", ".join(f"{v:.8g}" for v in values.reshape(-1)[k : k + 2])
+    way = "increase" if sign > 0 else "decrease"
+    raise ValueError(
+        f"{place}: expected at least two finite numbers {name} that {way}; got {shown} from {name}[{k}] on"
+    )
 
 
 @jax.jit

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from sde_lib.exact import GaussianMixture
-from sde_lib.node import PyTreeNode, Scalar
+from sde_lib.node import PyTreeNode, Scalar, number
 from sde_lib.noise import fold, normal_like, sample_keys
+from sde_lib.numbers import AT_LEAST_ONE, check_number, check_numbers
 from sde_lib.parameterization import Coefficients, NoiseLabel, Parameterization
 from sde_lib.processes.coefficients import accumulated_noise_std
 from sde_lib.sde import SDE, Coefficient, Time, expand, per_time
@@ -58,7 +59,7 @@ class NonlinearSDE(SDE):
 class LogPathNoise(PyTreeNode):
     """c_noise = scale · log √(∫₀ᵗ g²): replaces LogSigma for processes without a kernel."""
 
-    scale: Scalar = 1.0
+    scale: Scalar = number(1.0)
 
     def __call__(self, sde: SDE, t: Time) -> Coefficient:
         return self.scale * jnp.log(per_time(accumulated_noise_std(sde, t), t))
@@ -88,6 +89,7 @@ def simulate(
 
     Row i is a function of x0[i], t[i] and keys[i].
     """
+    check_number("simulate", "num_steps", num_steps, AT_LEAST_ONE)
 
     def step(x, k):
         return heun_step(fold(keys, k), sde, x, t * (k.astype(x.dtype) / num_steps), t / num_steps), None
@@ -99,6 +101,7 @@ def simulate_path(
     keys: Key[Array, " B"], sde: SDE, x0: Float[Array, "B ..."], times: Float[Array, " N"], substeps: int = 8
 ) -> Float[Array, "N B ..."]:
     """The path at the increasing `times`, from x_0 at times[0], by (1) in `substeps` steps per interval."""
+    check_number("simulate_path", "substeps", substeps, AT_LEAST_ONE)
 
     def leg(x, interval):
         k, start, length = interval
@@ -158,6 +161,7 @@ def fit_prior(
     """
     from sklearn.mixture import GaussianMixture as Mixture
 
+    check_numbers("fit_prior", locals(), components=AT_LEAST_ONE, num_steps=AT_LEAST_ONE)
     x0 = jnp.asarray(x0)
     run = jax.jit(lambda keys, x: simulate(keys, sde, x, jnp.full(x.shape[:1], sde.t_max, x.dtype), num_steps))
     ends = np.asarray(

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sde_lib.node import Leaf, Scalar
-from sde_lib.processes.interpolation import monotone_cubic, on_even_knots
+from sde_lib.node import Leaf, Scalar, number
+from sde_lib.numbers import POSITIVE, Allowed, check_number, check_numbers, concrete
+from sde_lib.processes.interpolation import check_order, monotone_cubic, on_even_knots
 from sde_lib.sde import Coefficient, GaussianSDE, Time
 
 
@@ -53,6 +54,18 @@ class TabulatedLogSNR(LogSNRSDE):
     knots: Leaf
     values: Leaf
 
+    def _check_numbers(self) -> None:
+        super()._check_numbers()
+        check_order("TabulatedLogSNR", "knots", self.knots)
+        check_order("TabulatedLogSNR", "values", self.values, -1)
+        knots, values = concrete(self.knots), concrete(self.values)
+        if knots is None or values is None:
+            return
+        if len(knots) != len(values):
+            raise ValueError(f"TabulatedLogSNR: expected as many knots as values; got {len(knots)} and {len(values)}")
+        within = Allowed(at_least=float(knots[0]), at_most=float(knots[-1]) * (1 + 1e-6))
+        check_numbers("TabulatedLogSNR", {"t_min": self.t_min, "t_max": self.t_max}, t_min=within, t_max=within)
+
     def log_snr(self, t: Time) -> Coefficient:
         values = jnp.asarray(self.values)
         return monotone_cubic(jnp.asarray(t), jnp.asarray(self.knots), values[0], jnp.diff(values))
@@ -68,9 +81,10 @@ class LearnedLogSNR(LogSNRSDE):
     5.1). Learn it by the gradient of the squared loss with the likelihood weight.
     """
 
-    logits: Leaf
-    log_snr_max: Scalar = 13.3
-    log_snr_min: Scalar = -5.0
+    logits: Leaf = number()
+    log_snr_max: Scalar = number(13.3)
+    log_snr_min: Scalar = number(-5.0, below="log_snr_max")
+    t_max: Scalar = number(1.0, above=0, at_most=1)
 
     def log_snr(self, t: Time) -> Coefficient:
         t = jnp.asarray(t)
@@ -86,7 +100,8 @@ class DiscreteVP(GaussianSDE):
     Built by `discrete_vp`.
     """
 
-    rises: Leaf
+    rises: Leaf = number(above=0)
+    t_max: Scalar = number(1.0, above=0, at_most=1)
 
     def alpha(self, t: Time) -> Coefficient:
         return jnp.exp(-0.5 * self._integral(t))
@@ -110,9 +125,13 @@ def discrete_vp(
 
     The published linear table is the default (Ho et al. 2020, section 4). Raises ValueError for a β outside (0, 1).
     """
+    if betas is None:
+        low, high = Allowed(above=0, at_most="beta_max"), Allowed(above=0, below=1)
+        check_numbers("discrete_vp", locals(), num_steps=Allowed(at_least=2, whole=True), beta_min=low, beta_max=high)
     table = np.linspace(beta_min, beta_max, num_steps) if betas is None else np.asarray(betas, np.float64)
-    if table.ndim != 1 or len(table) < 2 or not np.all((table > 0) & (table < 1)):
-        raise ValueError(f"betas: expected at least two numbers between 0 and 1; got {table}")
+    if table.ndim != 1 or len(table) < 2:
+        raise ValueError(f"discrete_vp: expected at least two numbers betas; got an array of shape {table.shape}")
+    check_number("discrete_vp", "betas", table, Allowed(above=0, below=1))
     return DiscreteVP(rises=-np.log1p(-table), t_min=1 / len(table))
 
 
@@ -124,6 +143,11 @@ class DiscreteVE(GaussianSDE):
 
     log_sigmas: Leaf
     t_min: Scalar = 0.0
+    t_max: Scalar = number(1.0, above=0, at_most=1)
+
+    def _check_numbers(self) -> None:
+        super()._check_numbers()
+        check_order("DiscreteVE", "log_sigmas", self.log_sigmas)
 
     def alpha(self, t: Time) -> Coefficient:
         return jnp.ones_like(t)
@@ -141,7 +165,10 @@ def discrete_ve(
     The defaults are those of Song & Ermon 2019, section 5. Raises ValueError for a table that is not positive or does
     not increase.
     """
+    if sigmas is None:
+        many, low = Allowed(at_least=2, whole=True), Allowed(above=0, below="sigma_max")
+        check_numbers("discrete_ve", locals(), num_scales=many, sigma_min=low, sigma_max=POSITIVE)
     table = np.geomspace(sigma_min, sigma_max, num_scales) if sigmas is None else np.asarray(sigmas, np.float64)
-    if table.ndim != 1 or len(table) < 2 or not np.all(table > 0) or not np.all(np.diff(table) > 0):
-        raise ValueError(f"sigmas: expected at least two positive, increasing numbers; got {table}")
+    check_number("discrete_ve", "sigmas", table, POSITIVE)
+    check_order("discrete_ve", "sigmas", table)
     return DiscreteVE(log_sigmas=np.log(table))

@@ -38,10 +38,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Key
 
-from sde_lib.node import Leaf, PyTreeNode, Scalar, static
+from sde_lib.node import Leaf, PyTreeNode, Scalar, number, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.parameterization import ScoreFn
-from sde_lib.sampling import Start, as_is, check_pair, prior_draw
+from sde_lib.sampling import Start, as_is, check_pair, prior_draw, sampling_end
 from sde_lib.sde import SDE, expand
 from sde_lib.solvers.base import SolverState
 from sde_lib.solvers.integrate import Adaptive, full_precision
@@ -113,18 +113,19 @@ class AdaptiveSDE(PyTreeNode):
     A sample that has not arrived after `max_steps` steps, including rejected ones, is NaN.
     """
 
-    rel_tol: Scalar = 0.02
-    abs_tol: Scalar = 0.0078
-    h_init: Scalar = 0.01
-    t_end: Scalar = 0.0
+    rel_tol: Scalar = number(0.02, at_least=0)
+    abs_tol: Scalar = number(0.0078, above=0)
+    h_init: Scalar = number(0.01, above=0, at_most=1)
+    t_end: Scalar = number(0.0, at_least=0)
     noise: Callable = static(brownian_path)
-    max_steps: int = static(10_000)
+    max_steps: int = static(10_000, at_least=1)
     denoise: Callable = static(as_is)
     nfe: ClassVar[None] = None
 
     def check(self, sde: SDE) -> None:
-        """Raises TypeError if the SDE lacks a method that the final denoising requires."""
+        """TypeError if the SDE lacks a method that the final denoising requires, ValueError if t_end is not in time."""
         check_pair(self.denoise, sde, "denoise")
+        sampling_end(self, sde)
 
     def __call__(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
@@ -137,7 +138,7 @@ class AdaptiveSDE(PyTreeNode):
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B]), without those made while it waited for others."""
         x_T = prior_draw(keys, sde, shape, x_T)
-        span = tuple(jnp.asarray(u, x_T.dtype) for u in (_end(self, sde), sde.t_max))
+        span = tuple(jnp.asarray(u, x_T.dtype) for u in (sampling_end(self, sde), sde.t_max))
         t, keys = jnp.full(x_T.shape[:1], span[1]), fold(keys, 1)
         h, none = self.h_init * (t - span[0]), jnp.zeros(t.shape, int)
         path = _Path(state=SolverState(x_T, x_T), previous=x_T, t=t, h=h, steps=none, k=jnp.asarray(0))
@@ -195,13 +196,14 @@ class ProbabilityFlowODE(PyTreeNode):
     """
 
     ode: Adaptive = dataclasses.field(default_factory=lambda: Adaptive(rtol=1e-6, atol=1e-6))
-    t_end: Scalar = 0.0
+    t_end: Scalar = number(0.0, at_least=0)
     denoise: Callable = static(as_is)
     nfe: ClassVar[None] = None
 
     def check(self, sde: SDE) -> None:
-        """Raises TypeError if the SDE lacks a method that the final denoising requires."""
+        """TypeError if the SDE lacks a method that the final denoising requires, ValueError if t_end is not in time."""
         check_pair(self.denoise, sde, "denoise")
+        sampling_end(self, sde)
 
     def __call__(
         self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
@@ -214,12 +216,8 @@ class ProbabilityFlowODE(PyTreeNode):
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples [B, *shape], score evaluations of each [B]), without those made while it waited for others."""
         x_T = prior_draw(keys, sde, shape, x_T)
-        t_end = _end(self, sde)
+        t_end = sampling_end(self, sde)
 
         x, nfe = self.ode.between(lambda x, t: flow(x, t, sde, score_fn), x_T, sde.t_max, t_end)
         samples = self.denoise(SolverState(x, x), t_end, sde, full_precision(score_fn))
         return samples, nfe + getattr(self.denoise, "nfe", 0)
-
-
-def _end(sampler, sde: SDE):
-    return jnp.maximum(jnp.asarray(sampler.t_end, float), sde.t_min)

@@ -12,7 +12,7 @@ import math
 
 import jax.numpy as jnp
 
-from sde_lib.node import Scalar
+from sde_lib.node import Scalar, number
 from sde_lib.noise import normal_like
 from sde_lib.parameterization import eps_hat
 from sde_lib.sde import expand, per_time
@@ -28,10 +28,10 @@ class EDMHeun(KernelSolver):
     to that t̂. gamma = 0 is their algorithm 1. `mean` equals x, since the noise comes before the step.
     """
 
-    gamma: Scalar = 0.0
-    S_tmin: Scalar = 0.0
-    S_tmax: Scalar = math.inf
-    S_noise: Scalar = 1.0
+    gamma: Scalar = number(0.0, at_least=0)
+    S_tmin: Scalar = number(0.0, at_least=0, at_most="S_tmax")
+    S_tmax: Scalar = number(math.inf, at_least=0, finite=False)
+    S_noise: Scalar = number(1.0, at_least=0)
 
     @property
     def nfe(self) -> int:

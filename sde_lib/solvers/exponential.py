@@ -24,7 +24,7 @@ Gonzalez et al. 2023: "SEEDS: Exponential SDE Solvers", arXiv:2305.14267.
 
 import jax.numpy as jnp
 
-from sde_lib.node import Scalar, static
+from sde_lib.node import Scalar, number, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.parameterization import eps_hat, x0_hat
 from sde_lib.sde import expand, per_time
@@ -133,7 +133,7 @@ class SEEDS2(KernelSolver):
     DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1), of order 2. `mean` omits both noises of x_s.
     """
 
-    tau: Scalar = 1.0
+    tau: Scalar = number(1.0, at_least=0)
 
     @property
     def nfe(self) -> int:

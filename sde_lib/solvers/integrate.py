@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
-from sde_lib.node import PyTreeNode, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.sampling import Grid, PowerGrid
 from sde_lib.sde import SDE, expand
 from sde_lib.solvers.step_size import StepSize, where_row
@@ -97,11 +97,11 @@ class Adaptive(PyTreeNode):
     choice of the steps.
     """
 
-    rtol: Scalar = 1e-5
-    atol: Scalar = 1e-5
-    power: Scalar = 3.0
+    rtol: Scalar = number(1e-5, at_least=0)
+    atol: Scalar = number(1e-5, above=0)
+    power: Scalar = number(3.0, above=0)
     method: "diffrax.AbstractERK" = dataclasses.field(default_factory=_tsit5, metadata={"static": True})
-    max_steps: int = static(4096)
+    max_steps: int = static(4096, at_least=1)
 
     def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
         """(y at the other end, evaluations of the field for each row [B]), from t_min if `to_noise`, else t_max."""
@@ -232,11 +232,7 @@ class Fixed(PyTreeNode):
     """The classical Runge–Kutta method of order 4 on a grid: 4 evaluations per step."""
 
     grid: Grid = PowerGrid(power=3.0)
-    num_steps: int = static(128)
-
-    def __post_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(f"expected at least 1 step; got num_steps={self.num_steps}")
+    num_steps: int = static(128, at_least=1)
 
     def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
         """As `Adaptive.__call__`."""

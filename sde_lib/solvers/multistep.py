@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sde_lib.node import Scalar, static
+from sde_lib.node import Scalar, number, static
 from sde_lib.noise import normal_like
 from sde_lib.parameterization import eps_hat, x0_hat
 from sde_lib.sde import Time, expand, time_derivative
@@ -121,7 +121,7 @@ class DPMSolverPlusPlus(KernelSolver):
     """
 
     order: int = static(2)
-    tau: Scalar = 0.0
+    tau: Scalar = number(0.0, at_least=0)
 
     def __post_init__(self):
         check_order(self)

@@ -24,7 +24,9 @@ from jaxtyping import Array, Key
 
 from sde_lib.node import Leaf
 from sde_lib.noise import fold
+from sde_lib.numbers import AT_LEAST_ONE, check_numbers
 from sde_lib.parameterization import ScoreFn
+from sde_lib.processes.interpolation import check_order
 from sde_lib.sampling import Grid, LogSNRGrid, Times, with_ends
 from sde_lib.sde import SDE
 from sde_lib.solvers.base import Solver
@@ -39,6 +41,11 @@ class TabulatedGrid(Grid):
 
     times: Leaf
     shares: Leaf
+
+    def _check_numbers(self) -> None:
+        super()._check_numbers()
+        check_order("TabulatedGrid", "times", self.times)
+        check_order("TabulatedGrid", "shares", self.shares)
 
     def __call__(self, sde: SDE, num_steps: int) -> Times:
         times, shares = jnp.asarray(self.times, float), jnp.asarray(self.shares, float)
@@ -70,6 +77,7 @@ def optimized_grid(
     order 3 had 2 to 4 times larger ones at 10 steps, and 1.4 to 2.6 times smaller ones at 40. UniPC of order 2 had from
     1.5 times smaller to 2 times larger ones. DEIS was equally good on `PowerGrid`.
     """
+    check_numbers("optimized_grid", locals(), order=AT_LEAST_ONE, num_knots=AT_LEAST_ONE)
     times = start(sde, 2 * num_knots)
 
     def step(x, t, s):

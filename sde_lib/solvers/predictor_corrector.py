@@ -21,7 +21,7 @@ import abc
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sde_lib.node import PyTreeNode, Scalar, static
+from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.sde import expand
 from sde_lib.solvers.base import Solver, SolverState
@@ -67,8 +67,8 @@ class Langevin(Corrector):
     Raises ValueError for another norm.
     """
 
-    snr: Scalar = 0.16
-    steps: int = static(1)
+    snr: Scalar = number(0.16, above=0)
+    steps: int = static(1, at_least=0)
     norm: str = static("expected")
 
     def __post_init__(self):
@@ -100,8 +100,8 @@ class Langevin(Corrector):
 class AnnealedLangevin(Corrector):
     """Annealed Langevin dynamics: the step is proportional to σ² (4)."""
 
-    snr: Scalar = 0.16
-    steps: int = static(1)
+    snr: Scalar = number(0.16, above=0)
+    steps: int = static(1, at_least=0)
 
     @property
     def requires(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ posterior's standard deviation, or σ_ts. The optimum is between the two (Ho et 
 
 import jax.numpy as jnp
 
-from sde_lib.node import Scalar
+from sde_lib.node import Scalar, number
 from sde_lib.noise import normal_like
 from sde_lib.sde import expand
 from sde_lib.solvers.base import KernelSolver, Solver, SolverState
@@ -85,7 +85,7 @@ class DDIM(KernelSolver):
     eta = 0: first order, deterministic, exact for a point mass. eta = 1: the ancestral step.
     """
 
-    eta: Scalar = 0.0
+    eta: Scalar = number(0.0, at_least=0, at_most=1)
 
     @property
     def nfe(self) -> int:

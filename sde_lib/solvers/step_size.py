@@ -9,16 +9,16 @@ order in which a sum is rounded, which differs between batches and devices.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sde_lib.node import PyTreeNode, Scalar
+from sde_lib.node import PyTreeNode, Scalar, number
 
 
 class StepSize(PyTreeNode):
     """θ and r of (1), and the bounds of the factor."""
 
-    safety: Scalar
-    exponent: Scalar
-    low: Scalar = 0.0
-    high: Scalar = jnp.inf
+    safety: Scalar = number(above=0)
+    exponent: Scalar = number(above=0)
+    low: Scalar = number(0.0, at_least=0, at_most="high")
+    high: Scalar = number(jnp.inf, above=0, finite=False)
 
     def next(self, h: Float[Array, " B"], error: Float[Array, " B"], accepted: Bool[Array, " B"]) -> Float[Array, " B"]:
         """(1) for each row [B]; after a rejected step the factor is at most θ."""

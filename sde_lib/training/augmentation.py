@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sde_lib.node import PyTreeNode, Scalar
+from sde_lib.node import PyTreeNode, Scalar, number
 
 DIM = 9
 
@@ -37,11 +37,11 @@ DIM = 9
 class Augmentation(PyTreeNode):
     """(keys [B], x [B, H, W, C]) → (x transformed by (1), conditions (2) [B, 9]); row i depends on keys[i] and x[i]."""
 
-    probability: Scalar = 0.12
-    flip: Scalar = 1.0
-    scale: Scalar = 2**0.2
-    stretch: Scalar = 2**0.2
-    shift: Scalar = 0.125
+    probability: Scalar = number(0.12, at_least=0, at_most=1)
+    flip: Scalar = number(1.0, at_least=0, at_most=1)
+    scale: Scalar = number(2**0.2, above=0)
+    stretch: Scalar = number(2**0.2, above=0)
+    shift: Scalar = number(0.125, at_least=0)
 
     def __call__(
         self, keys: Key[Array, " B"], x: Float[Array, "B H W C"]

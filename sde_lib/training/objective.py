@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sde_lib.losses import Loss, TimeDistribution, dequantize
-from sde_lib.node import Leaf, PyTreeNode, Scalar, static
+from sde_lib.node import Leaf, PyTreeNode, Scalar, number, static
 from sde_lib.noise import fold, sample_keys
 from sde_lib.parameterization import Parameterization, make_score_fn
 from sde_lib.sde import SDE
@@ -84,7 +84,7 @@ class ScoreMatching(Objective):
     parameterization: Parameterization
     loss: Loss = static()
     time_distribution: TimeDistribution
-    bin_width: Scalar = 0.0
+    bin_width: Scalar = number(0.0, at_least=0)
 
     @property
     def requires(self) -> tuple[str, ...]:

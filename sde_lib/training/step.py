@@ -24,6 +24,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from sde_lib.noise import sample_keys
+from sde_lib.numbers import AT_LEAST_ONE, Allowed, check_numbers
 from sde_lib.training.objective import AppliedNetwork, Batch, Objective, draws
 from sde_lib.training.state import Params, TrainState, updated
 from sde_lib.training.xla import after, global_norm
@@ -54,6 +55,7 @@ def make_train_step(
     The metrics are loss and grad_norm; `bad_examples`, the number of losses that are not finite; and bad_t_low and
     bad_t_high, the range of their times, or of all times if all losses are finite.
     """
+    check_numbers("make_train_step", locals(), ema=Allowed(at_least=0, at_most=1), accumulate=AT_LEAST_ONE)
 
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)

@@ -109,7 +109,7 @@ def test_evaluations_and_refusals():
     assert Sampler(solver=Heun(), num_steps=18).nfe == 36
     assert Sampler(solver=Heun(), num_steps=18, denoise=tweedie).nfe == 37
     assert Sampler(solver=PredictorCorrector(corrector=Langevin(steps=3)), num_steps=10).nfe == 40
-    with pytest.raises(ValueError, match=r"at least 1 step; got num_steps=0"):
+    with pytest.raises(ValueError, match=r"num_steps >= 1; got num_steps=0"):
         Sampler(num_steps=0)
 
 

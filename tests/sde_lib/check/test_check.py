@@ -247,7 +247,6 @@ def test_ends_and_prior_of_the_process():
     failed = failure(Early(), data_std=3.0)
     assert names(failed) == {DRAWS, DENSITY} and "or at t_max" in str(failed)
     assert "look at sigma, or at t_min" in str(failure(VP(t_min=0.05)))
-    assert "at data" not in str(failure(VP(t_min=2.0))) and "0 ≤ t_min < t_max" in str(failure(VP(t_min=2.0)))
     x0 = np.random.default_rng(0).normal(size=(500, 2, 3)) * 400
     report = failure(VP(), data=x0)
     assert names(report) == {DRAWS, DENSITY} and "event shape (2, 3)" in str(report)

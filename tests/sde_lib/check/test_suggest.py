@@ -352,7 +352,7 @@ def test_refusals():
         suggest(x, max_points=1)
     with pytest.raises(ValueError, match=r"expected data that differ, got 5 points \(of 5\) that are all alike"):
         suggest(np.broadcast_to(x[:1], (5, 3)))
-    with pytest.raises(ValueError, match=r"expected kl > 0, got 0"):
+    with pytest.raises(ValueError, match=r"kl > 0; got kl=0"):
         suggest(x, kl=0.0)
     x[1, 2], x[3, 0] = np.nan, np.inf
     with pytest.raises(ValueError, match=r"expected finite values, got 2 of 15 that are not"):

@@ -112,7 +112,7 @@ def test_bits_are_refused_without_bins():
         ValueError, match=r"bits per dimension require bin_width, the distance between neighboring values"
     ):
         bits_per_dim(keys(2), lambda keys, x: jnp.zeros(2), jnp.zeros((2, 3)))
-    with pytest.raises(ValueError, match=r"at least 1 sample; got samples=0"):
+    with pytest.raises(ValueError, match=r"samples >= 1; got samples=0"):
         bits_per_dim(keys(2), lambda keys, x: jnp.zeros(2), jnp.zeros((2, 3)), bin_width=1.0, samples=0)
 
 
