@@ -42,6 +42,14 @@ def diff(a: ConfigDict, b: ConfigDict) -> list[str]:
     return [f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}" for key in changed]
 
 
+def differing(configs: list[ConfigDict]) -> dict[str, list[str]]:
+    """Key → its value in each config, as text, for the keys that are not the same in all."""
+    leaves = [dict(_leaves(_plain(config, "config"))) for config in configs]
+    keys = sorted({key for each in leaves for key in each})
+    values = {key: [each.get(key, "(absent)") for each in leaves] for key in keys}
+    return {key: row for key, row in values.items() if len(set(row)) > 1}
+
+
 def nearest_key_message(config: ConfigDict, dotted_key: str) -> str:
     """`unknown config key config.sde.beta_mx; nearest: config.sde.beta_max`."""
     key = dotted_key.removeprefix("config.")

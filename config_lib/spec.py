@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_dict
 from config_lib.names import ConfigError as ConfigError
 from config_lib.names import name_of, nearest, resolve, trusted
 from config_lib.saved import diff as diff
+from config_lib.saved import differing as differing
 from config_lib.saved import from_json as from_json
 from config_lib.saved import nearest_key_message as nearest_key_message
 from config_lib.saved import to_json as to_json

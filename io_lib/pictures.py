@@ -105,6 +105,26 @@ def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evalua
     figure.savefig(path, dpi=150)
 
 
+def plot_losses(path: str | Path, runs: dict[str, list[dict]]) -> None:
+    """Losses of runs by their names, over the step: of training, smoothed over 1/40 of a run; of test data, as points."""
+    figure = _figure(6.4, 4)
+    axes = figure.subplots()
+    low = np.inf
+    for k, (name, metrics) in enumerate(runs.items()):
+        steps, values = _series(metrics, "loss")
+        axes.plot(steps, smooth(values, max(1, len(values) // 40)), color=f"C{k % 10}", label=name)
+        tested = _series(metrics, "eval_loss")
+        axes.plot(*tested, color=f"C{k % 10}", marker="o", ms=3, ls="none")
+        low = min([low, *values, *tested[1]])
+    if 0 < low < np.inf:
+        axes.set_yscale("log")
+    axes.set(xlabel="step", ylabel="loss (points: test)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
 def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], error: list[float]) -> None:
     """A loss with its standard errors over the time t of the process."""
     figure = _figure(6.4, 4)

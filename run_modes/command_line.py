@@ -37,6 +37,7 @@ class Mode(NamedTuple):
     required: tuple[str, ...] = ()
     makes_workdir: bool = False
     needs_workdir: bool = True
+    needs_config: bool = True
 
 
 MODES: dict[str, Mode] = {}
@@ -154,6 +155,20 @@ def inspect(config: ConfigDict) -> None:
     inspect(directory=F.workdir, step=F.step)
 
 
+@mode(
+    "compare",
+    "compares runs: losses, figures of their last evaluations, and what differs in their configs",
+    flags=("workdirs", "out"),
+    required=("workdirs",),
+    needs_workdir=False,
+    needs_config=False,
+)
+def compare(config: ConfigDict) -> None:
+    from run_modes.compare import compare
+
+    compare(directories=F.workdirs, out=F.out or "compare.png")
+
+
 @mode("plan", "prints the memory that training requires", flags=("memory",), needs_workdir=False)
 def plan(config: ConfigDict) -> None:
     from run_modes.plan import plan
@@ -166,9 +181,10 @@ def define_flags() -> None:
     define_config_flag()
     modes = "; ".join(f"{name}: {mode.summary}" for name, mode in MODES.items())
     flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
+    flags.DEFINE_list("workdirs", None, "Directories of runs to compare: A,B,C.")
     flags.DEFINE_enum("mode", "train", list(MODES), modes)
     flags.DEFINE_string("checkpoint", None, "Of score_sde (flax) or score_sde_pytorch (.pth), to import or reproduce.")
-    flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of --mode=data, .png.")
+    flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of data or compare, .png.")
     flags.DEFINE_string("eval_folder", "eval", "Folder in the work directory that evaluation writes to.")
     flags.DEFINE_string("memory", None, "For --mode=plan: memory per device, such as 16GiB, if not the device's own.")
     flags.DEFINE_string(
@@ -184,6 +200,8 @@ def define_flags() -> None:
 
 def saved_config() -> ConfigDict:
     """The config of the work directory, for modes that do not require --config."""
+    if not MODES[F.mode].needs_config:
+        return ConfigDict()
     if F.workdir is None:
         raise ConfigError("--workdir=DIR is required")
     if F.mode == "train" and (Path(F.workdir) / CONFIG).is_file():
