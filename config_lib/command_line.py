@@ -35,6 +35,8 @@ EXPERIMENTS = "configs"
 flags.disclaim_key_flags()  # so that --help lists the flag as the caller's
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)")
+_LOCKED = re.compile(r'Key "(\w+)" does not exist and cannot be added since the config is locked')
+_NEAR = re.compile(r'Did you mean "(\w+)"')
 _DATA = re.compile(r"^--?config\.data=(.*)")
 _DATA_KEY = re.compile(r"^--?(?:no)?config\.data\.")
 
@@ -144,7 +146,8 @@ def load_config(path: str) -> ConfigDict:
         with _importable(Path(file).parent):
             config = _load_module(file).get_config(*argument)
     except Exception as error:
-        raise ConfigError(f"--config={path}: {_place(error, file)}{type(error).__name__}: {error}") from error
+        what = _locked(error) or f"{type(error).__name__}: {error}"
+        raise ConfigError(f"--config={path}: {_place(error, file)}{what}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"--config={path}: get_config() must return a ConfigDict, got {type(config).__name__}")
     return config
@@ -220,6 +223,14 @@ def _place(error: Exception, file: str) -> str:
     frames, path = traceback.extract_tb(error.__traceback__), Path(file).resolve()
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path]
     return f"{file}:{lines[-1]}: " if lines else ""
+
+
+def _locked(error: Exception) -> str:
+    """The message for a key that a section of a config does not have; "" for other errors."""
+    key, near = _LOCKED.search(str(error)), _NEAR.search(str(error))
+    if key is None:
+        return ""
+    return f"unknown config key {key[1]}" + (f"; nearest: {near[1]}" if near else "")
 
 
 def _parse(argv: Sequence[str], default: Callable[[], ConfigDict | None]) -> ConfigDict | None:

@@ -53,6 +53,7 @@ def base() -> ConfigDict:
     config.training.checkpoint_every = 10_000
     config.training.keep_newest = 2
     config.training.keep_every = 50_000  # in this section, 0 means never
+    config.training.lock()  # so that a wrong name in a config file is an error, not a new key
 
     config.sampling = ConfigDict()
     config.sampling.use = "fast"  # or any name below; docs/samplers.md helps to choose
@@ -75,6 +76,7 @@ def base() -> ConfigDict:
     config.eval.bpd.count = 0  # number of examples; 0: all
     config.eval.bpd.samples = 1  # importance samples of the dequantized density; more require Exact() below
     config.eval.bpd.elbo_times = 0  # draws of t for the reverse SDE's bound; 0: no bound
+    config.eval.bpd.lock()
     config.eval.metrics = ConfigDict()  # functions of eval_lib/metrics.py by name; they require config.eval.features
     config.eval.seeds = 1  # num_samples are drawn with each; figures are means with their sd
     config.eval.reference = ""  # a file of --mode=stats; "": statistics of the split below

@@ -106,7 +106,7 @@ def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evalua
 
 
 def plot_losses(path: str | Path, runs: dict[str, list[dict]]) -> None:
-    """Losses of runs by their names, over the step: of training, smoothed over 1/40 of a run; of test data, as points."""
+    """Losses of runs by their names over the step: of training, smoothed over 1/40 of a run; of test data, points."""
     figure = _figure(6.4, 4)
     axes = figure.subplots()
     low = np.inf

@@ -105,3 +105,14 @@ def test_another_package_called_configs(own):
     assert done.stdout == "digits:Net\n"
     expected = f"expected the package configs in {ROOT / 'configs'}, got {own / 'configs' / '__init__.py'}: rename that"
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize("line", ["config.training.num_step = 1500", "config.training.update(num_step=1500)"])
+def test_a_wrong_name_in_a_section_is_refused(tmp_path, line):
+    """Once it became a key that nothing reads, and training took the number of steps that it replaces."""
+    (tmp_path / "mine.py").write_text(
+        "from configs import points\ndef get_config():\n"
+        f"    config = points.get_config()\n    {line}\n    return config\n"
+    )
+    with pytest.raises(ConfigError, match=r"mine\.py:4: unknown config key num_step; nearest: num_steps"):
+        load_config(str(tmp_path / "mine.py"))
