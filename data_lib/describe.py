@@ -27,6 +27,7 @@ class SplitDescription:
     sigma_data: float
     labels: tuple[tuple[str, int], ...]
     unreadable: tuple[str, ...]
+    negative: bool = False  # whether there are labels below 0
     rounding: str = ""  # a line if the dtype, or model space's float32, loses digits of the data
 
 
@@ -95,7 +96,17 @@ def _describe_split(source: Source, transform: Transform) -> SplitDescription:
     bad = tuple(map(str, getattr(source, "unreadable", ())))
     rounding = _rounding(data, dtype) or _rounding(model, np.dtype(np.float32), " in model space")
     return SplitDescription(
-        count, len(seen), shape, str(dtype), low, high, model.overall(), tuple(named), bad, rounding
+        count,
+        len(seen),
+        shape,
+        str(dtype),
+        low,
+        high,
+        model.overall(),
+        tuple(named),
+        bad,
+        min(labels, default=0) < 0,
+        rounding,
     )
 
 
@@ -155,7 +166,7 @@ def _lines(name: str, part: SplitDescription) -> Iterator[str]:
         shown = ", ".join(f"{label}: {count}" for label, count in part.labels[:SHOWN])
         more = f", and {len(part.labels) - SHOWN} more" if len(part.labels) > SHOWN else ""
         one = "; there is one class only" if len(part.labels) == 1 else ""
-        below = "; labels below 0 are out of range" if part.labels[0][0].startswith("-") else ""
+        below = "; labels below 0 are out of range" if part.negative else ""
         yield f"{'':8} labels {shown}{more}{one}{below}"
     if part.unreadable:
         yield f"{'':8} {len(part.unreadable)} files cannot be read:"

@@ -1,13 +1,14 @@
 """Layouts that are probably not meant: channels first, examples last, classes that are not one integer each.
 
-Nothing is turned. A remark says what was found, what is expected, and the line of NumPy that makes it so.
+Nothing is turned. A remark says what was found, what is expected, and the line of NumPy that makes it so. Another one
+names the keys of examples that are not used.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from data_lib.sources import ArraySource, Dataset, gather
+from data_lib.sources import ArraySource, Dataset, Source, gather
 
 CHANNELS = (1, 3, 4)  # of pictures
 FEW = 64  # rows of a table that may be features
@@ -15,15 +16,23 @@ MORE = 8  # times as many columns as rows make a table doubtful
 
 
 def remarks(dataset: Dataset) -> tuple[str, ...]:
-    """What is doubtful in the events and labels of the training examples, one line each."""
+    """What is doubtful in the events and labels of the training examples or not used of them, one line each."""
     train, test = dataset
     if not len(train):
         return ()
     first = gather(train, [0])
     shape = (len(train) + (0 if train is test else len(test)), *first["x"].shape[1:])
     label = first.get("label") if not isinstance(train, ArraySource) else train.label
-    found = event_remark(shape), "" if label is None else label_remark(label)
+    found = event_remark(shape), "" if label is None else label_remark(label), _unused(train)
     return tuple(line for line in found if line)
+
+
+def _unused(source: Source) -> str:
+    if isinstance(source, ArraySource):
+        return ""
+    keys = set(source[0])
+    others = sorted(map(str, keys - {"x" if "x" in keys else "image", "label"}))
+    return f"keys of the examples that are not used: {', '.join(others)}" if others else ""
 
 
 def event_remark(shape: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -493,6 +494,28 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     folder_of(tmp_path / "inside", count=3)
     (tmp_path / "inside" / "link").symlink_to(tmp_path / "outside")
     assert len(find_files(tmp_path / "inside", (".png",))) == 3
+
+
+def test_links_to_files_are_read_and_links_to_nothing_are_named(tmp_path, caplog):
+    folder_of(tmp_path / "in", count=6)
+    (tmp_path / "in" / "cat" / "link.png").symlink_to(tmp_path / "in" / "cat" / "000.png")
+    (tmp_path / "in" / "cat" / "nothing.png").symlink_to(tmp_path / "moved.png")
+    parts = from_folder(tmp_path / "in", (6, 5, 3), on_error="skip", test=2)
+    assert sum(map(len, parts)) == 7 and "nothing.png: FileNotFoundError" in caplog.text
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    folder_of(tmp_path, count=6)
+    scandir = os.scandir
+
+    def without_permission(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", without_permission)
+    with pytest.raises(PermissionError, match="dog"):
+        find_files(tmp_path, (".png",))
 
 
 def test_mutated_files_are_read_or_reported_never_worse(tmp_path):

@@ -76,3 +76,10 @@ def test_remarks_are_those_of_a_data_set_and_in_its_description(tmp_path):
     np.savez(tmp_path / "table.npz", x=np.zeros((2, 400)))
     with pytest.raises(ValueError, match=r"gives 0 test examples: .*\[2, 400\] looks like a table of 2 features"):
         from_npz(tmp_path / "table.npz")
+
+
+def test_keys_that_are_not_used_are_named():
+    rows = [{"image": np.zeros((8, 8, 3), np.uint8), "label": 1, "id": b"1", "mask": np.zeros(3)} for _ in range(9)]
+    assert remarks(Dataset(rows[:8], rows[8:])) == ("keys of the examples that are not used: id, mask",)
+    rows = [{"x": np.zeros(2), "image": np.zeros((8, 8)), "label": 1} for _ in range(9)]
+    assert remarks(Dataset(rows[:8], rows[8:])) == ("keys of the examples that are not used: image",)
