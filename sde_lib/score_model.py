@@ -177,9 +177,9 @@ class ScoreModel(PyTreeNode):
         slope = 1.0 if self.transform is None else self.transform.slope
         return np.broadcast_to(np.asarray(slope, np.float32), self.shape)
 
-    def _log_volume(self) -> np.float32:
+    def _log_volume(self) -> float:
         """Σ log |dF/dx|."""
-        return np.sum(np.log(np.abs(self._slope())))
+        return float(np.sum(np.log(np.abs(self._slope()))))
 
     @staticmethod
     def _keys(key, x, first: int = 0) -> Key[Array, " B"]:

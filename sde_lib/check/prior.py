@@ -1,6 +1,10 @@
 """Is the prior what the data become at t_max, and do its draws and its density have the same distribution?
 
-For normal data the marginal q = N(α m, α² s² + σ²) is exact, and KL(q ‖ prior) is a mean over draws of q. Stein's
+For normal data the marginal q = N(α m, α² s² + σ²) is exact, and KL(q ‖ prior) is a mean over draws of q. The prior
+must fit other data too. For it does not contain the mean of the data: with the exact score and the probability flow,
+samples have the mean m − (α s/√(α² s² + σ²)) m. So little of the data may be left at t_max: at most 1 % of their
+deviation s, as α or relative to the marginal's deviation. With α = 1 they never shrink; then σ ≥ 10 s must hide them.
+For s = σ/10, the variance of the marginal exceeds the prior's by 1 %. Stein's
 identity tests whether the prior's draws and density have the same distribution p, whatever its normalizer. It holds if
 p is smooth and vanishes at infinity. The normalizer is an importance-weighted mean:
 
@@ -20,13 +24,15 @@ from collections.abc import Generator, Iterator
 import numpy as np
 
 from sde_lib.check.case import Case, brief, density_program, draws_program, paths_program, relative
-from sde_lib.check.report import ENERGY, ERRORS, EXACT, NATS, Row
+from sde_lib.check.report import ENERGY, ERRORS, EXACT, LEFT, LOUD, NATS, Row
 
 
 def check_prior_of_kernel(case: Case) -> Iterator[Row]:
     """Is the prior what normal data become, in its draws and in its density?"""
     c = case.at(np.full(1, case.interval[1]))
-    mean, variance = c["alpha"][0] * case.mean, (c["alpha"][0] * case.std) ** 2 + c["sigma"][0] ** 2
+    alpha, sigma = c["alpha"][0], c["sigma"][0]
+    mean, variance = alpha * case.mean, (alpha * case.std) ** 2 + sigma**2
+    yield _data_left(case, alpha, sigma)
     x = yield from _prior_draws(case)
     center, spread = x.mean(axis=0), x.var(axis=0)
     kl = 0.5 * ((variance + (mean - center) ** 2) / spread - 1 - np.log(variance / spread))
@@ -34,12 +40,58 @@ def check_prior_of_kernel(case: Case) -> Iterator[Row]:
     hint += "look at prior_sample (prior_std), or at t_max"
     draws = Row("KL(marginal at t_max ‖ prior_sample)", float(np.max(kl)), NATS + 20 / len(x), hint)
     yield draws
+    if draws.ok and case.data is None:
+        yield from _other_data(case, alpha, sigma, center, spread)
     log_norm = yield from _prior_density(case, x, draws.ok)
     z = case.normal(len(x))
     log_q = _log_normal(z, np.broadcast_to(np.sqrt(variance), case.shape))
     log_p = case.run(density_program, mean + np.sqrt(variance) * z)[0] - log_norm
     hint = "the density does not fit the marginal at t_max: look at prior_logp (prior_std), or at t_max"
-    yield _estimate("KL(marginal at t_max ‖ prior_logp)", (log_q - log_p) / math.prod(case.shape), NATS, hint)
+    density = _estimate("KL(marginal at t_max ‖ prior_logp)", (log_q - log_p) / math.prod(case.shape), NATS, hint)
+    yield density
+    if draws.ok and density.ok:
+        yield _prior_moments(case, x, mean, np.sqrt(variance))
+
+
+def _prior_moments(case: Case, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Row:
+    """Do the prior's mean and deviation agree with the marginal's to 1 %?
+
+    They are those of the line through ∇log p at draws x: exact for a normal density, and by (4) right for any other.
+    """
+    score = case.run(density_program, x)[1]
+    z, center = x - x.mean(axis=0), score.mean(axis=0)
+    slope = np.mean(z * score, axis=0) / np.mean(z**2, axis=0)
+    found = x.mean(axis=0) - center / slope, 1 / np.sqrt(np.maximum(-slope, 1e-30))
+    found_mean, found_std = (np.round(a, 6) + 0.0 for a in found)
+    rest = np.std((score - center - slope * z) * z, axis=0) / np.sqrt(len(x))
+    error = np.maximum(np.abs(found_std / std - 1), np.abs(found_mean - mean) / std)
+    hint = f"the prior has mean {brief(found_mean)} and deviation {brief(found_std)}, the marginal at t_max "
+    hint += f"{brief(mean)} and {brief(std)}: look at prior_std, at t_max, or at the noise (beta_max, sigma_max)"
+    return Row(
+        "the prior's moments are the marginal's", float(np.max(error)), LEFT + ERRORS * float(np.max(rest)), hint
+    )
+
+
+def _data_left(case: Case, alpha: np.ndarray, sigma: np.ndarray) -> Row:
+    """Is little of the data left at t_max?"""
+    std = np.where(case.std > 0, case.std, np.sqrt(np.mean(case.std**2)))
+    marginal = np.sqrt((alpha * std) ** 2 + sigma**2)
+    left = np.where(sigma >= LOUD * std * (1 - 1e-6), 0.0, alpha * np.minimum(1.0, std / marginal))
+    hint = f"{np.max(left):.2g} of the data's deviation is left at t_max = {case.interval[1]:.3g}, where α is "
+    hint += f"{brief(alpha)} and σ {brief(sigma)}: increase t_max or the noise (beta_max, sigma_max)"
+    return Row("the data are gone at t_max", float(np.max(left)), LEFT, hint)
+
+
+def _other_data(case: Case, alpha: np.ndarray, sigma: np.ndarray, center, spread) -> Iterator[Row]:
+    """Does the prior, with this mean and variance, also fit data of another mean and deviation?"""
+    for shift, factor in ((0.7, 0.3), (-2.0, 2.0)):
+        m, s = case.mean + shift * case.std, factor * case.std
+        mean, variance = alpha * m, (alpha * s) ** 2 + sigma**2
+        kl = float(np.max(0.5 * ((variance + (mean - center) ** 2) / spread - 1 - np.log(variance / spread))))
+        reached = m + s / np.sqrt(variance) * (center - mean)
+        hint = f"with the exact score, data of mean {brief(m)} would be sampled with mean {brief(reached)}: increase "
+        hint += f"t_max, which is {case.interval[1]:.3g}, or the noise (beta_max, sigma_max)"
+        yield Row(f"the same for data of mean {brief(m)} and deviation {brief(s)}", kl, NATS, hint)
 
 
 def check_prior_of_paths(case: Case) -> Iterator[Row]:

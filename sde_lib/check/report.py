@@ -8,6 +8,8 @@ INTEGRAL = 1e-2  # for integrals over [t_min, t_max]
 START = 0.01  # how far α(t_min) may be from 1
 NOISE = 0.05  # σ(t_min), in standard deviations of the data
 NATS = 0.01  # KL per dimension between marginal and prior: deviations 10 % apart, or means 0.14 deviations
+LEFT = 0.01  # what is left of the data at t_max, in their standard deviations or in those of the marginal
+LOUD = 10.0  # noise of this many deviations of the data hides them where they do not shrink, as in VE
 ENERGY = 0.005  # energy distance (6): deviations 25 % apart
 ERRORS = 5.0  # standard errors that a mean over draws may be off
 

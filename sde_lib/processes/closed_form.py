@@ -18,6 +18,7 @@ Song et al. 2021: "Score-Based Generative Modeling through Stochastic Differenti
 import math
 
 import jax.numpy as jnp
+import numpy as np
 
 from sde_lib.node import Leaf, Scalar, number
 from sde_lib.sde import Coefficient, GaussianSDE, Time
@@ -197,12 +198,12 @@ class DiagonalVP(GaussianSDE):
     def _integral(self, t: Time) -> Coefficient:
         """r_i ∫β [t or 1, *event]."""
         t, speeds = jnp.asarray(t), jnp.asarray(self.speeds)
-        event = jnp.broadcast_shapes(speeds.shape, jnp.shape(self.scales))
+        event = np.broadcast_shapes(speeds.shape, np.shape(self.scales))
         t = t.reshape((-1,) + (1,) * len(event))
         return _linear_beta_integral(self, t) * jnp.broadcast_to(speeds.astype(t.dtype), event)[None]
 
     def _scales(self, t: Time) -> Coefficient:
-        event = jnp.broadcast_shapes(jnp.shape(self.speeds), jnp.shape(self.scales))
+        event = np.broadcast_shapes(np.shape(self.speeds), np.shape(self.scales))
         return jnp.broadcast_to(jnp.asarray(self.scales).astype(jnp.asarray(t).dtype), event)[None]
 
 

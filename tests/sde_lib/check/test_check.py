@@ -10,13 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sde_lib import SDE, VP, RectifiedFlow, expand
+from sde_lib import SDE, VE, VP, OrnsteinUhlenbeck, RectifiedFlow, SubVP, expand
 from sde_lib.check import SDECheckError, check_sde
 from sde_lib.node import Scalar
 from sde_lib.noise import normal
 from tests.contracts import DIAGONAL, SDES, quick
 
-PROCESSES = SDES | DIAGONAL
+# As they are, these leave more than 1 % of the data at t_max, which a contract of another kind does not mind.
+SHORT = {
+    "vp_slow": (SDES["vp_slow"], {"beta_max": 20.0}, "0.072 of"),
+    "cosine": (SDES["cosine"], {"t_max": 0.995}, "0.016 of"),
+    "coefficients": (SDES["coefficients"], {"t_max": 0.995}, "0.016 of"),
+    "diagonal_vp": (DIAGONAL["diagonal_vp"], {"speeds": np.linspace(1.0, 1.3, 64)}, "0.03 of"),
+}
+PROCESSES = SDES | DIAGONAL | {name: sde.replace(**change) for name, (sde, change, _) in SHORT.items()}
 NO_DRIFT = {"ve", "edm", "discrete_ve"}  # f = 0 and α = 1: no factor and no power changes them
 
 
@@ -109,6 +116,7 @@ def mutant(cls):
 
 RATE, NOISE, DRIFT = "drift_rate = d log α/dt", "diffusion² = dσ²/dt − 2 f σ²", "drift(x, t) = f(t) x"
 DRAWS, DENSITY = "KL(marginal at t_max ‖ prior_sample)", "KL(marginal at t_max ‖ prior_logp)"
+GONE = "the data are gone at t_max"
 STEIN, NORM = "Stein's identity for prior_sample and prior_logp", "∫ exp(prior_logp) dx = 1"
 
 # name: (what is changed, {row that fails: what its hint says}, where nothing changes)
@@ -245,12 +253,52 @@ def test_ends_and_prior_of_the_process():
         t_max: Scalar = 0.4
 
     failed = failure(Early(), data_std=3.0)
-    assert names(failed) == {DRAWS, DENSITY} and "or at t_max" in str(failed)
+    assert names(failed) >= {GONE, DRAWS, DENSITY} and "or at t_max" in str(failed)
     assert "look at sigma, or at t_min" in str(failure(VP(t_min=0.05)))
     x0 = np.random.default_rng(0).normal(size=(500, 2, 3)) * 400
     report = failure(VP(), data=x0)
     assert names(report) == {DRAWS, DENSITY} and "event shape (2, 3)" in str(report)
     assert not check_sde(VP(), data=x0 / 400, verbose=False).failed
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "diagonal_vp" else pytest.mark.slow) for n in SHORT])
+def test_what_is_left_of_the_data_is_a_failure_with_its_number(name):
+    sde, _, message = SHORT[name]
+    report = failure(sde, **data_of(name))
+    assert names(report) >= {GONE} and message in str(report)
+
+
+@pytest.mark.parametrize(
+    ("sde", "message", "reached"),
+    [
+        (VP(t_max=0.1), "0.95 of the data's deviation is left at t_max = 0.1", 0.238),
+        (VP(beta_max=1.0), "0.76 of the data's deviation is left at t_max = 1", 0.470),
+        pytest.param(SubVP(t_max=0.5), "0.28 of", 0.637, marks=pytest.mark.slow),
+        pytest.param(OrnsteinUhlenbeck(t_max=1.0), "0.37 of", 0.618, marks=pytest.mark.slow),
+    ],
+)
+def test_data_with_a_mean_and_another_deviation(sde, message, reached):
+    """N(0, 1) is stationary under VP, whatever t_max; samples of N(m, s²) have the mean m − (α s/√(α² s² + σ²)) m."""
+    failed = {row.name: row.hint for row in failure(sde, shape=(2,)).failed}
+    assert message in failed[GONE] and "t_max or the noise (beta_max" in failed[GONE]
+    hint = failed["the same for data of mean 0.7 and deviation 0.3"]
+    low, *high = re.search(r"sampled with mean ([\d.]+)(?: to ([\d.]+))?", hint).groups()
+    np.testing.assert_allclose([float(low), float(high[0] or low)], reached, atol=0.01)
+
+
+def test_noise_that_only_grows_must_hide_the_data():
+    assert names(failure(VE(sigma_max=5.0), shape=(2,))) >= {GONE}
+    assert not check_sde(VE(sigma_max=10.0), shape=(2,), data_std=0.5, verbose=False).failed
+
+
+def test_a_prior_that_is_two_per_cent_too_wide():
+    class Wide(VP):
+        def prior_std(self):
+            return 1.02
+
+    report = failure(Wide(), shape=(2,))
+    assert names(report) == {"the prior's moments are the marginal's"} and "deviation 1.02" in str(report)
+    assert "mean 0 and deviation 1, the marginal at t_max 0.0131" in str(failure(VP(), shape=(2,), data_mean=2.0))
 
 
 @pytest.mark.parametrize(
