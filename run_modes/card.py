@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import to_json
 from data_lib import Dataset
 from data_lib.identity import identity
+from run_modes.labels import class_counts
 from run_modes.state import digest
 from sde_lib import TrainState
 
@@ -24,11 +25,16 @@ PROTOCOL = (
 
 
 def data_of(config: ConfigDict, dataset: Dataset, given: bool) -> dict[str, Any]:
-    """The card's entry about the data; `given` means that arrays were passed to `train`."""
+    """The card's entry about the data; `given` means that arrays were passed to `train`.
+
+    `classes` are the training examples per class, of a network with classes and labels in memory.
+    """
     source = "given to run_lib.train" if given else json.loads(to_json(config))["data"]
     found = identity(dataset)
     counts = {name: split["count"] for name, split in found.items()}
-    return {"source": source, **counts, "sha256": {name: split["sha256"] for name, split in found.items()}}
+    hashes = {name: split["sha256"] for name, split in found.items()}
+    classes = class_counts(config, dataset)
+    return {"source": source, **counts, "sha256": hashes, **({"classes": list(classes)} if classes else {})}
 
 
 def card_of(config: ConfigDict, data: dict[str, Any], history: list[dict] | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from run_modes.data import load_data, warn_of_other_data
 from run_modes.eval_loss import EvalLoss, loss_curve
 from run_modes.experiment import make_experiment
 from run_modes.features import write_statistics
+from run_modes.labels import law_of_classes
 from run_modes.trained import Trained, open_trained
 
 
@@ -90,6 +91,9 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
         if found is None:
             return None
         text += f"\n{sample_metrics.text_of(found)}\n{found.pop('text', '')}"
+        if law := law_of_classes(trained.config, trained.class_counts):
+            report["classes"] = law
+            text += f"\n{law}\n"
         report |= found
     write_report(folder, report, text)
     pictures.plot_loss(folder / "loss.png", read_metrics(trained.directory))

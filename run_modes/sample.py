@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError
 from io_lib import pictures, workdir
 from io_lib.shards import Shards, fill, mapped
-from run_modes.labels import classes_of, num_classes
+from run_modes.labels import classes_of, law_name, num_classes
 from run_modes.trained import Trained, made_with, open_trained, require_finite
 from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
@@ -81,6 +81,8 @@ def shards_of(trained: Trained, seed: int) -> Shards:
     """
     config, choice = trained.config, trained.config.sampling.use
     used = {"label": config.sampling.get("label", -1)} if num_classes(config) else {}
+    if trained.class_counts and (law_name(config) == "data" or not all(trained.class_counts)):
+        used |= {"classes": law_name(config), "counts": list(trained.class_counts)}
     if trained.model.guidance is not None:
         used["guidance"] = trained.model.guidance
     made = made_with(trained, seed, {"sampler": config.sampling[choice], **used})
@@ -117,7 +119,7 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
 
     def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
         indices = jax.device_put(jnp.arange(first, first + size), devices.batch)
-        x, nfe = jax.device_get(model.with_nfe(key, indices, classes_of(config, indices)))
+        x, nfe = jax.device_get(model.with_nfe(key, indices, classes_of(config, indices, trained.class_counts)))
         require_finite(x, first, "sample", "the score is not finite there, or the sampler's max_steps is too small")
         return in_units_of_the_data(trained, x), nfe
 
@@ -158,7 +160,7 @@ def draw_animation(trained: Trained, x: np.ndarray, seed: int, frames: int = 60)
     @jax.jit
     def path(model: ScoreModel) -> tuple[jax.Array, jax.Array]:
         numbers, sde, sampler = jnp.arange(len(x)), model.sde, cast(Sampler, model.sampler)  # by require_animation
-        score_fn = model.score_given(classes_of(trained.config, numbers))
+        score_fn = model.score_given(classes_of(trained.config, numbers, trained.class_counts))
         times, states = sampler.path(sample_keys(jax.random.key(seed), numbers), sde, score_fn, model.shape, keep)
         if hasattr(sde, "alpha"):
             kernel = cast(GaussianSDE, sde)

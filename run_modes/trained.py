@@ -12,6 +12,7 @@ from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
 from run_modes.card import DEFAULT_GENERATOR, generator
 from run_modes.experiment import Experiment, make_experiment
+from run_modes.labels import num_classes
 from run_modes.state import digest, restore_state
 from sde_lib import ScoreModel
 
@@ -22,13 +23,17 @@ DECIDES = ("shape", "sde", "parameterization", "network", "transform")
 
 
 class Trained(NamedTuple):
-    """A work directory with a checkpoint: `params` are all EMA parameters of `step`, `model` has the network's."""
+    """A work directory with a checkpoint: `params` are all EMA parameters of `step`, `model` has the network's.
+
+    `class_counts` are the training examples per class, None if the checkpoint's card does not have them.
+    """
 
     directory: Path
     experiment: Experiment
     model: ScoreModel
     params: Any
     step: int
+    class_counts: tuple[int, ...] | None = None
 
     @property
     def config(self) -> ConfigDict:
@@ -53,8 +58,10 @@ def open_trained(
     experiment = make_experiment(config, devices)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         state = restore_state(experiment, checkpoints, step, only=("step", "ema_params"))
+        classes = checkpoints.card(int(state.step)).get("data", {}).get("classes") if num_classes(config) else None
+    counts = None if classes is None else tuple(classes)
     model = experiment.score_model(experiment.objective.network_params(state.ema_params))
-    return Trained(directory, experiment, model, state.ema_params, int(state.step))
+    return Trained(directory, experiment, model, state.ema_params, int(state.step), counts)
 
 
 def load(directory: str | Path, config: ConfigDict | None = None, step: int | None = None) -> ScoreModel:

@@ -18,7 +18,7 @@ from io_lib.signals import StopRequest
 from run_modes.card import signed
 from run_modes.eval_loss import EvalLoss
 from run_modes.experiment import Experiment
-from run_modes.labels import abstract_labels, classes_of
+from run_modes.labels import abstract_labels, class_counts, classes_of
 from run_modes.state import SNAPSHOT, abstract_state, all_finite, key_for
 from sde_lib import make_train_step
 from sde_lib.training import scan_steps
@@ -84,6 +84,7 @@ class TrainingRun:
         self.directory, self.log, self.checkpoints, self.card = directory, log, checkpoints, card
         self.one_step, self.many_steps = train_steps(experiment)
         self.eval_loss = EvalLoss(experiment, dataset)
+        self.class_counts = class_counts(self.config, dataset)
         self.steps_per_call = steps_per_call(self.config)
         self.window: list[dict] = []
 
@@ -193,7 +194,8 @@ class TrainingRun:
                 params = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
             model = self.experiment.score_model(self.experiment.objective.network_params(params))
             numbers = jnp.arange(self.training.snapshot_size)
-            x = model.sample_indices(key_for(self.config, SNAPSHOT), numbers, classes_of(self.config, numbers))
+            classes = classes_of(self.config, numbers, self.class_counts)
+            x = model.sample_indices(key_for(self.config, SNAPSHOT), numbers, classes)
             grid = pictures.image_grid(
                 self.experiment.transform.to_uint8(np.asarray(x)), scale=self.experiment.picture_scale()
             )

@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import run_lib
 from config_lib.spec import ConfigError, bind, spec
 from data_lib import ArraySource, Dataset, Identity, from_arrays
+from eval_lib import RawFeatures, fid
 from models import MLP
 from run_modes.data import check_data
 from run_modes.devices import make_devices
@@ -221,3 +223,28 @@ def test_a_class_that_there_is_not_is_never_drawn(learned):
 def test_a_vector_that_nothing_tells_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.network\.cond_dim=3: the only vector a run supplies"):
         run_lib.train(classes(num_classes=0, cond_dim=3), tmp_path, data(), devices=ONE)
+
+
+def test_a_class_without_training_examples_is_not_drawn_from_a_run(tmp_path, capsys):
+    """Of 3 classes, 20 examples have the first and 80 the last: drawn in turn, or four of five times the last."""
+    label = np.asarray([0, 2, 2, 2, 2] * 20)
+    dataset = Dataset(ArraySource(x=CENTRES[label][:, None], label=label), ArraySource(x=CENTRES[:1, None], label=[0]))
+    config = classes()
+    config.network.update(features=8, num_layers=1)
+    config.training.update(num_steps=2, batch_size=10)
+    config.eval.features, config.eval.metrics = spec(RawFeatures), ConfigDict({"fid": bind(fid)})
+    assert run_lib.train(config, tmp_path, dataset, devices=ONE)
+    trained = run_lib.open_trained(tmp_path, config, ONE)
+    assert trained.class_counts == (20, 0, 80)
+    key, expected = jax.random.key(0), {"uniform": [0, 2] * 10, "data": None}
+    for law in ("uniform", "data"):
+        config.sampling.classes = law
+        drawn = run_lib.sample(tmp_path, 20, config=config, devices=ONE)
+        cond = expected[law] or np.asarray(classes_of(config, np.arange(20), (20, 0, 80)))
+        np.testing.assert_allclose(drawn, trained.model.sample(key, 20, cond=np.asarray(cond)), rtol=1e-5, atol=1e-6)
+    assert sorted(set(map(int, cond))) == [0, 2] and abs(np.mean(cond) / 2 - 0.8) <= 0.1
+    report = run_lib.evaluate(tmp_path, 20, config=config, dataset=dataset, devices=ONE)
+    assert report["classes"].startswith("classes of samples: 2, in the shares of the training data; not drawn")
+    config.sampling.label = 1
+    with pytest.raises(ConfigError, match="no training example has this class"):
+        run_lib.sample(tmp_path, 20, config=config, devices=ONE)
