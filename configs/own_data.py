@@ -168,7 +168,7 @@ def _put(config: ConfigDict, section: ConfigDict, transform: Any, shape: tuple[i
     if shape is not None:
         config.shape = tuple(int(n) for n in shape)
     elif "shape" in section and _is_image(config):
-        config.data.shape = config.get_ref("shape")
+        config.data.shape = config.get_oneway_ref("shape")
 
 
 def _suffixes() -> dict[Callable[[ConfigDict, str], Choice], tuple[str, ...]]:
