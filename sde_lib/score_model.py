@@ -58,7 +58,7 @@ class ScoreModel(PyTreeNode):
         network = lambda x, c_noise: self.network(self.params, x, c_noise, cond=cond)  # noqa: E731
         return make_score_fn(network, self.sde, self.parameterization)(x, t)
 
-    def sample(self, key: Key[Array, ""], n: int, cond: Any = None, x_T: Start = None) -> np.ndarray:
+    def sample(self, key: Key[Array, ""], n: Scalar, cond: Any = None, x_T: Start = None) -> np.ndarray:
         """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) only.
 
         They start from x_T [n, *shape] in model space if it is given (encoded data, or one point n times), else from

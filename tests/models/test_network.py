@@ -207,3 +207,15 @@ def test_a_condition_the_network_cannot_take():
     for module in (LinenWrongShape(), NnxWrongShape()):
         with pytest.raises(TypeError, match="WrongShape: its __call__ takes no cond, got one"):
             as_network(module)({}, X, C_NOISE, cond=X)
+
+
+def test_an_adapter_passes_on_the_number_of_classes():
+    """None for a module that states none."""
+
+    class WithClasses(NnxSmall):
+        num_classes = 7
+
+    assert as_network(MLP(num_classes=5)).num_classes == 5
+    assert as_network(LinenSmall()).num_classes is None
+    assert as_network(WithClasses(nnx.Rngs(0))).num_classes == 7
+    assert as_network(NnxSmall(nnx.Rngs(0))).num_classes is None

@@ -7,15 +7,18 @@ import pytest
 from scipy.stats import norm
 
 from data_lib import Scale, Standardize
+from models import MLP, as_network
 from sde_lib import (
     VP,
     Adaptive,
+    AdaptiveSDE,
     Exact,
     Fixed,
     Hutchinson,
     Likelihood,
     LogSNRGrid,
     PredictNoise,
+    ProbabilityFlowODE,
     Sampler,
     ScoreModel,
     expand,
@@ -133,6 +136,82 @@ def test_event_shapes(shape):
     assert drawn.shape == (4, *shape)
     z = (drawn - 8) / (8 * STD)
     assert abs(np.mean(z)) < 5 / np.sqrt(4 * d) and abs(np.std(z) - 1) < 5 / np.sqrt(8 * d) + 0.02
+
+
+SMALL = MODEL.replace(
+    likelihood=Likelihood(divergence=Exact(), solver=Fixed(num_steps=2)), sampler=Sampler(solver=DDIM(), num_steps=2)
+)
+OPERATIONS = {  # each with n rows and a condition
+    "sample": lambda model, n, cond: model.sample(KEY, n, cond),
+    "log_prob": lambda model, n, cond: model.log_prob(KEY, LEVELS[:n], cond).value,
+    "encode": lambda model, n, cond: model.encode(LEVELS[:n], cond),
+    "decode": lambda model, n, cond: model.decode(jnp.zeros((n, *SHAPE), jnp.float32), cond=cond),
+    "bits": lambda model, n, cond: model.bits_per_dim(KEY, LEVELS[:n], cond=cond),
+    "elbo": lambda model, n, cond: model.elbo(KEY, LEVELS[:n], num_times=2, cond=cond).value,
+}
+EVENTS = ("sample", "encode", "decode")  # the others have one number per row
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_rows_give_an_empty_result(name):
+    found, one = (np.asarray(OPERATIONS[name](SMALL, n, None)) for n in (0, 1))
+    assert found.shape == (0, *(SHAPE if name in EVENTS else ())) and found.dtype == one.dtype
+    assert np.asarray(OPERATIONS[name](SMALL, 0, jnp.zeros(0))).shape == found.shape
+
+
+@pytest.mark.parametrize("sampler", [AdaptiveSDE(), ProbabilityFlowODE()])
+def test_no_samples_of_a_sampler_that_chooses_its_steps(sampler):
+    samples, nfe = SMALL.replace(sampler=sampler).with_nfe(KEY, jnp.arange(0), x_T=jnp.zeros((0, *SHAPE)))
+    assert samples.shape == (0, *SHAPE) and nfe.shape == (0,)
+
+
+@pytest.mark.parametrize("n", [-1, 2.0, "3", None, True])
+def test_a_number_of_samples_is_a_whole_number(n):
+    with pytest.raises(ValueError, match=r"sample: expected a whole number n >= 0; got [^\n]*$"):
+        SMALL.sample(KEY, n)
+
+
+def network_with_classes(**options):
+    """A small network and its model."""
+    network = as_network(MLP(features=4, num_layers=1, **options))
+    cond = (None, jnp.zeros((1, 2), jnp.float32)) if options.get("cond_dim") else None
+    zeros = jnp.zeros((1, *SHAPE), jnp.float32)
+    params = network.init(KEY, zeros, jnp.zeros(1, jnp.float32), cond)
+    return SMALL.replace(network=network, params=params)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_labels_are_those_of_the_network(name):
+    """num_classes itself is no class. A list is as good as an array."""
+    model, run = network_with_classes(num_classes=3), OPERATIONS[name]
+    assert np.all(np.isfinite(run(model, 3, [0, 3, 1])))
+    for cond, message in (
+        ([0, 99, 1], r"expected labels from 0 to 2, or 3 for no class; got 99$"),
+        (np.asarray([-1, 4, 1]), r"expected labels from 0 to 2, or 3 for no class; got -1, 4$"),
+        (np.asarray([0, 1]), r"cond: expected 3 rows, one for each sample; got shape \(2,\)$"),
+        (1, r"cond: expected 3 rows, one for each sample; got shape \(\)$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(model, 3, cond)
+
+
+def test_labels_next_to_a_vector_and_networks_that_state_no_classes():
+    both, vector = network_with_classes(num_classes=3, cond_dim=2), np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match=r"labels from 0 to 2, or 3 for no class; got 5"):
+        both.sample(KEY, 2, (np.asarray([0, 5]), vector))
+    with pytest.raises(ValueError, match=r"cond: expected 3 rows"):
+        both.sample(KEY, 3, (np.asarray([0, 1, 2]), vector))
+    assert both.sample(KEY, 2, (np.asarray([0, 3]), vector)).shape == (2, *SHAPE)
+    assert SMALL.sample(KEY, 2, jnp.asarray([0.0, 99.0])).shape == (2, *SHAPE)  # a shift, of which any is allowed
+
+
+def test_nothing_is_nan_but_a_fault():
+    """With jax_debug_nans: what is unknown is inf."""
+    one_probe = MODEL.replace(likelihood=Likelihood(solver=Fixed(num_steps=2)), sampler=Sampler(num_steps=2))
+    with jax.debug_nans(True):
+        found = one_probe.log_prob(KEY, LEVELS[:2])
+        assert np.all(np.isfinite(found.value)) and np.all(np.isposinf(found.probes))
+        assert np.all(np.isfinite(one_probe.sample(KEY, 2)))
 
 
 def test_refusals():
