@@ -21,7 +21,14 @@ def load_data(config: ConfigDict, devices: Devices, dataset: Dataset | None = No
 
     `training` also checks what only training requires: that its batches can be split over the devices.
     """
-    return check_data(config, build_data(config) if dataset is None else log_shared(dataset), devices, training)
+    if dataset is None:
+        return check_data(config, build_data(config), devices, training)
+    if not (isinstance(dataset, tuple) and len(dataset) == 2 and all(hasattr(s, "__getitem__") for s in dataset)):
+        raise ConfigError(
+            f"dataset: expected a Dataset of training and test examples, got {type(dataset).__name__}; "
+            f"data_lib.from_arrays(x) makes one of an array"
+        )
+    return check_data(config, log_shared(Dataset(*dataset)), devices, training)
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:

@@ -24,7 +24,7 @@ from run_modes.experiment import Experiment, make_experiment
 from run_modes.labels import for_network
 from run_modes.state import digest, init_state_on_devices, parameters_of, restore_state
 from run_modes.training_loop import TrainingRun, check_shapes
-from sde_lib import TrainState
+from sde_lib import TrainState, sample_keys
 
 
 def train(
@@ -101,6 +101,7 @@ def prepared(
     experiment, training = make_experiment(config, devices, processes=True), config.training
     dataset = load_data(config, experiment.devices, dataset, training=True)
     check_shapes(experiment)
+    require_prior(experiment)
     try:
         place = jax.process_index(), jax.process_count()
         batches = Batches(dataset.train, experiment.transform, training.batch_size, config.seed, training.flip, *place)
@@ -110,6 +111,15 @@ def prepared(
     if config.get("initial", "") and not checkpoints.steps():
         parameters_of(experiment, config.initial)  # for its errors
     return experiment, dataset, batches, checkpoints
+
+
+def require_prior(experiment: Experiment) -> None:
+    """ConfigError if samples could not be drawn after training, since the process has no prior for these events."""
+    draw = lambda keys: experiment.sde.prior_sample(keys, experiment.shape)  # noqa: E731
+    try:
+        jax.eval_shape(draw, sample_keys(jax.random.key(0), jnp.arange(2)))
+    except ValueError as error:
+        raise ConfigError(f"config.sde: {error}") from error
 
 
 def first_state(experiment: Experiment, checkpoints: Checkpoints, start: int) -> tuple[TrainState, dict]:

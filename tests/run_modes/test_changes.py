@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import run_lib
-from config_lib.spec import ConfigError, from_json
+from config_lib.spec import ConfigError, bind, from_json, spec
 from configs.own_data import with_data
 from configs.points import get_config
 from data_lib import Dataset, from_arrays
@@ -22,6 +22,7 @@ from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
 from run_modes import changes
 from run_modes.data import with_absolute_paths
+from sde_lib import NonlinearSDE, PredictPathScore, UniformGrid, UniformTime, transition_loss
 from tests.test_run_lib import final_state
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
@@ -337,3 +338,32 @@ def test_history_is_json_lines(run):
     lines = (run / changes.HISTORY).read_text().splitlines()
     assert [set(json.loads(line)) for line in lines] == [{"step", "time", "changes"}]
     assert from_json((run / "config.json").read_text()).training.num_steps == 6
+
+
+# Refused before training
+
+
+def test_an_array_is_not_a_dataset(tmp_path):
+    with pytest.raises(ConfigError, match=r"expected a Dataset .*, got ndarray; data_lib\.from_arrays\(x\) makes one"):
+        run_lib.train(constant(), tmp_path / "run", X, DEVICES)
+
+
+def test_a_process_without_a_prior(tmp_path):
+    """It trained to the end, and failed when samples were drawn."""
+    config = constant()
+    config.sde = spec(OwnDrift)
+    config.parameterization = spec(PredictPathScore)
+    config.loss = bind(transition_loss, num_steps=2)
+    config.time_distribution = spec(UniformTime)
+    config.sampling.ode.grid = spec(UniformGrid)
+    with pytest.raises(ConfigError, match=r"config\.sde: OwnDrift has no prior: fit one with fit_prior"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class OwnDrift(NonlinearSDE):
+    def drift(self, x, t):
+        return -x
+
+    def diffusion(self, t):
+        return 1.0 + 0.0 * t
