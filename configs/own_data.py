@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 import data_lib
 from config_lib.command_line import apply_overrides
 from config_lib.names import ConfigError
-from config_lib.spec import spec
+from config_lib.spec import build, spec
 from data_lib import Identity, Scale, Transform, files, images, infer_transform, sequences, tfrecord
 from data_lib.arrays import load_arrays
 
@@ -56,11 +56,30 @@ def with_data(config: ConfigDict, data: str, overrides: Sequence[str] = ()) -> C
         section = apply_overrides(ConfigDict({"data": choice.section}), overrides).data
         with files.quiet():  # the data are read again, and described then
             _put(config, section, *choice.read(section))
+            if config.get("measure_sigma_data", False):
+                measure_sigma_data(config)
     except ConfigError:
         raise
     except (ValueError, OSError) as error:
         raise ConfigError(f"--data={data}: {error}") from error
     return config
+
+
+def measure_sigma_data(config: ConfigDict, count: int = 500) -> None:
+    """Sets config.parameterization.sigma_data to the standard deviation of training examples in model space.
+
+    Of `count` examples that are evenly spaced, over all coordinates, to three digits; prints it.
+    """
+    section = config.data.copy_and_resolve_references()
+    if "in_memory" in section:
+        section.in_memory = False
+    train = build(section, "config.data").train
+    rows = np.unique(np.linspace(0, len(train) - 1, count).astype(int))
+    x = build(config.transform, "config.transform").forward(data_lib.gather(train, rows)["x"])
+    sigma = float(f"{np.std(x, dtype=np.float64):.3g}")
+    if sigma > 0:
+        config.parameterization.sigma_data = sigma
+        print(f"config.parameterization.sigma_data={sigma:g}: measured on {len(rows)} training examples in model space")
 
 
 def _choice(config: ConfigDict, path: Path, name: str) -> Choice:
