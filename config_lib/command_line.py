@@ -82,7 +82,9 @@ def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda
     if data is not None and config is not None:
         rest = [_today(argument) for argument in rest if not _DATA.match(argument)]
         shipped("own_data").with_data(config, data, _data_overrides(rest))
-    elif config is not None and not any("heldout" in key for key in config.get("data", {})):  # of a user's own function
+    elif config is not None and not any(
+        "heldout" in key for key in config.get("data") or {}
+    ):  # of a user's own function
         rest = [_today(argument) for argument in rest]
     if config is None and any(_OVERRIDE.match(arg) for arg in rest):
         raise ConfigError(f"{rest[0]} changes a config, but there is none: pass --config=FILE before it")
