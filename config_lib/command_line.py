@@ -84,10 +84,13 @@ def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda
     data = [flags.FLAGS.data, *(match[1] for match in map(_DATA.match, rest) if match)][-1]
     if data is not None and config is not None:
         rest = [_today(argument) for argument in rest if not _DATA.match(argument)]
-        as_trained = {key: config[key] for key in ("transform", "shape") if path is None and key in config}
-        shipped("own_data").with_data(config, data, _data_overrides(rest))
-        config.update(as_trained)  # of a work directory, whose model has this shape and transform
-    elif config is not None and "heldout" not in config.get("data", {}):
+        as_trained = {}
+        if path is None:  # the model of a work directory has this shape and transform
+            as_trained = {key: config[key] for key in ("transform", "shape") if key in config}
+        shipped("own_data").with_data(config, data, _data_overrides(rest), measure=path is not None)
+        for key, value in as_trained.items():
+            config[key] = value
+    elif config is not None and not any("heldout" in key for key in config.get("data") or {}):  # a function's own
         rest = [_today(argument) for argument in rest]
     if config is None and any(_OVERRIDE.match(arg) for arg in rest):
         raise ConfigError(f"{rest[0]} changes a config, but there is none: pass --config=FILE before it")

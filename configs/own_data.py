@@ -43,11 +43,11 @@ class Choice(NamedTuple):
     read: Callable[[ConfigDict], tuple[Any, tuple[int, ...] | None]]
 
 
-def with_data(config: ConfigDict, data: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def with_data(config: ConfigDict, data: str, overrides: Sequence[str] = (), measure: bool = True) -> ConfigDict:
     """Sets data and transform of the config in place, and the shape if the data determine it; returns the config.
 
     `overrides` are flags such as --config.data.test=5. ConfigError for data that are missing, of an unknown format, or
-    of events unlike the config's, and for flags of no such key.
+    of events unlike the config's, and for flags of no such key. `measure` also measures σ_data, if the config says so.
     """
     if not data:
         raise ConfigError("--data= is empty: expected a path or a name")
@@ -56,7 +56,7 @@ def with_data(config: ConfigDict, data: str, overrides: Sequence[str] = ()) -> C
         section = apply_overrides(ConfigDict({"data": choice.section}), overrides).data
         with files.quiet():  # the data are read again, and described then
             _put(config, section, *choice.read(section))
-            if config.get("measure_sigma_data", False):
+            if measure and config.get("measure_sigma_data", False):
                 measure_sigma_data(config)
     except ConfigError:
         raise

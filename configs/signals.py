@@ -2,8 +2,8 @@
 
     python main.py --config=configs/signals.py --data=FILE.npz --workdir=runs/signals
 
-The file has an array x [N, length, channels]. Its shape becomes config.shape. Each channel is standardized, and the mean and
-deviation are recorded in config.json; samples have the units of the data.
+The file has an array x [N, length, channels], whose shape becomes config.shape. Each channel is
+standardized. Mean and deviation are recorded in config.json; samples have the units of the data.
 """
 
 from config_lib.spec import spec

@@ -2,8 +2,8 @@
 
     python main.py --config=configs/table.py --data=FILE.npz --workdir=runs/table
 
-The file has an array x [N, columns]. Each column is standardized (of at most 16; more share one mean and deviation), and
-the numbers are recorded in config.json; samples have the units of the data.
+The file has an array x [N, columns]. Each column is standardized (more than 16 share one mean and deviation). The
+numbers are recorded in config.json; samples have the units of the data.
 """
 
 from config_lib.spec import spec

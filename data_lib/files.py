@@ -104,9 +104,9 @@ class Found:
     links: int
     hidden: int
 
-    def say(self, besides: Sequence[str] = ()) -> None:
-        """One line of the log on what is left out, without the files `besides`; none if nothing is."""
-        others = [name for name in self.others if name not in besides]
+    def say(self, except_for: Sequence[str] = ()) -> None:
+        """One line of the log on what is left out, without the files `except_for`; none if nothing is."""
+        others = [name for name in self.others if name not in except_for]
         ends = Counter(Path(name).suffix.lower() or "without an ending" for name in others)
         kinds = ", ".join(f"{count} {end}" for end, count in ends.most_common(MAX_KINDS))
         kinds += f", and {len(ends) - MAX_KINDS} more kinds" if len(ends) > MAX_KINDS else ""

@@ -30,25 +30,10 @@ from data_lib import files
 from data_lib.files import Unreadable, UnreadableError
 from data_lib.sources import ArraySource, Batch, Dataset, Source
 
-SUFFIXES = (
-    *(
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".jfi",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-    ),
-    *(".pbm", ".pgm", ".ppm", ".pnm"),
-)  # all that Pillow registers for the formats below, but .pfm, which holds floats without a range
+SUFFIXES = (  # all that Pillow registers for the formats below, but .pfm, which holds floats without a range
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".webp", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")  # no format that runs another program
 MODES = {1: "L", 3: "RGB"}
 _WHOLE = re.compile(r"-?[0-9]+")
@@ -90,7 +75,7 @@ def from_folder(
     tally = files.Tally()
     decode = partial(read_image, shape=tuple(shape), background=tuple(background))
     found = files.search(root, SUFFIXES)
-    found.say(besides=[_below(root, labels)])
+    found.say(except_for=[_below(root, labels)])
     train, held, inside = files.split_files(found.names, test, seed, root)
     names, mask = [found.names[i] for i in np.flatnonzero(train | held)], held[train | held]
     classes, label = _labels(root, names, labels, inside, found.names)
@@ -240,7 +225,7 @@ def _transparency(file: ImageFile.ImageFile) -> dict[str, int | tuple[int, ...]]
 
 
 def _is_turned(file: Image.Image) -> bool:
-    return 2 <= file.getexif().get(ORIENTATION, 1) <= 8
+    return file.getexif().get(ORIENTATION) in range(2, 9)  # damaged files have any value there
 
 
 def _has_frames(file: Image.Image) -> bool:

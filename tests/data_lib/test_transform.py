@@ -62,6 +62,7 @@ def far(mean, std, dtype=np.float64, count=4000):
         far(-1e10, 3.0),
         far(1.7e9, 60, np.int64),
         far((0.5, 1.7e9, -300), (2.0, 60, 1e-3)),
+        far((1e9, 0.0), (1.0, 1.0), count=300_000),  # a sum of these loses digits of their mean
         far(10.0, 1.0),
     ],
 )
@@ -70,13 +71,19 @@ def test_data_far_from_0_keep_their_digits(x):
     transform = infer_transform(x)
     z = transform.forward(x)
     assert z.dtype == np.float32
-    exact = (x - x.mean(0, dtype=np.float64)) / x.std(0, dtype=np.float64)
+    exact = (x - x[0]).astype(np.float64)
+    exact = (exact - exact.mean(0)) / exact.std(0)
     np.testing.assert_allclose(z, exact, atol=1e-6)
     np.testing.assert_allclose(z.mean(0, dtype=np.float64), 0, atol=1e-6)
     np.testing.assert_allclose(z.std(0, dtype=np.float64), 1, atol=1e-6)
     back = transform.inverse(z)
     assert back.dtype == np.float64
     assert np.max(np.abs(back - x) / x.std(0, dtype=np.float64)) < 1e-6
+
+
+def test_float64_is_rounded_once():
+    x, transform = far(6.0, 1.0), Standardize(6.0, 0.9)
+    np.testing.assert_array_equal(transform.forward(x), ((x - 6.0) * (1 / 0.9)).astype(np.float32))
 
 
 def test_a_range_far_from_0_keeps_its_digits():
