@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform, overload
 import jax
 import numpy as np
 
-from sde_lib.numbers import Allowed, Bound, check_number
+from sde_lib.numbers import Allowed, Bound, check_number, is_allowed
 
 # A transformation of JAX may replace a leaf by a tracer, a shape or None, which no narrower type admits.
 Scalar = Any
@@ -31,7 +31,7 @@ class PyTreeNode:
 
     A field may state the numbers that it allows (`number`). They are checked when a value is built or replaced, but not
     when JAX rebuilds one: gradients with respect to a process are no process. A subclass that declares the field again
-    without bounds inherits them.
+    without bounds inherits them, unless its default is outside them.
 
     >>> class Point(PyTreeNode):
     ...     x: Scalar = 0.0
@@ -52,6 +52,9 @@ class PyTreeNode:
         for base in reversed(cls.__mro__):
             fields = vars(base).get("__dataclass_fields__", {}).values()
             cls._allowed |= {f.name: f.metadata["allowed"] for f in fields if "allowed" in f.metadata}
+        for name in vars(cls).get("__annotations__", {}).keys() & cls._allowed.keys():
+            if not is_allowed(cls.__dataclass_fields__[name].default, cls._allowed[name]):
+                del cls._allowed[name]
         init = cls.__init__
 
         @functools.wraps(init)

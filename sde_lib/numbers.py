@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 Bound = float | int | str | None
 """A number, the name of another number of the same place, or None."""
@@ -63,6 +64,15 @@ def check_number(place: str, name: str, value: Any, allowed: Allowed, others: Ma
         raise ValueError(f"{place}: expected {allowed.describe(name)}; got {got}")
 
 
+def is_allowed(value: Any, allowed: Allowed) -> bool:
+    """Whether `value` is within the bounds that are numbers, or is no number."""
+    try:
+        check_number("", "", value, allowed)
+    except ValueError:
+        return False
+    return True
+
+
 def check_numbers(place: str, given: Mapping[str, Any], **rules: Allowed) -> None:
     """`check_number` of each rule's name in `given`, such as the arguments of a function."""
     for name, allowed in rules.items():
@@ -71,12 +81,12 @@ def check_numbers(place: str, given: Mapping[str, Any], **rules: Allowed) -> Non
 
 def concrete(value: Any) -> np.ndarray | None:
     """A number or an array of numbers in float64; None for anything else, and for tracers."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return None
     if isinstance(value, tuple | list):
-        parts = [concrete(part) for part in value]
-        same = all(part is not None and part.shape == parts[0].shape for part in parts)
-        return np.asarray(parts) if parts and same else None
+        parts = [part for part in map(concrete, value) if part is not None]
+        same = len(parts) == len(value) and len({part.shape for part in parts}) == 1
+        return np.asarray(parts) if same else None
     if isinstance(value, jax.Array) and not (value.is_fully_addressable and not value.is_deleted()):
         return None
     numeric = isinstance(value, bool | int | float) or jax.numpy.issubdtype(getattr(value, "dtype", object), np.number)

@@ -196,12 +196,11 @@ class ScoreModel(PyTreeNode):
         shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(cond)}
         if wrong := [shape for shape in shapes if shape[:1] != (rows,)]:
             raise ValueError(f"cond: expected {rows} rows, one for each sample; got shape {wrong[0]}")
-        classes, labels = (
-            getattr(self.network, "num_classes", None),
-            cond[0] if isinstance(cond, list | tuple) else cond,
-        )
-        values = concrete(labels) if classes and jnp.issubdtype(getattr(labels, "dtype", object), np.integer) else None
-        if values is not None and np.any((values < 0) | (values > classes)):
+        labels = cond[0] if isinstance(cond, list | tuple) else cond
+        classes = getattr(self.network, "num_classes", None)
+        whole = jnp.issubdtype(getattr(labels, "dtype", object), np.integer)
+        values = concrete(labels) if classes and whole else None
+        if classes and values is not None and np.any((values < 0) | (values > classes)):
             bad = ", ".join(f"{v:g}" for v in np.unique(values[(values < 0) | (values > classes)])[:5])
             raise ValueError(f"cond: expected labels from 0 to {classes - 1}, or {classes} for no class; got {bad}")
         return cond

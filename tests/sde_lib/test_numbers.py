@@ -190,9 +190,14 @@ def test_a_derived_class_keeps_the_rules_of_fields_that_it_declares_again():
     class Free(VP):
         beta_min: Scalar = number(-1.0)
 
+    class Whole(RectifiedFlow):
+        t_max: Scalar = 1.0  # its author's choice, with an alpha of their own
+
     with pytest.raises(ValueError, match=r"Shorter: expected a finite number t_min >= 0 and < t_max; got t_min=0.7"):
         Shorter(t_min=0.7)
-    assert Free().beta_min == -1
+    assert Free().beta_min == -1 and Whole(t_max=0.5).t_max == 0.5
+    with pytest.raises(ValueError, match=r"t_min=2 and t_max=1"):
+        Whole(t_min=2)
     with pytest.raises(ValueError, match=r"beta_max > 0"):
         Free(beta_max=0.0)
 
