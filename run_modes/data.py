@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, build
-from data_lib import Dataset, gather, shared_examples
+from data_lib import Dataset, gather, remarks, shared_examples
 from data_lib.identity import differences, identity
 from run_modes.changes import saved_data
 from run_modes.devices import Devices
@@ -82,6 +82,8 @@ def log_shared(dataset: Dataset) -> Dataset:
 
 def check_data(config: ConfigDict, dataset: Dataset, devices: Devices, training: bool = True) -> Dataset:
     """The data again; ConfigError if data, config and devices do not fit together, for training or else other uses."""
+    for line in remarks(dataset):  # first: they may explain the error below
+        log.warning("%s", line)
     shape = tuple(gather(dataset.train, [0])["x"].shape[1:])
     if shape != tuple(config.shape):
         raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {shape}")

@@ -16,7 +16,6 @@ from a network that was trained with cond_dropout. Such a network can be guided 
 config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned.
 """
 
-import logging
 from collections.abc import Sequence
 
 import jax
@@ -26,10 +25,8 @@ from jaxtyping import Array, Integer
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
-from data_lib import Dataset, gather, remarks
+from data_lib import Dataset, gather
 from data_lib.layout import label_remark
-
-log = logging.getLogger(__name__)
 
 LAWS = ("uniform", "data")
 GOLDEN = 2654435769  # ⌊2³² φ⌋, odd: the multiples mod 2³² are 2³² times the fractions of (2)
@@ -66,12 +63,7 @@ def law_name(config: ConfigDict) -> str:
 
 
 def check_labels(config: ConfigDict, dataset: Dataset) -> None:
-    """ConfigError if the network is conditioned on classes the data lack, or on a vector that a run does not supply.
-
-    One warning for each doubt about the layout of events and labels.
-    """
-    for line in remarks(dataset):
-        log.warning("%s", line)
+    """ConfigError if the network is conditioned on classes the data lack, or on a vector that a run does not supply."""
     count, vector = num_classes(config), config.network.get("cond_dim", 0)
     if vector and not config.get("augmentation", {}).get("probability", 0):
         raise ConfigError(

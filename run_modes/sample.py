@@ -31,11 +31,11 @@ def sample(
     They are those of the checkpoint of `step`, or of the newest.
 
     Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data (float64 far from 0). The
-    result is a read-only memory map of the file. Sample i is a function of (seed, i): neither config.sampling.batch_size nor the devices
-    change it (except under Langevin's batch norm). Batches are cached under samples/shards/ as they are drawn, so a
-    call resumes after a kill, or draws only the missing samples of a larger number. Samples from another step, seed,
-    sampler, label or guidance scale are cached separately. `animate` adds samples/animation.gif, the path from noise to
-    data.
+    result is a read-only memory map of the file. Sample i is a function of (seed, i): neither
+    config.sampling.batch_size nor the devices change it (except under Langevin's batch norm). Batches are cached under
+    samples/shards/ as they are drawn, so a call resumes after a kill, or draws only the missing samples of a larger
+    number. Samples from another step, seed, sampler, label or guidance scale are cached separately. `animate` adds
+    samples/animation.gif, the path from noise to data.
 
     After SIGTERM or Ctrl-C it ends after the current batch and returns None. FloatingPointError for a sample that is
     not finite. ConfigError as `load`, and for an animation that cannot be drawn.
