@@ -19,6 +19,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 import warnings
 import weakref
 import zlib
@@ -68,6 +69,8 @@ _OF_THE_MACHINE = {
 }
 """Errors of the machine that may pass, and do not mean that the file is damaged."""
 _OS_ERROR = re.compile(r"OS error (\d+)")  # tensorstore's messages have the number, its exceptions do not
+RETRIES = (1.0, 5.0, 0.0)
+"""Seconds to wait after each attempt to read a checkpoint back that fails by an error of the machine; 0 ends it."""
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.WARNING or "orbax" not in r.pathname)
@@ -150,13 +153,19 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception:
             return  # `_finish` waits again, and raises it
-        try:
-            self._read_parts(step)
-        except Exception as error:  # of any class, as in `_undamaged`
-            self._unreadable = error
-            if is_main_process() and isinstance(error, DamagedError):
-                self._moved_aside(step)
-            return
+        for wait in RETRIES:
+            try:
+                self._read_parts(step)
+                break
+            except Exception as error:  # of any class, as in `_undamaged`
+                self._unreadable = error
+                if isinstance(error, OSError) and wait:  # of the machine: it may pass
+                    time.sleep(wait)
+                    continue
+                if is_main_process() and isinstance(error, DamagedError):
+                    self._moved_aside(step)
+                return
+        self._unreadable = None
         for old in self._not_kept():
             self._delete(old)
 
@@ -206,12 +215,13 @@ class Checkpoints:
         finally:
             self._in_flight = None
         error, self._unreadable = self._unreadable, None
-        if error is not None:
-            best = max((n for n in self.steps() if n != step), default=None)
-            raise WriteError(
-                f"the checkpoint of step {step} was written to {self._named}, but cannot be read again: {error}; "
-                f"the newest that can be is {'none' if best is None else f'of step {best}'}"
-            ) from error
+        with raise_on_all(WriteError):
+            if error is not None:
+                best = max((n for n in self.steps() if n != step), default=None)
+                raise WriteError(
+                    f"the checkpoint of step {step} was written to {self._named}, but cannot be read again: {error}; "
+                    f"the newest that can be is {'none' if best is None else f'of step {best}'}"
+                ) from error
 
     def restore(
         self, abstract_state: Any, step: int | None = None, only: tuple[str, ...] = (), set_aside: bool = False

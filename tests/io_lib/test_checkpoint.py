@@ -446,3 +446,29 @@ def test_a_checkpoint_of_another_layout_stays_where_it_is(tmp_path):
         with pytest.raises(ValueError, match=r"5 is not a checkpoint of this version: it holds \['params'\]"):
             checkpoints.restore(abstract(make_state(0)))
         assert checkpoints.steps() == [5]
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+def test_an_error_that_passes_while_a_checkpoint_is_read_back(tmp_path, monkeypatch, failures):
+    """Tried again; if it stays, the run stops, and both checkpoints are there."""
+    monkeypatch.setattr(checkpoint, "RETRIES", (0.01, 0.01, 0.0))
+    with Checkpoints(tmp_path, keep_newest=1) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.wait()
+        load, calls = checkpoints._load, []
+
+        def stale(*args, **kwargs):
+            calls.append(args)
+            if len(calls) <= failures:
+                raise ValueError("UNAVAILABLE: [OS error 116: ESTALE Stale file handle]")
+            return load(*args, **kwargs)
+
+        monkeypatch.setattr(checkpoints, "_load", stale)
+        checkpoints.save(2, make_state(2))
+        if failures == 1:
+            checkpoints.wait()
+            assert checkpoints.steps() == [2]
+        else:
+            with pytest.raises(checkpoint.WriteError, match=r"step 2 .* cannot be read again: .*ESTALE"):
+                checkpoints.wait()
+            assert checkpoints.steps() == [1, 2] and not (tmp_path / ".damaged").exists()
