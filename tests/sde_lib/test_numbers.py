@@ -43,6 +43,8 @@ from sde_lib import (
     UniformGrid,
     adam,
     bits_per_dim,
+    check_sde,
+    classifier_free,
     discrete_ve,
     discrete_vp,
     dsm_loss,
@@ -136,6 +138,8 @@ REFUSED = [
     (partial(bits_per_dim, KEYS, LINEAR, X), dict(bin_width=0.1, samples=0), "samples >= 1"),
     (partial(elbo, KEYS, VP(), LINEAR, X), dict(num_times=0), "num_times >= 2; got num_times=0"),
     (partial(simulate, KEYS, DoubleWell(), X, 0.5), dict(num_steps=0), "num_steps >= 1"),
+    (partial(check_sde, VP()), dict(data_std=-1.0), "check_sde: expected a finite number data_std >= 0"),
+    (partial(classifier_free, LINEAR, LINEAR), dict(scale=NAN), "classifier_free: expected a finite number scale"),
     (partial(suggest, X), dict(kl=NAN), "suggest: expected a finite number kl > 0; got kl=nan"),
     (partial(Likelihood().decode, VP(), LINEAR, X), dict(temperature=-1.0), "temperature >= 0"),
 ]
