@@ -112,7 +112,7 @@ REFUSED = [
     (EDMHeun, dict(S_tmin=2, S_tmax=1), "got S_tmin=2 and S_tmax=1"),
     (AdaptiveSDE, dict(rel_tol=-0.1), "rel_tol >= 0"),
     (AdaptiveSDE, dict(abs_tol=0.0), "abs_tol > 0"),
-    (AdaptiveSDE, dict(h_init=2.0), "h_init > 0 and <= 1"),
+    (AdaptiveSDE, dict(h_init=0.0), "h_init > 0; got h_init=0"),
     (ProbabilityFlowODE, dict(t_end=NAN), "t_end=nan"),
     (Adaptive, dict(rtol=NAN), "rtol=nan"),
     (Adaptive, dict(max_steps=0), "max_steps >= 1"),
