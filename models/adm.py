@@ -37,6 +37,7 @@ from models.layers import (
     at_least_float32,
     attention,
     check_dtype,
+    check_numbers,
     check_option,
     compute_dtype,
     conv1x1,
@@ -118,6 +119,7 @@ class ADM(nn.Module):
     def __post_init__(self) -> None:
         check_option("embedding", self.embedding, EMBEDDINGS)
         check_dtype(self.dtype)
+        check_numbers(self)
         super().__post_init__()
 
     @nn.compact

@@ -32,6 +32,7 @@ from models.layers import (
     at_least_float32,
     attention,
     check_dtype,
+    check_numbers,
     check_option,
     compute_dtype,
     dense,
@@ -140,6 +141,7 @@ class DiT(nn.Module):
     def __post_init__(self) -> None:
         check_option("embedding", self.embedding, EMBEDDINGS)
         check_dtype(self.dtype)
+        check_numbers(self)
         if self.patch < 1 or self.features % self.heads:
             got = f"patch={self.patch}, features={self.features}, heads={self.heads}"
             raise ValueError(f"DiT: expected a patch of 1 or more, and heads that divide the features, got {got}")

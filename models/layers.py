@@ -43,6 +43,21 @@ def check_dtype(name: str | None) -> None:
         check_option("dtype", name, DTYPES)
 
 
+POSITIVE = ("nf", "features", "depth", "heads", "patch", "mlp_ratio", "frequencies", "head_features", "num_levels")
+NOT_NEGATIVE = ("num_classes", "cond_dim", "num_layers", "num_res_blocks")
+PROBABILITIES = ("dropout", "cond_dropout")
+
+
+def check_numbers(module: nn.Module) -> None:
+    """Raises ValueError for a width below 1, a negative count, or a probability outside [0, 1]."""
+    for names, low, high in ((POSITIVE, 1, math.inf), (NOT_NEGATIVE, 0, math.inf), (PROBABILITIES, 0, 1)):
+        for name in names:
+            value = getattr(module, name, low)
+            if not low <= value <= high:
+                limit = "" if high == math.inf else f" and <= {high}"
+                raise ValueError(f"{type(module).__name__}: expected {name} >= {low}{limit}; got {name}={value:g}")
+
+
 def rematerialized(wanted: bool, block: Callable[..., Array]) -> Callable[..., Array]:
     """`block(module, *arrays)`, which makes its layers in `module`; if `wanted`, the backward pass recomputes it.
 

@@ -19,6 +19,7 @@ from models.layers import (
     Number,
     at_least_float32,
     check_dtype,
+    check_numbers,
     check_option,
     compute_dtype,
     dense,
@@ -47,6 +48,7 @@ class MLP(nn.Module):
     def __post_init__(self) -> None:
         check_option("embedding", self.embedding, EMBEDDINGS)
         check_dtype(self.dtype)
+        check_numbers(self)
         super().__post_init__()
 
     @nn.compact

@@ -34,6 +34,7 @@ from models.layers import (
     activation,
     at_least_float32,
     check_dtype,
+    check_numbers,
     check_option,
     compute_dtype,
     rematerialized,
@@ -64,6 +65,7 @@ class Parts(NamedTuple):
 def _check(module: nn.Module) -> None:
     check_option("nonlinearity", module.nonlinearity, NONLINEARITIES)
     check_dtype(module.dtype)
+    check_numbers(module)
     sizes = {name: len(getattr(module, name)) for name in ("ch_mult", "dilations", "refine_mult")}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"levels: expected one number per level in ch_mult, dilations and refine_mult, got {sizes}")

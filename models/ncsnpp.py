@@ -46,6 +46,7 @@ from models.layers import (
     activation,
     at_least_float32,
     check_dtype,
+    check_numbers,
     check_option,
     compute_dtype,
     conv1x1,
@@ -121,6 +122,7 @@ class NCSNpp(nn.Module):
         check_option("progressive", self.progressive, PROGRESSIVES)
         check_option("progressive_combine", self.progressive_combine, COMBINES)
         check_dtype(self.dtype)
+        check_numbers(self)
         for name in ("num_classes", "cond_dim"):
             if getattr(self, name) and not self.noise_conditional:
                 raise ValueError(f"{name}: expected 0 with noise_conditional=False, got {getattr(self, name)}")

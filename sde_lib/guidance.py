@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sde_lib.node import Scalar
+from sde_lib.numbers import Allowed, check_number
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import Time
 
@@ -32,6 +33,8 @@ def classifier_guided(
     t, so it must be trained on noisy data.
     """
 
+    check_number("classifier_guided", "scale", scale, Allowed())
+
     def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         return score_fn(x, t) + scale * jax.grad(lambda x: jnp.sum(log_prob(x, t)))(x)
 
@@ -40,6 +43,7 @@ def classifier_guided(
 
 def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scalar) -> ScoreFn:
     """(2). Each evaluation costs one of `conditional` and one of `unconditional`."""
+    check_number("classifier_free", "scale", scale, Allowed())
 
     def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         free = unconditional(x, t)

@@ -67,10 +67,9 @@ class PyTreeNode:
 
     def _check_numbers(self) -> None:
         """Raises ValueError for a number that its field does not allow."""
-        place = type(self).__name__
-        others = {name: getattr(self, name, None) for name in self._allowed}
         for name, allowed in self._allowed.items():
-            check_number(place, name, others[name], allowed, others)
+            others = {bound: getattr(self, bound, None) for bound in allowed[:4] if isinstance(bound, str)}
+            check_number(type(self).__name__, name, getattr(self, name, None), allowed, others)
 
     def replace(self: NodeType, **changes: Any) -> NodeType:
         """A copy with other values in some fields."""

@@ -21,6 +21,8 @@ from sde_lib.check.report import Report as Report
 from sde_lib.check.report import Row
 from sde_lib.check.report import SDECheckError as SDECheckError
 from sde_lib.check.reverse import check_return, check_reverse
+from sde_lib.numbers import Allowed
+from sde_lib.numbers import check_numbers as check_arguments
 from sde_lib.sde import SDE
 
 # Groups of comparisons. Each assumes that those before it passed.
@@ -53,6 +55,7 @@ def check_sde(
     with float64 enabled or not. Prints the report if `verbose`. Raises SDECheckError, which names the methods to look
     at. The groups of comparisons build on each other, so the first group with a failure is the last one made.
     """
+    check_arguments("check_sde", locals(), data=Allowed(), data_mean=Allowed(), data_std=Allowed(at_least=0))
     case = Case.of(sde, shape, data, data_mean, data_std, seed)
     rows, cause, groups = [], None, dict(_GAUSSIAN if case.gaussian else _ANY)
     with np.errstate(all="ignore"):

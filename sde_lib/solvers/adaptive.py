@@ -115,7 +115,7 @@ class AdaptiveSDE(PyTreeNode):
 
     rel_tol: Scalar = number(0.02, at_least=0)
     abs_tol: Scalar = number(0.0078, above=0)
-    h_init: Scalar = number(0.01, above=0, at_most=1)
+    h_init: Scalar = number(0.01, above=0)
     t_end: Scalar = number(0.0, at_least=0)
     noise: Callable = static(brownian_path)
     max_steps: int = static(10_000, at_least=1)

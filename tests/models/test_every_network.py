@@ -39,6 +39,22 @@ def six():
     return x, c_noise, (jnp.array([0, 1, 3, 0, 0, 0]), vector)
 
 
+# Numbers
+
+
+@each_network
+def test_numbers_are_refused_where_a_network_is_built(name):
+    width = "features" if name in ("mlp", "dit") else "nf"
+    for number, value, allowed in (
+        (width, 0, ">= 1"),
+        ("num_classes", -1, ">= 0"),
+        ("cond_dropout", 1.5, ">= 0 and <= 1"),
+        ("cond_dropout", float("nan"), ">= 0 and <= 1"),
+    ):
+        with pytest.raises(ValueError, match=rf"expected {number} {allowed}; got {number}={value:g}$"):
+            NETWORKS[name](**{number: value})
+
+
 # Shapes
 
 
