@@ -47,6 +47,7 @@ class PyTreeNode:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        _refuse_misleading(cls)
         dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
         cls._allowed = {}
         for base in reversed(cls.__mro__):
@@ -101,6 +102,24 @@ def number(
     ValueError: Interval: expected a finite number low >= 0 and < high; got low=2 and high=1
     """
     return dataclasses.field(default=default, metadata={"allowed": Allowed(above, at_least, below, at_most, finite)})
+
+
+def _refuse_misleading(cls: type) -> None:
+    """TypeError for a class whose author expects an attribute, or an __init__, to set a field: neither would."""
+    if "__init__" in vars(cls):
+        raise TypeError(
+            f"{cls.__qualname__} defines __init__, but its fields are its arguments: write `name: Scalar = 1.0` in the "
+            f"class for each, and compute what follows from them in properties or methods"
+        )
+    bases = [base for base in cls.__mro__[1:] if dataclasses.is_dataclass(base)]
+    inherited = {field.name for base in bases for field in dataclasses.fields(base)}  # without those of the class
+    for name in inherited - vars(cls).get("__annotations__", {}).keys():
+        value = vars(cls).get(name)
+        if isinstance(value, bool | int | float | str | tuple | np.ndarray | np.generic | jax.Array):
+            raise TypeError(
+                f"{cls.__qualname__}.{name} = {value!r} has no annotation, so the field would keep its default: write "
+                f"`{name}: Scalar = {value!r}`"
+            )
 
 
 @overload

@@ -38,3 +38,25 @@ def test_statics_leaves_and_replacement():
     assert jax.tree_util.keystr(jax.tree.leaves_with_path(point)[0][0]) == ".x"
     with pytest.raises(AttributeError):
         point.x = 1.0
+
+
+def test_an_attribute_that_would_set_no_field():
+    """`t_max = 0.99` without an annotation shadows the field: the value built would have the inherited default."""
+    with pytest.raises(TypeError, match=r"Short\.t_max = 0\.99 has no annotation.* write `t_max: Scalar = 0\.99`"):
+
+        class Short(VP):
+            t_max = 0.99
+
+    class Annotated(VP):
+        t_max: Scalar = 0.99
+        label = "an attribute that is no field"
+
+    assert Annotated().t_max == 0.99
+
+
+def test_an_init_that_would_set_no_field():
+    with pytest.raises(TypeError, match="defines __init__, but its fields are its arguments"):
+
+        class Own(VP):
+            def __init__(self, rate):
+                self.rate = rate
