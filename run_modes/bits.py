@@ -48,7 +48,8 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
     used = {"bits": options.to_dict() | {"count": 0}, "likelihood": config.eval.get("likelihood"), "data": config.data}
     used["examples"] = digest(source)
     shards = Shards(folder / "shards", f"bits_{options.split}_step{trained.step}", made_with(trained, seed, used))
-    if not evaluate_missing(model, shards, source, count, levels, config, seed):
+    size = trained.experiment.devices.whole(config.eval.batch_size)
+    if not evaluate_missing(model, shards, source, count, levels, config, seed, size):
         return None
     file = folder / f"bits_{options.split}.npz"
     shards.union(file, count)
@@ -60,9 +61,11 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
     return found | budget(model, first["x"], first.get("label"), seed)
 
 
-def evaluate_missing(model: ScoreModel, shards: Shards, source, count: int, levels, config: ConfigDict, seed: int):
-    """Computes the missing of `count` examples; False if SIGTERM or Ctrl-C stopped it."""
-    options, size, key = config.eval.bpd, config.eval.batch_size, jax.random.key(seed)
+def evaluate_missing(
+    model: ScoreModel, shards: Shards, source, count: int, levels, config: ConfigDict, seed: int, size: int
+):
+    """Computes the missing of `count` examples, `size` at a time; False if SIGTERM or Ctrl-C stopped it."""
+    options, key = config.eval.bpd, jax.random.key(seed)
 
     def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
         rows = for_network(config, gather(source, np.minimum(np.arange(first, first + size), len(source) - 1)))

@@ -34,7 +34,8 @@ def load_data(config: ConfigDict, devices: Devices, dataset: Dataset | None = No
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
     """A copy whose paths mean the same files from every folder: of data, reference statistics and initial parameters.
 
-    In config.data, a path is an argument called `path`, or a `labels` that is a file. What contains :// stays as it is.
+    In config.data, a path is an argument called `path`, or a `labels` or `data_dir` that exists; in config.eval.features,
+    a `path` or `weights` that exists. What contains :// stays as it is.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -42,12 +43,16 @@ def with_absolute_paths(config: ConfigDict) -> ConfigDict:
             if section.get(name, ""):
                 section[name] = _absolute(section[name])
         data = config.get("data", ConfigDict())
-        for name in ("path", "labels"):
+        for name in ("path", "labels", "data_dir"):
             if not isinstance(value := data.get(name), str) or not value:
                 continue
             ours = name == "path" and str(data.get("call", "")).startswith("data_lib:")
             if ours or os.path.exists(_absolute(value)):
                 data[name] = _absolute(value)
+        features = config.eval.get("features", ConfigDict())
+        for name in ("path", "weights"):
+            if isinstance(value := features.get(name), str) and os.path.exists(_absolute(value)):
+                features[name] = _absolute(value)
     return config
 
 
@@ -95,11 +100,10 @@ def check_data(config: ConfigDict, dataset: Dataset, devices: Devices, training:
 
 
 def check_batches(config: ConfigDict, devices: Devices) -> None:
-    """ConfigError if a batch of training, or of the test loss in it, cannot be split over the devices."""
-    for place, size in (("training", config.training.batch_size), ("eval", config.eval.batch_size)):
-        if size % devices.count:
-            raise ConfigError(f"config.{place}.batch_size={size} cannot be split over {devices.count} devices")
+    """ConfigError if a batch of training cannot be split over the devices; other batches are padded."""
     size, parts = config.training.batch_size, config.training.get("accumulate", 1)
+    if size % devices.count:
+        raise ConfigError(f"config.training.batch_size={size} cannot be split over {devices.count} devices")
     if parts < 1 or size % (parts * devices.count):
         raise ConfigError(
             f"config.training.accumulate={parts}: a batch of {size} on {devices.count} devices cannot be processed in "

@@ -21,6 +21,10 @@ class Devices:
     def count(self) -> int:
         return self.mesh.size
 
+    def whole(self, size: int) -> int:
+        """The batch size, rounded up to a multiple of the number of devices."""
+        return -(-size // self.count) * self.count
+
     @property
     def all(self) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]  # jaxlib has no stubs
         return list(self.mesh.devices.flat)

@@ -26,7 +26,8 @@ class EvalLoss:
         experiment, total, count = self.experiment, 0.0, 0.0
         config, key = experiment.config, key_for(experiment.config, EVAL)
         state = frozen_state(key_for(config, TRAIN), params, step)
-        for i, batch in enumerate(eval_batches(self.dataset.test, experiment.transform, config.eval.batch_size)):
+        size = experiment.devices.whole(config.eval.batch_size)
+        for i, batch in enumerate(eval_batches(self.dataset.test, experiment.transform, size)):
             batch = experiment.devices.put_whole(for_network(config, batch))
             value, n = self.eval_step(state, jax.random.fold_in(key, i), batch)
             total, count = total + float(value) * float(n), count + float(n)
@@ -44,7 +45,7 @@ def loss_curve(
     sde = getattr(objective, "sde", None)
     if sde is None or jax.eval_shape(partial(objective.times, n=2), jax.random.key(0)).shape != (2,):
         return None
-    at, size = jax.jit(partial(_loss_at, experiment)), config.eval.batch_size
+    at, size = jax.jit(partial(_loss_at, experiment)), experiment.devices.whole(config.eval.batch_size)
     state = jax.device_put(frozen_state(key_for(config, TRAIN), params, step), experiment.devices.replicated)
     grid = np.linspace(float(sde.t_min), float(sde.t_max), times).astype(np.float32)
     totals = np.zeros((3, times))

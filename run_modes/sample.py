@@ -100,7 +100,7 @@ def whole_batch(trained: Trained, size: int) -> int:
     """The batch size, rounded up to a multiple of the number of devices."""
     if size < 1:
         raise ConfigError(f"config.sampling.batch_size={size}: expected at least 1")
-    return -(-size // trained.experiment.devices.count) * trained.experiment.devices.count
+    return trained.experiment.devices.whole(size)
 
 
 def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:

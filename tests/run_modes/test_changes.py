@@ -21,7 +21,8 @@ from data_lib.identity import differences, digest, identity
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
 from run_modes import changes
-from run_modes.data import with_absolute_paths
+from run_modes.data import load_data, with_absolute_paths
+from run_modes.devices import make_devices
 from sde_lib import NonlinearSDE, PredictPathScore, UniformGrid, UniformTime, transition_loss
 from tests.test_run_lib import final_state
 
@@ -320,16 +321,21 @@ def test_another_random_generator(tmp_path):
     assert "set JAX_DEFAULT_PRNG_IMPL=threefry2x32 to resume it" in done.stdout
 
 
-def test_statistics_need_no_split_of_batches(tmp_path):
-    """Three devices, and batches of 64: only training must split them."""
+def test_three_devices_and_batches_of_64(run):
+    """Only the batches of training must be split evenly: those of evaluation are padded, with the same test loss."""
     config = small()
     config.training.batch_size = config.eval.batch_size = 64
-    from run_modes.data import load_data
-    from run_modes.devices import make_devices
-
-    load_data(config, make_devices(jax.devices()[:3]), from_arrays(X))
+    three = jax.devices()[:3]
+    load_data(config, make_devices(three), from_arrays(X))
     with pytest.raises(ConfigError, match="batch_size=64 cannot be split over 3 devices"):
-        load_data(config, make_devices(jax.devices()[:3]), from_arrays(X), training=True)
+        load_data(config, make_devices(three), from_arrays(X), training=True)
+    config = workdir.load_config(run)
+    config.eval.batch_size = 16  # 18 on three devices: one batch of 40 examples is cut otherwise, as noise is by row
+    losses = [run_lib.evaluate(run, 2, config=config, dataset=from_arrays(X), devices=three)["eval_loss"]]
+    config.eval.batch_size = 18
+    losses.append(run_lib.evaluate(run, 2, config=config, dataset=from_arrays(X), devices=DEVICES)["eval_loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert len(run_lib.sample(run, 5, devices=three)) == 5
 
 
 def test_history_is_json_lines(run):
