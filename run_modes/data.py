@@ -34,8 +34,8 @@ def load_data(config: ConfigDict, devices: Devices, dataset: Dataset | None = No
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
     """A copy whose paths mean the same files from every folder: of data, reference statistics and initial parameters.
 
-    In config.data, a path is an argument called `path`, or a `labels` or `data_dir` that exists; in config.eval.features,
-    a `path` or `weights` that exists. What contains :// stays as it is.
+    In config.data, a path is an argument `path`, or a `labels` or `data_dir` that exists; in config.eval.features, a
+    `path` or `weights` that exists. What contains :// stays as it is.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
