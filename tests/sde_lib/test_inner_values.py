@@ -437,10 +437,11 @@ def test_processes_by_formula():
     t = jnp.asarray(T)
     integral = lambda low, high, t: low * t + 0.5 * (high - low) * t**2  # noqa: E731
     beta = integral(0.4, 3.0, T)
+    cosine = np.cos(np.pi / 2 * (T + 0.05) / 1.05) / np.cos(np.pi / 2 * 0.05 / 1.05)
     for sde, alpha, sigma in (
         (VE(sigma_min=0.02, sigma_max=3.0), 1.0, 0.02 * 150**T),
         (OrnsteinUhlenbeck(rate=0.7, noise=0.9), np.exp(-0.7 * T), 0.9 * np.sqrt((1 - np.exp(-1.4 * T)) / 1.4)),
-        (CosineVP(offset=0.05), np.cos(np.pi / 2 * (T + 0.05) / 1.05) / np.cos(np.pi / 2 * 0.05 / 1.05), None),
+        (CosineVP(offset=0.05), cosine, np.sqrt(1 - cosine**2)),
         (VP(beta_min=0.4, beta_max=3.0), np.exp(-beta / 2), np.sqrt(1 - np.exp(-beta))),
         (DiagonalVP(scales=(1.5,), speeds=(0.6,), beta_min=0.4, beta_max=3.0), np.exp(-0.3 * beta), None),
         (discrete_ve(sigmas=(0.1, 0.4, 1.0)), 1.0, None),
