@@ -10,7 +10,7 @@ in float64, so that the result does not depend, to 10⁻⁹, on how the images a
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,6 +48,11 @@ class Statistics:
                 f"this metric requires the {what} of {dict(self.about)}, which were not computed or stored"
             )
         return found
+
+    def rows(self, index: np.ndarray | slice) -> "Statistics":
+        """The same with the features and logits of these rows alone; count and moments remain those of all images."""
+        parts = {name: getattr(self, name) for name in ("features", "logits")}
+        return replace(self, **{name: None if array is None else array[index] for name, array in parts.items()})
 
 
 class Moments:
