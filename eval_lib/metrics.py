@@ -167,9 +167,8 @@ def _standardized(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The features of both, by the data's mean and standard deviation; at most `rows` random rows of each."""
     draw, both = np.random.default_rng(seed), []
-    sd = np.sqrt(np.diag(data.cov).clip(0))
     for features in (samples.kept(), data.kept()):
         if rows is not None and len(features) > rows:
             features = features[draw.choice(len(features), rows, replace=False)]
-        both.append(standardized(features, data.mean, sd))
+        both.append(standardized(features, data.mean, data.sd))
     return both[0], both[1]

@@ -20,7 +20,8 @@ def with_floor(function: Function) -> Function:
     """A decorator of metrics that have a floor: it sets `function.floor = True` and returns the same function.
 
     Evaluation gives such a metric as many training examples as samples, or as test examples for the floor. It must
-    compare the features of its two arguments; the moments of the second are those of all training examples.
+    compare the features of its two arguments, and read no covariance. The mean and `sd` of the second are those of all
+    training examples.
     """
     vars(function)["floor"] = True
     return function
