@@ -15,9 +15,10 @@ from eval_lib.metrics import figure_name
 class Expected:
     """One figure: within `tolerance` of `value`, or between bounds.
 
-    `figure` is a figure's key in a report: that of a metric (FID), or the path to a number (frechet.ratio, eval_loss,
-    bits.flow.mean). Over several seeds the mean counts. `source` says who published the figure. ValueError for a value
-    without tolerance, and for a figure without value and bounds.
+    `figure` is a figure's key in a report: that of a metric (FID) or its name in the report's table (Fréchet distance
+    (raw data)), or the path to a number (frechet.ratio, eval_loss, bits.flow.mean). Over several seeds the mean counts.
+    `source` says who published the figure. ValueError for a value without tolerance, and for a figure without value and
+    bounds.
     """
 
     figure: str
@@ -73,12 +74,16 @@ def compare(expected: Mapping[str, Expected], report: Mapping[str, Any]) -> list
 
 def figure_of(report: Mapping[str, Any], figure: str) -> tuple[float, float | None]:
     """A figure's mean and standard deviation over seeds; None as the latter for a number that has no seeds."""
-    over_seeds = {**report.get("over_seeds", {}), **report.get("metrics", {}).get("figures", {})}
+    metrics = report.get("metrics", {})
+    figures, protocol = metrics.get("figures", {}), metrics.get("protocol")
+    named = {key if protocol is None else figure_name(key, protocol): value for key, value in figures.items()}
+    over_seeds = {**report.get("over_seeds", {}), **figures, **named}
     if figure in over_seeds:
         return over_seeds[figure]["mean"], over_seeds[figure]["sd"]
     numbers = flat_numbers(report)
     if figure not in numbers:
-        raise ValueError(f"the report has no figure {figure!r}; it has {', '.join(sorted({*over_seeds, *numbers}))}")
+        shown = {*report.get("over_seeds", {}), *named, *flat_numbers({**report, "metrics": {}})}
+        raise ValueError(f"the report has no figure {figure!r}; it has {', '.join(sorted(shown))}")
     return numbers[figure], None
 
 

@@ -6,11 +6,16 @@ A metric returns figures by name. Your own has the same form, (samples, data) �
 name which of the two must have features, not only moments; this is checked before any sample is drawn.
 
 The keys of figures are those of Inception's features, whatever the features are: so configs and saved reports name them
-alike. `figure_name` gives the name for people, which says what the features are.
+alike. `figure_name` gives the name for people, which says what the features are. A config may use either.
+
+Metrics marked with `with_floor` compare equal numbers of samples and training examples. Evaluation prints next to each
+of their figures its floor: the figure of as many test examples.
 """
 
 import logging
 from collections.abc import Mapping
+
+import numpy as np
 
 from eval_lib.extrapolate import frechet_infinity
 from eval_lib.features import features_name, is_inception
@@ -18,8 +23,16 @@ from eval_lib.frechet import frechet_distance
 from eval_lib.inception_score import inception_score
 from eval_lib.kernel import kernel_distance
 from eval_lib.neighbors import density_coverage, precision_recall
-from eval_lib.requires import requires
+from eval_lib.requires import requires, with_floor
 from eval_lib.statistics import Statistics
+from eval_lib.two_sample import (
+    classifier_two_sample_test,
+    coordinate_moments,
+    energy_distance,
+    ks_statistics,
+    sliced_wasserstein_distance,
+    standardized,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +73,8 @@ def fid_infinity(samples: Statistics, data: Statistics, points: int = 15, seed: 
     """
     least = len(data.mean) + points
     if samples.count < least:
-        log.warning("FID∞ is left out: %d samples, at least %d are required", samples.count, least)
+        name = figure_name("FID∞", data.protocol)
+        log.warning("%s is left out: %d samples, at least %d are required", name, samples.count, least)
         return {}
     found = frechet_infinity(samples.kept(), data.mean, data.cov, points=points, seed=seed)
     return {"FID∞": found.value, "FID∞ error": found.error}
@@ -89,3 +103,72 @@ def fidelity(samples: Statistics, data: Statistics, k: int = 3) -> Figures:
 def coverage(samples: Statistics, data: Statistics, k: int = 5) -> Figures:
     """Density and coverage (`neighbors`)."""
     return density_coverage(samples.kept(), data.kept(), k)._asdict()
+
+
+@with_floor
+@requires("samples", "data")
+def sliced_wasserstein(samples: Statistics, data: Statistics, projections: int = 128, seed: int = 0) -> Figures:
+    """Sliced Wasserstein distance of order 2 (`two_sample`, eq. 2), in units of the data's standard deviation."""
+    x, y = _standardized(samples, data)
+    return {"sliced Wasserstein": sliced_wasserstein_distance(x, y, projections, seed)}
+
+
+@with_floor
+@requires("samples", "data")
+def energy(samples: Statistics, data: Statistics, rows: int = 5000, seed: int = 0) -> Figures:
+    """Energy distance (`two_sample`, eq. 4) of coordinates in units of the data's standard deviation.
+
+    Of a set with more than `rows` rows, that many at random: time grows with the square of their number.
+    """
+    x, y = _standardized(samples, data, rows, seed)
+    return {"energy distance": energy_distance(x, y)}
+
+
+@with_floor
+@requires("samples", "data")
+def c2st(samples: Statistics, data: Statistics, rows: int = 2000, folds: int = 5, seed: int = 0) -> Figures:
+    """Classifier two-sample test (`two_sample`, eq. 5) of standardized coordinates, of at most `rows` rows each.
+
+    No figures, and a warning, for fewer than `folds` rows.
+    """
+    x, y = _standardized(samples, data, rows, seed)
+    if (least := min(len(x), len(y))) < folds:
+        log.warning("C2ST is left out: %d rows, at least %d are required", least, folds)
+        return {}
+    return {"C2ST": classifier_two_sample_test(x, y, seed, folds).accuracy}
+
+
+@with_floor
+@requires("samples", "data")
+def marginals(samples: Statistics, data: Statistics, listed: int = 16) -> Figures:
+    """Each coordinate by itself: Kolmogorov-Smirnov statistic, and errors of mean, deviation and skewness.
+
+    KS               sup |F − G| of the two distribution functions (`two_sample`, eq. 3)
+    mean error       (mean of samples − mean of data)/sd, where sd is the data's standard deviation, or 1 if that is 0
+    sd error         (sd of samples − sd of data)/sd
+    skewness error   skewness of samples − skewness of data
+
+    "KS mean" is the mean over coordinates; "KS max", "mean error max" … are the largest magnitudes. Data of at most
+    `listed` coordinates also have "KS [0]", "KS [1]" …, "mean error [0]" …
+    """
+    x, y = _standardized(samples, data)
+    ks, ours, true = ks_statistics(x, y), coordinate_moments(x), coordinate_moments(y)
+    columns = {"KS": ks}
+    columns |= {f"{name} error": getattr(ours, name) - getattr(true, name) for name in ours._fields}
+    found = {"KS mean": float(ks.mean())}
+    found |= {f"{name} max": float(np.abs(column).max()) for name, column in columns.items()}
+    if len(ks) <= listed:
+        found |= {f"{name} [{i}]": float(v) for name, column in columns.items() for i, v in enumerate(column)}
+    return found
+
+
+def _standardized(
+    samples: Statistics, data: Statistics, rows: int | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The features of both, by the data's mean and standard deviation; at most `rows` random rows of each."""
+    draw, both = np.random.default_rng(seed), []
+    for features in (samples.kept(), data.kept()):
+        if rows is not None and len(features) > rows:
+            features = features[draw.choice(len(features), rows, replace=False)]
+        both.append(standardized(features, data.mean, data.sd))
+    return both[0], both[1]

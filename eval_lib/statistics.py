@@ -10,7 +10,7 @@ in float64, so that the result does not depend, to 10⁻⁹, on how the images a
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +27,7 @@ OLD_KEYS = {"quantisation": "quantization"}
 class Statistics:
     """Statistics of the features of N images: mean [D], covariance [D, D], and where the images come from.
 
+    cov        [D, D], or the variances [D] if nothing requires more (`statistics_of`)
     protocol   what must agree for two of these to be compared: features, weights, resize, quantization, shape
     about      the source of the images: data, split and other notes
     features, logits   [N, D] and [N, classes], or None where they were not stored
@@ -40,6 +41,11 @@ class Statistics:
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
 
+    @property
+    def sd(self) -> np.ndarray:
+        """The standard deviation of each feature, [D]."""
+        return np.sqrt(self.cov if self.cov.ndim == 1 else np.diag(self.cov).clip(0))
+
     def kept(self, what: str = "features") -> np.ndarray:
         """`features` or `logits`; ValueError if they were not stored."""
         found = getattr(self, what)
@@ -49,12 +55,17 @@ class Statistics:
             )
         return found
 
+    def rows(self, index: np.ndarray | slice) -> "Statistics":
+        """The same with the features and logits of these rows alone; count and moments remain those of all images."""
+        parts = {name: getattr(self, name) for name in ("features", "logits")}
+        return replace(self, **{name: None if array is None else array[index] for name, array in parts.items()})
+
 
 class Moments:
-    """Mean and covariance by (1), one batch at a time."""
+    """Mean and covariance by (1), one batch at a time; without `full`, the diagonal of the covariance alone."""
 
-    def __init__(self) -> None:
-        self.count, self.mean, self.scatter = 0, np.zeros(0), np.zeros((0, 0))
+    def __init__(self, full: bool = True) -> None:
+        self.count, self.mean, self.scatter, self.full = 0, np.zeros(0), np.zeros((0, 0) if full else 0), full
 
     def add(self, features: np.ndarray) -> None:
         """Merges features [B, D]. ValueError for another D, or for values that are not finite."""
@@ -65,20 +76,24 @@ class Moments:
             raise ValueError(f"features: {bad} values are not finite, among images {self.count} to "
                              f"{self.count + len(x) - 1}")  # fmt: skip
         mean = x.mean(0)
-        scatter = (x - mean).T @ (x - mean)
+        scatter = (x - mean).T @ (x - mean) if self.full else ((x - mean) ** 2).sum(0)
         if not self.count:
             self.count, self.mean, self.scatter = len(x), mean, scatter
             return
         n, delta = self.count + len(x), mean - self.mean
-        self.scatter += scatter + np.outer(delta, delta) * (self.count * len(x) / n)
+        shift = np.outer(delta, delta) if self.full else delta**2
+        self.scatter += scatter + shift * (self.count * len(x) / n)
         self.mean += delta * (len(x) / n)
         self.count = n
 
     def cov(self) -> np.ndarray:
-        """The covariance [D, D], with N − 1 in the denominator. Warns if N ≤ D, where it cannot have full rank."""
+        """The covariance [D, D], or its diagonal [D], with N − 1 in the denominator.
+
+        Warns if N ≤ D, where the covariance cannot have full rank.
+        """
         if self.count < 2:
             raise ValueError(f"a covariance requires at least 2 images, got {self.count}")
-        if self.count <= len(self.mean):
+        if self.full and self.count <= len(self.mean):
             d = len(self.mean)
             warnings.warn(
                 f"{self.count} images give no full-rank covariance of {d} features: {d + 1} are needed", stacklevel=2
@@ -92,13 +107,15 @@ def statistics_of(
     protocol: Mapping[str, str],
     about: Mapping[str, str],
     keep: bool = True,
+    full: bool = True,
 ) -> Statistics:
     """Statistics of all images of all batches; with `keep` also their features and logits, in float32.
 
-    Without `keep`, memory does not grow with the number of images. ValueError for fewer than 2 images, and for features
-    that are not finite or not [B, D].
+    Without `keep`, memory does not grow with the number of images. Without `full`, `cov` holds the variances alone, so
+    that memory does not grow with the square of the number of features. ValueError for fewer than 2 images, and for
+    features that are not finite or not [B, D].
     """
-    total, features, logits = Moments(), [], []
+    total, features, logits = Moments(full), [], []
     for images in filter(len, batches):
         found = feature_function(images)
         found = found if isinstance(found, Features) else Features(found)

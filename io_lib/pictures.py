@@ -1,6 +1,7 @@
 """Pictures of samples and losses. matplotlib takes a second to import, so only the functions that draw import it."""
 
 import math
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -134,6 +135,43 @@ def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], err
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
+
+
+def plot_marginals_and_pairs(
+    path: str | Path, samples: np.ndarray, data: np.ndarray, names: Sequence[str], points: int = 1000
+) -> None:
+    """A matrix of pictures of samples [N, D] and data [M, D]: histograms on its diagonal, pairs of coordinates below.
+
+    Axes show the data's range, from quantile 0.001 to 0.999 and a quarter more on each side. The title of a histogram
+    gives the fraction of samples outside. At most `points` of each set are drawn in a pair, all of them in a histogram.
+    ValueError for other shapes.
+    """
+    samples, data = np.asarray(samples), np.asarray(data)
+    if not samples.ndim == data.ndim == 2 or not samples.shape[1] == data.shape[1] == len(names) > 0:
+        raise ValueError(f"expected [N, D] and [M, D] with D names, got {samples.shape}, {data.shape}, {len(names)}")
+    low, high = np.quantile(data, [0.001, 0.999], axis=0)
+    margin = np.where(high > low, (high - low) / 4, 0.5)
+    low, high = low - margin, high + margin
+    d, drawn = len(names), (("data", data, "C7", "stepfilled"), ("samples", samples, "C0", "step"))
+    figure = _figure(1.2 + 2.2 * d, 0.8 + 2.2 * d)
+    for i, row in enumerate(figure.subplots(d, d, squeeze=False)):
+        for j, axes in enumerate(row):
+            if j > i:
+                axes.set_axis_off()
+                continue
+            axes.set(xlim=(low[j], high[j]), xlabel=names[j] if i == d - 1 else "")
+            if i == j:
+                outside = np.mean((samples[:, i] < low[i]) | (samples[:, i] > high[i]))
+                axes.set(yticks=[], title=f"{names[i]}, {outside:.1%} outside" if outside else names[i])
+                for label, x, color, style in drawn:
+                    edges, share = np.linspace(low[i], high[i], 41), np.full(len(x), 1 / len(x))
+                    axes.hist(x[:, i], edges, weights=share, color=color, alpha=0.7, histtype=style, label=label)
+                continue
+            axes.set(ylim=(low[i], high[i]), ylabel=names[i] if j == 0 else "")
+            for _, x, color, _ in drawn:
+                axes.scatter(x[:points, j], x[:points, i], s=3, lw=0, alpha=0.6, color=color)
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
 
 
 def plot_process(path: str | Path, forward: tuple, reverse: tuple) -> None:

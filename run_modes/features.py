@@ -30,6 +30,7 @@ from run_modes.experiment import Experiment, requires
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
+GROUPS = 5  # at most, of samples that are compared with as many real examples each
 PIXELS = "uint8, round(127.5 (x + 1)) of x in [-1, 1], clipped"
 BLOCK = 500  # images per call of the feature function, and per file
 
@@ -41,6 +42,20 @@ class FeatureMetrics(NamedTuple):
     protocol: dict[str, str]
     metrics: dict[str, Callable]
     reference: Statistics | None
+
+
+class RealSplits(NamedTuple):
+    """As many real examples of the reference split as of the other one, at random: `rows` of each."""
+
+    reference: Statistics
+    other: Statistics
+    split: str
+    rows: int
+
+    def groups(self, samples: Statistics) -> list[Statistics]:
+        """The samples in groups of `rows`, of which there are at most GROUPS."""
+        number = min(samples.count // self.rows, GROUPS)
+        return [samples.rows(slice(i * self.rows, (i + 1) * self.rows)) for i in range(number)]
 
 
 def wanted(config: ConfigDict) -> bool:
@@ -151,18 +166,55 @@ def data_statistics(experiment: Experiment, dataset: Dataset, feature_metrics: F
     config = experiment.config
     split = config.eval.get("reference_split", "train")
     source = getattr(dataset, split)
-    about = {"data": json.dumps(json.loads(to_json(config)).get("data")), "split": split, "N": str(len(source))}
-    about["sha256"] = digest(source)
+    about = {"data": data_name(config, source), "split": split, "N": str(len(source)), "sha256": digest(source)}
     return extract_features(feature_metrics, (as_saved(experiment, x) for x in blocks(source)), about, config)
+
+
+def data_name(config: ConfigDict, source: Source) -> str:
+    """The source's own name, if it has one, else config.data: data passed as arrays are not those of the config."""
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else json.dumps(json.loads(to_json(config)).get("data"))
+
+
+def real_splits(
+    experiment: Experiment, dataset: Dataset, feature_metrics: FeatureMetrics, data: Statistics, count: int
+) -> RealSplits | None:
+    """Real examples for the floors of metrics that have one, at most `count`; the same for every seed of sampling.
+
+    None if no metric has a floor, if the reference is a file, or if a split has fewer than two examples.
+    """
+    floors = any(has_floor(metric) for metric in feature_metrics.metrics.values())
+    if not floors or feature_metrics.reference is not None or data.features is None:
+        return None
+    split = "test" if data.about["split"] == "train" else "train"
+    source, draw = getattr(dataset, split), np.random.default_rng(0)
+    rows = min(count, data.count, len(source))
+    if rows < 2:
+        return None
+    index, reference = (np.sort(draw.choice(n, rows, replace=False)) for n in (len(source), data.count))
+    examples = (as_saved(experiment, gather(source, index[i : i + BLOCK])["x"]) for i in range(0, rows, BLOCK))
+    about = {"data": data_name(experiment.config, source), "split": split, "N": str(rows)}
+    other = extract_features(feature_metrics, examples, about, experiment.config)
+    return RealSplits(data.rows(reference), other, split, rows)
+
+
+def has_floor(metric: Callable) -> bool:
+    """Whether a metric, or the function of a functools.partial, is marked with `eval_lib.with_floor`."""
+    return getattr(getattr(metric, "func", metric), "floor", False)
 
 
 def extract_features(
     feature_metrics: FeatureMetrics, images: Iterator[np.ndarray], about: dict[str, str], config: ConfigDict
 ) -> Statistics:
-    """Statistics of blocks of images, with their features if config.eval.keep_features."""
+    """Statistics of blocks of images, with their features if config.eval.keep_features.
+
+    Metrics with a floor read no covariance: if all metrics have one, only variances are computed.
+    """
+    metrics = feature_metrics.metrics.values()
+    full = not metrics or not all(map(has_floor, metrics))
     keep = config.eval.get("keep_features", True)
     try:
-        return statistics_of(images, feature_metrics.features, feature_metrics.protocol, about, keep)
+        return statistics_of(images, feature_metrics.features, feature_metrics.protocol, about, keep, full)
     except ValueError as error:
         raise ConfigError(f"config.eval.features: {error}") from error
 

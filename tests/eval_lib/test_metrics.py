@@ -179,7 +179,10 @@ def test_the_error_of_kid_where_a_subset_could_be_all():
 def test_fid_infinity_of_few_samples_is_left_out(caplog):
     x = np.random.default_rng(0).normal(size=(20, 16))
     stats = Statistics(20, x.mean(0), np.cov(x.T), {}, {}, x)
-    assert fid_infinity(stats, stats) == {} and "FID∞ is left out: 20 samples, at least 31 are required" in caplog.text
+    assert fid_infinity(stats, stats) == {}
+    assert "N → ∞ (own features) is left out: 20 samples, at least 31 are required" in caplog.text
+    inception = Statistics(20, x.mean(0), np.cov(x.T), InceptionFeatures().protocol, {}, x)
+    assert fid_infinity(inception, inception) == {} and "FID∞ is left out: 20 samples" in caplog.text
 
 
 def test_only_inceptions_distance_is_called_fid():

@@ -166,3 +166,16 @@ def test_a_download_is_checked_and_kept(tmp_path, monkeypatch, capsys):
     with pytest.raises(OSError, match=rf"^{url}: .*; or copy the file, sha256 [0-9a-f]{{64}}, to {path}$"):
         inception_file.download(url)
     assert list(path.parent.iterdir()) == []
+
+
+def test_variances_alone_are_the_diagonal():
+    """In any batches, without a warning for few images, and without the memory of a covariance."""
+    x = np.random.default_rng(0).normal(size=(30, 3)) * [1, 100, 1e-3] + 7
+    full = statistics.statistics_of([x[:4], x[4:]], RawFeatures(), {}, {})
+    alone = statistics.statistics_of([x[:11], x[11:]], RawFeatures(), {}, {}, full=False)
+    np.testing.assert_allclose(alone.cov, np.diag(full.cov), rtol=1e-10)
+    np.testing.assert_allclose([alone.sd, full.sd], [x.std(0, ddof=1)] * 2, rtol=1e-10)
+    np.testing.assert_array_equal(alone.rows(slice(2, 5)).features, alone.features[2:5])
+    assert alone.rows(slice(2, 5)).logits is None and alone.rows(slice(2, 5)).count == 30
+    wide = statistics.statistics_of([np.ones((2, 10**6))], RawFeatures(), {}, {}, full=False)
+    assert wide.cov.shape == (10**6,) and not wide.sd.any()

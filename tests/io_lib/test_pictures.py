@@ -111,3 +111,28 @@ def test_point_frames_follow_the_points(coordinates):
     places = [np.array([np.average(np.indices(b.shape)[i], weights=b) for i in (1, 0)]) for b in blue]
     first, middle, last = (place[:coordinates] for place in places)
     assert np.all(middle - first > 60) and np.all(last - middle > 60)
+
+
+def test_marginals_and_pairs(tmp_path, monkeypatch):
+    """Data gray, samples blue, each coordinate on its own axes; samples beyond the data's range are counted."""
+    drawn = {}
+    figure = pictures._figure
+    monkeypatch.setattr(pictures, "_figure", lambda *size: drawn.setdefault("figure", figure(*size)))
+    draw = np.random.default_rng(0)
+    data, samples = draw.normal(size=(500, 3)) * [1, 10, 0], draw.normal(size=(200, 3)) * [1, 10, 0]
+    samples[:50, 1] = 1e6
+    pictures.plot_marginals_and_pairs(tmp_path / "a.png", samples, data, ["a", "b", "c"], points=100)
+    axes = np.reshape(drawn["figure"].axes, (3, 3))
+    assert [axes[i, i].get_title() for i in range(3)] == ["a", "b, 25.0% outside", "c"]
+    assert [len(one.get_offsets()) for one in axes[1, 0].collections] == [100, 100] and not axes[0, 1].collections
+    (low, high), (left, right) = axes[1, 0].get_ylim(), axes[1, 0].get_xlim()
+    assert -60 < low < -20 < 20 < high < 60 and -6 < left < -2 < 2 < right < 6
+    np.testing.assert_allclose(axes[1, 0].collections[0].get_offsets(), data[:100, :2])
+    np.testing.assert_allclose(axes[2, 1].collections[1].get_offsets(), samples[:100, 1:])
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.std(np.asarray(picture.convert("L"))) > 5
+    drawn.clear()
+    pictures.plot_marginals_and_pairs(tmp_path / "b.png", samples[:, :1], data[:, :1], ["a"])
+    assert len(drawn["figure"].axes) == 1
+    with pytest.raises(ValueError, match=r"expected \[N, D\] and \[M, D\] with D names, got \(200, 3\), \(500, 2\), 3"):
+        pictures.plot_marginals_and_pairs(tmp_path / "c.png", samples, data[:, :2], "abc")

@@ -9,8 +9,22 @@ import pytest
 
 import run_lib
 from config_lib.spec import ConfigError, bind, spec
-from data_lib import Dataset, digits
-from eval_lib import ClassifierFeatures, DINOv2Features, Features, InceptionFeatures, RawFeatures, fid, kid
+from configs import points
+from data_lib import Dataset, digits, from_arrays
+from eval_lib import (
+    ClassifierFeatures,
+    DINOv2Features,
+    Features,
+    InceptionFeatures,
+    RawFeatures,
+    Statistics,
+    fid,
+    kid,
+    ks_statistics,
+    marginals,
+    moments,
+    sliced_wasserstein,
+)
 from eval_lib.statistics import load, save
 from io_lib.shards import Shards
 from run_modes import sample_metrics
@@ -86,7 +100,8 @@ def test_metrics_over_seeds_and_checkpoints(trained, monkeypatch):
     distance = "| Fréchet distance (classifier features) |"
     for part in (distance, "| frechet.ratio |", f"- weights: {found['protocol']['weights']}", report["code"]):
         assert part in text
-    assert "FID" not in text
+    assert "FID" not in text and found["names"]["FID"] == "Fréchet distance (classifier features)"
+    assert "floors" not in found and "floor" not in text
     assert all((folder / name).is_file() for name in ("neighbors.png", "loss_of_t.png", "samples.png"))
 
     # seed 5 + 1 alone gives the second of the two, from the samples that are there
@@ -101,6 +116,66 @@ def test_metrics_over_seeds_and_checkpoints(trained, monkeypatch):
     config.eval.first_step = 41
     with pytest.raises(ConfigError, match=r"no checkpoint from step 41 to the newest: .* holds \[20, 30, 40\]"):
         run_lib.evaluate(trained, 100, 6, config)
+
+
+def test_points_are_compared_with_as_many_real_ones(tmp_path):
+    """Two groups of 40 samples, for 40 test examples: figures and floors are those of the metrics, by hand."""
+    config, one = points.get_config(), jax.devices()[:1]
+    config.network.update(features=8, num_layers=1)
+    config.training.update(batch_size=16, num_steps=4, log_every=0, eval_every=0, checkpoint_every=4)
+    config.sampling.ode.num_steps, config.eval.seeds = 4, 2
+    x = (np.random.default_rng(0).normal(size=(400, 2)) * [1e-3, 1e3]).astype(np.float32)
+    data = from_arrays(x)
+    run_lib.train(config, tmp_path, data, devices=one)
+    report = run_lib.evaluate(tmp_path, 100, 3, dataset=data, devices=one)
+    found, text = report["metrics"], (tmp_path / "eval" / "report.md").read_text()
+    assert found["reference"]["data"] == "arrays train" and "names" in found and not found["names"]
+    draw = np.random.default_rng(0)
+    test, train = (np.sort(draw.choice(n, 40, replace=False)) for n in (40, 360))
+    real = Statistics(360, *moments(data.train.x), {}, {}, data.train.x[train])
+    statistics = lambda x: Statistics(len(x), *moments(x), {}, {}, x)  # noqa: E731
+    floors = found["floors"]
+    assert (floors["rows"], floors["split"]) == (40, "test") and floors["figures"].keys() == found["figures"].keys()
+    with np.load(tmp_path / "samples" / "samples.npz") as file:
+        samples = file["samples"]
+    assert len(samples) == 100
+    for metric in (sliced_wasserstein, marginals):
+        for key, value in metric(statistics(data.test.x[test]), real).items():
+            assert floors["figures"][key] == pytest.approx(value, rel=1e-6, abs=1e-6)
+            groups = [metric(statistics(samples[i : i + 40]), real)[key] for i in (0, 40)]
+            assert found["figures"][key]["each"][0] == pytest.approx(np.mean(groups), rel=1e-6, abs=1e-6)
+    for key in ("sliced Wasserstein", "energy distance", "KS max"):
+        assert found["figures"][key]["mean"] > 1.5 * floors["figures"][key]
+        assert f"| {key} | {found['figures'][key]['mean']:.4g} | {found['figures'][key]['sd']:.2g} |" in text
+    assert "| figure | mean | sd over 2 seeds | floor: 40 test examples |" in text and "FID" not in text
+    ks = f"| 0 | {found['figures']['KS [0]']['mean']:.2g} ({floors['figures']['KS [0]']:.2g}) |"
+    assert ks in text and "| KS [0] |" not in text and (tmp_path / "eval" / "marginals.png").is_file()
+
+
+def test_many_coordinates_have_a_picture_and_no_table(tmp_path):
+    """The picture has those whose marginals differ most; one test example is too few for a floor."""
+    config, one = points.get_config(), jax.devices()[:1]
+    config.shape = (3, 8)
+    config.network.update(features=8, num_layers=1)
+    config.training.update(batch_size=16, num_steps=2, log_every=0, eval_every=0, checkpoint_every=2)
+    config.sampling.ode.num_steps = 2
+    x = np.random.default_rng(0).normal(size=(81, 3, 8)).astype(np.float32)
+    data, drawn = from_arrays(x, test=1), {}
+    run_lib.train(config, tmp_path, data, devices=one)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "io_lib.pictures.plot_marginals_and_pairs",
+            lambda file, samples, real, names: drawn.update(samples=samples, real=real, names=names),
+        )
+        report = run_lib.evaluate(tmp_path, 50, 0, dataset=data, devices=one)
+    assert report["metrics"]["figures"].keys() >= {"C2ST", "KS max"} and "floors" not in report["metrics"]
+    assert not any("[" in key for key in report["metrics"]["figures"])
+    assert drawn["samples"].shape == (50, 5) and drawn["real"].shape == (80, 5)
+    ks = ks_statistics(drawn["samples"], drawn["real"])
+    assert ks.max() == pytest.approx(report["metrics"]["figures"]["KS max"]["mean"]) and ks.min() > 0
+    for i, name in enumerate(drawn["names"]):
+        column = data.train.x.reshape(80, 24)[:, int(name[2:-1])]
+        np.testing.assert_array_equal(np.sort(drawn["real"][:, i]), np.sort(column))
 
 
 def test_the_loss_of_t_is_the_loss(trained):

@@ -63,6 +63,10 @@ def test_a_figure_is_found_by_its_name():
     assert table[2] == "| Fréchet distance (raw data) | at most 8 | 9 ± 0.5 | FAIL |"
     with pytest.raises(ValueError, match=r"the report has no figure 'IS'; it has FID, eval_loss, frechet.deep.x"):
         figure_of(report, "IS")
+    report["metrics"]["protocol"] = RawFeatures().protocol
+    assert figure_of(report, "FID") == figure_of(report, "Fréchet distance (raw data)") == (9.0, 0.5)
+    with pytest.raises(ValueError, match=r"has no figure 'IS'; it has Fréchet distance \(raw data\), eval_loss"):
+        figure_of(report, "IS")
     for wrong in ({}, {"value": 1.0}, {"tolerance": 1.0, "at_most": 3.0}):
         with pytest.raises(ValueError, match=r"^x: expected (a value with its|value and tolerance)"):
             Expected("x", **wrong)
@@ -98,7 +102,7 @@ def test_nothing_is_trained_that_could_not_be_evaluated(tmp_path):
 def test_a_figure_that_no_report_has(tmp_path):
     config = small()
     config.eval.expected.score = spec(Expected, figure="IS", at_least=9.0)
-    with pytest.raises(ConfigError, match=r"config.eval.expected: the report has no figure 'IS'; it has FID"):
+    with pytest.raises(ConfigError, match=r"config.eval.expected: the report has no figure 'IS'; it has Fréchet dist"):
         reproduce.reproduce(config, tmp_path / "run", devices=jax.devices()[:1])
 
 
