@@ -27,7 +27,7 @@ ROOMS = {
     "main": {"run_modes"},
 }
 # The same within sde_lib: its sub-packages, with the modules at its top as one.
-INNER = {"processes", "solvers", "training", "likelihood", "check"}
+INNER = {"numbers", "processes", "solvers", "training", "likelihood", "check"}
 OUTSIDE = {
     "sde_lib": {"jax", "flax", "jaxtyping", "optax", "numpy", "diffrax", "sklearn"},
     "models": {"jax", "flax", "jaxtyping"},
@@ -94,7 +94,7 @@ def test_no_circle_of_modules_within_sde_lib():
 
 def test_the_core_can_be_read_in_one_sitting():
     core = [file for file in (ROOT / "sde_lib").glob("*.py") if file.name != "__init__.py"]
-    assert sum(len(file.read_text().splitlines()) for file in core) <= 1550
+    assert sum(len(file.read_text().splitlines()) for file in core) <= 1500
 
 
 def test_no_tensorflow_and_no_pytorch():
