@@ -79,8 +79,8 @@ def ks_statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     from scipy.stats import ks_2samp  # half a second to import
 
     x, y = checked(x, y)
-    found = [ks_2samp(a, b, method="asymp") for a, b in zip(x.T, y.T, strict=True)]
-    return np.array([each.statistic for each in found])  # pyright: ignore[reportAttributeAccessIssue]  # SciPy's stub
+    results = (ks_2samp(a, b, method="asymp") for a, b in zip(x.T, y.T, strict=True))
+    return np.array([one.statistic for one in results])  # pyright: ignore[reportAttributeAccessIssue]  # has no stub
 
 
 def coordinate_moments(x: np.ndarray) -> CoordinateMoments:

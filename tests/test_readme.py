@@ -51,6 +51,11 @@ def test_readme_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_what_contributors_copy_runs(tmp_path, monkeypatch):
+    assert run_blocks("CONTRIBUTING.md", tmp_path, monkeypatch)["TrigFlow"]().t_max == 1.57
+
+
+@pytest.mark.slow
 def test_lesson_on_own_processes_runs(tmp_path, monkeypatch):
     names = run_blocks("docs/own_sde.md", tmp_path, monkeypatch)
     assert "diffusion" in names["complaint"]

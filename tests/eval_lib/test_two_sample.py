@@ -212,7 +212,10 @@ def test_large_sets_are_cut(caplog):
     whole = energy(samples, data, rows=90)["energy distance"]
     both = [standardized(one.features, data.mean, data.sd) for one in (samples, data)]
     np.testing.assert_allclose(whole, energy_distance(*both))
-    cut = energy(samples, data, rows=30)["energy distance"]
+    cut, draw = energy(samples, data, rows=30)["energy distance"], np.random.default_rng(0)
+    parts = [x[draw.choice(len(x), 30, replace=False)] for x in both]
+    np.testing.assert_allclose(cut, energy_distance(*parts))
+    assert len(marginals(samples, data, listed=2)) == 5 + 8
     assert cut != whole and cut == energy(samples, data, rows=30)["energy distance"]
     assert cut != energy(samples, data, rows=30, seed=1)["energy distance"] > 0
     assert c2st(samples, data, rows=4) == {} and "C2ST is left out: 4 rows, at least 5 are required" in caplog.text
