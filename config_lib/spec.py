@@ -79,7 +79,8 @@ def _construct(kind: str, values: dict, path: str) -> Any:
     try:
         return target(**kwargs)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: {target.__qualname__}: {' '.join(str(error).split())}") from error
+        what, name = " ".join(str(error).split()), f"{target.__qualname__}: "
+        raise ConfigError(f"{path}: {name}{what.removeprefix(name)}") from error
 
 
 def _section(kind: str, target: Callable, kwargs: dict) -> ConfigDict:

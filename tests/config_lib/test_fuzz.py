@@ -51,8 +51,8 @@ def test_any_change_is_taken_or_refused_in_one_line(make, count):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("network.features=-1", "a training step cannot be built from it"),
-        ("network.features=0", "a training step cannot be built from it"),
+        ("network.features=-1", r"config\.network: MLP: expected features >= 1; got features=-1"),
+        ("network.features=0", r"config\.network: MLP: expected features >= 1; got features=0"),
         ("training.num_steps=0", r"config\.training\.num_steps=0: expected 1 or more"),
         ("training.log_every=-1", r"config\.training\.log_every=-1: expected 0 or more"),
         ("training.ema=1.5", r"config\.training\.ema=1\.5: expected 0 or more, below 1"),
