@@ -137,12 +137,7 @@ def current_config(values: Any) -> Any:
         rest = {key: value for key, value in loss.items() if key not in ("sample_time", "bin_width")}
         objective = {"bind": "sde_lib:ScoreMatching", "bin_width": width}
         values = values | {"loss": rest, "time_distribution": times, "objective": objective}
-    return _changed(_with_test_split(values), "sampling", _with_law_of_classes)
-
-
-def _with_law_of_classes(sampling: dict) -> dict:
-    """Until 0.1 classes were drawn in turn."""
-    return {"classes": "uniform", **sampling} if "label" in sampling else sampling
+    return _with_test_split(values)
 
 
 def _with_test_split(values: dict) -> dict:
