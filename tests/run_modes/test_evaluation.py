@@ -302,8 +302,8 @@ def test_what_is_done_is_not_done_again(trained, tmp_path, monkeypatch):
     config.eval.seeds = 2
     config.eval.metrics = {"fid": bind(fid), "kid": bind(kid, subsets=3)}
     del config.eval["report"]
-    monkeypatch.setattr(features, "ready", lambda *_: features)
-    monkeypatch.setattr(features, "BLOCK", 200)
+    monkeypatch.setattr("run_modes.features.ready", lambda *_: features)
+    monkeypatch.setattr("run_modes.features.BLOCK", 200)
     shards, drawn = Shards.write, []
     monkeypatch.setattr(Shards, "write", lambda self, first, *rest: (drawn.append((self.folder, first)),
                                                                      shards(self, first, *rest)))  # fmt: skip
