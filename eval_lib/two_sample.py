@@ -91,7 +91,7 @@ def coordinate_moments(x: np.ndarray) -> CoordinateMoments:
 
 
 def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """(4), where the means within a set include each point with itself; so it is 0 for equal sets, never negative.
+    """(4), where the means within a set include each point with itself: 0 for equal sets, and positive otherwise.
 
     In one dimension it is the square of `scipy.stats.energy_distance`.
     """

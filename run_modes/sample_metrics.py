@@ -165,7 +165,7 @@ def text_of(found: dict) -> str:
         rows = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1), *rows, ""]
     rows += coordinate_table(figures, floors["figures"])
     if floors["figures"]:
-        rows += [f"Figures with a floor compare {floors['rows']} samples with as many real examples.", ""]
+        rows += [f"Figures with a floor compare groups of {floors['rows']} samples with as many real examples.", ""]
     guided = f", guidance {found['guidance']:g}" if "guidance" in found else ""
     rows.append(f"{found['samples']} samples, NFE {found['nfe']:.4g} and {found['seconds']:.3g} s per sample{guided}")
     if figures:
