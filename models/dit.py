@@ -142,9 +142,9 @@ class DiT(nn.Module):
         check_option("embedding", self.embedding, EMBEDDINGS)
         check_dtype(self.dtype)
         check_numbers(self)
-        if self.patch < 1 or self.features % self.heads:
-            got = f"patch={self.patch}, features={self.features}, heads={self.heads}"
-            raise ValueError(f"DiT: expected a patch of 1 or more, and heads that divide the features, got {got}")
+        if self.features % self.heads:
+            got = f"features={self.features}, heads={self.heads}"
+            raise ValueError(f"DiT: expected heads that divide the features, got {got}")
         super().__post_init__()
 
     @nn.compact

@@ -113,7 +113,7 @@ def record(directory: Path, config: ConfigDict, data: Identity, step: int, chang
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         lines = [*history(directory), {"step": step, "time": now, "changes": changes, **more}]
         workdir.write_atomic(directory / HISTORY, "".join(json.dumps(line) + "\n" for line in lines))
-    if changes:
+    if diff(workdir.load_config(directory), config):  # also keys that a later version added
         workdir.write_atomic(directory / workdir.CONFIG, to_json(config))
     if saved_data(directory) != data:
         workdir.write_atomic(directory / DATA, json.dumps(data, indent=1))

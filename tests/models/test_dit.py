@@ -115,8 +115,8 @@ def test_modulation():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DiT(features=10, heads=4), "heads that divide the features, got patch=2, features=10, heads=4"),
-        (lambda: DiT(patch=0), "expected a patch of 1 or more"),
+        (lambda: DiT(features=10, heads=4), "heads that divide the features, got features=10, heads=4"),
+        (lambda: DiT(patch=0), "DiT: expected patch >= 1; got patch=0"),
         (lambda: DiT(embedding="sine"), "embedding: expected one of 'positional', 'fourier', got 'sine'"),
         (lambda: ADM(embedding="sine"), "embedding: expected one of 'positional', 'fourier', got 'sine'"),
         (

@@ -11,9 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import run_lib
-from config_lib.spec import ConfigError, bind, from_json, spec
+from config_lib.spec import ConfigError, bind, from_json, spec, to_json
 from configs.own_data import with_data
 from configs.points import get_config
 from data_lib import Dataset, from_arrays
@@ -87,6 +88,20 @@ def test_a_resume_without_a_change_records_nothing(run):
     before = (run / "config.json").read_bytes()
     assert train(constant(), run) and (run / "config.json").read_bytes() == before
     assert changes.history(run) == []
+
+
+def test_keys_that_a_later_version_added_or_dropped(run):
+    """A run whose config had an empty section in eval and lacked a sampler resumes, and records no change."""
+    saved = workdir.load_config(run)
+    saved.eval.former = ConfigDict()
+    del saved.sampling["fast"], saved["initial"]
+    (run / "config.json").write_text(to_json(saved))
+    assert train(constant(num_steps=6), run)
+    assert changes.history(run)[0]["changes"] == [
+        "config.eval.former: {} -> (absent)",
+        "config.training.num_steps: 4 -> 6",
+    ]
+    assert "fast" in workdir.load_config(run).sampling
 
 
 @pytest.mark.parametrize(
