@@ -2,7 +2,8 @@
 
 A config may come with somebody else's checkpoint, so a name must not reach everything that Python can import. It names
 
-1. an object that `spec` or `bind` received in this process (a class that the user's own config file defines), or
+1. an object that `spec` or `bind` received in this process (a class that the user's own config file defines), or one
+   that `offer` received, or a class or function that the running script or notebook itself defines (`__main__`), or
 2. a public class or function that one of the packages in TRUSTED itself defines. The search passes through classes,
    never through modules, and an object that a package imports from elsewhere does not count as its own.
 """
@@ -25,6 +26,7 @@ MACHINERY = (  # modules of trusted packages that run files, start processes or 
 )
 
 _seen: dict[str, Callable] = {}
+_offered: dict[str, Callable] = {}
 
 
 class ConfigError(TypeError, ValueError):
@@ -51,14 +53,30 @@ def name_of(target: Callable) -> str:
     return name
 
 
+def offer(target: Callable) -> None:
+    """Names of the user's own, in configs of any module, that end in this class's or function's name mean it."""
+    _require_nameable(target)
+    _offered[target.__qualname__] = target
+
+
 def resolve(name: Any, where: str) -> Callable:
     """The class or function of that name. ConfigError, naming the place `where`, if there is none or it is barred."""
     if not isinstance(name, str) or name.count(":") != 1:
         raise ConfigError(f"{where}: expected 'module:name', got {name!r}")
+    module, path = name.split(":")
+    if not trusted(module) and path in _offered:
+        return _offered[path]
+    if module in _script() and (found := _of_this_script(path)) is not None:  # also if it was defined again
+        return found
     if name in _seen:
         return _seen[name]
     name = current_name(name)
     module, path = name.split(":")
+    if module == "__main__":
+        raise ConfigError(
+            f"{where} is `{name}`, defined in another script or notebook: define {path} here before this call, or pass "
+            f"it, as in run_lib.load(directory, classes=[{path}])"
+        )
     if not trusted(module):
         outside = "defined outside the installed packages: pass --config=FILE with the file that defines it"
         raise ConfigError(f"{where} is `{name}`, {outside}")
@@ -72,6 +90,18 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     candidates = sorted(candidates)
     found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
     return f"nearest: {found[0]}" if found else f"valid: {', '.join(candidates) or 'none'}"
+
+
+def _script() -> tuple[str, ...]:
+    """The names of the running script's module in configs: of a notebook `__main__`, of a file also its own."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return ("__main__", Path(file).stem) if file else ("__main__",)
+
+
+def _of_this_script(path: str) -> Callable | None:
+    """The class or function that the running script or notebook itself defines under this name."""
+    found = getattr(sys.modules.get("__main__"), path, None)
+    return found if callable(found) and getattr(found, "__module__", "") == "__main__" else None
 
 
 def _walk(module: str, path: str, where: str) -> Callable:

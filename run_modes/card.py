@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from config_lib.spec import to_json
@@ -14,7 +16,8 @@ from data_lib import Dataset
 from data_lib.identity import identity
 from run_modes.labels import class_counts
 from run_modes.state import digest
-from sde_lib import TrainState
+from sde_lib import SDE, TrainState
+from sde_lib.sde import has_kernel, per_time
 
 FORMAT = 1
 DEFAULT_GENERATOR = "threefry2x32"
@@ -37,10 +40,20 @@ def data_of(config: ConfigDict, dataset: Dataset, given: bool) -> dict[str, Any]
     return {"source": source, **counts, "sha256": hashes, **({"classes": list(classes)} if classes else {})}
 
 
-def card_of(config: ConfigDict, data: dict[str, Any], history: list[dict] | None = None) -> dict[str, Any]:
+def fingerprint(sde: SDE, times: int = 8) -> dict[str, list[float]]:
+    """α and σ of a process at `times` equidistant t, or g without a kernel; the mean where coordinates differ."""
+    t = jnp.linspace(float(sde.t_min), float(sde.t_max), times)
+    names = ("alpha", "sigma") if has_kernel(sde) else ("diffusion",)
+    values = {name: per_time(getattr(sde, name)(t), t) for name in names}
+    return {name: [float(f"{v:.6g}") for v in np.asarray(column)] for name, column in {"t": t, **values}.items()}
+
+
+def card_of(
+    config: ConfigDict, data: dict[str, Any], history: list[dict] | None = None, sde: SDE | None = None
+) -> dict[str, Any]:
     """The entries that all checkpoints of a run share; `signed` adds those of one checkpoint.
 
-    `history` lists the changes of the run (`run_modes.changes`).
+    `history` lists the changes of the run (`run_modes.changes`); the process's `fingerprint` is recorded too.
     """
     described = json.loads(to_json(config))
     return {
@@ -51,6 +64,7 @@ def card_of(config: ConfigDict, data: dict[str, Any], history: list[dict] | None
         "training": {"seed": config.seed, "batch_size": config.training.batch_size},
         "protocol": {name: described[name] for name in PROTOCOL if name in described},
         **({"history": history} if history else {}),
+        **({} if sde is None else {"process": fingerprint(sde)}),
         "generator": generator(),
         "code": code_version(),
         "versions": {name: metadata.version(name) for name in ("jax", "flax", "optax")},

@@ -66,7 +66,7 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
         with MetricsLog(directory) as log:  # a line without metrics marks the first step
             log.rewind(published.step - 1)
             log.write(published.step)
-        card = card_of(config, {"source": imported_from(checkpoint)})
+        card = card_of(config, {"source": imported_from(checkpoint)}, sde=experiment.sde)
         checkpoints.save(published.step, jax.device_put(state, jax.devices()[0]), signed(card, state))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     print(f"{directory}: step {published.step}, {count:,} parameters and their EMA, from {checkpoint}")

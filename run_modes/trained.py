@@ -1,20 +1,22 @@
 """A trained work directory: its experiment and model, with the EMA parameters of a checkpoint."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from config_lib.names import offer
 from config_lib.spec import ConfigError, diff, to_json
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
-from run_modes.card import DEFAULT_GENERATOR, generator
+from run_modes.card import DEFAULT_GENERATOR, fingerprint, generator
 from run_modes.experiment import Experiment, make_experiment
 from run_modes.labels import num_classes
 from run_modes.state import digest, restore_state
-from sde_lib import ScoreModel
+from sde_lib import SDE, ScoreModel
 
 # Sections that may differ from the work directory's config when a trained model is used.
 CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.")
@@ -58,19 +60,48 @@ def open_trained(
     experiment = make_experiment(config, devices)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         state = restore_state(experiment, checkpoints, step, only=("step", "ema_params"))
-        classes = checkpoints.card(int(state.step)).get("data", {}).get("classes") if num_classes(config) else None
+        card = checkpoints.card(int(state.step))
+    require_same_process(card, experiment.sde, directory)
+    classes = card.get("data", {}).get("classes") if num_classes(config) else None
     counts = None if classes is None else tuple(classes)
     model = experiment.score_model(experiment.objective.network_params(state.ema_params))
     return Trained(directory, experiment, model, state.ema_params, int(state.step), counts)
 
 
-def load(directory: str | Path, config: ConfigDict | None = None, step: int | None = None) -> ScoreModel:
+def load(
+    directory: str | Path,
+    config: ConfigDict | None = None,
+    step: int | None = None,
+    classes: Sequence[Callable] = (),
+) -> ScoreModel:
     """The model of a work directory, with the EMA parameters of the checkpoint of `step`, or of the newest.
 
     `config` replaces the directory's own; it may differ only in sampling, eval and data. ConfigError if it differs
-    elsewhere, if there is no such checkpoint, or if it is not a work directory.
+    elsewhere, if there is no such checkpoint, or if it is not a work directory. `classes` are classes and functions of
+    your own that the config names, if this process has not imported the file that defines them.
     """
+    for each in classes:
+        offer(each)
     return open_trained(directory, config, step=step).model
+
+
+def require_same_process(card: dict[str, Any], sde: SDE, directory: Path) -> None:
+    """ConfigError if the process computes other coefficients than in training: its class has changed since.
+
+    Cards of earlier versions, and those of learned processes, have nothing to compare.
+    """
+    then, now = card.get("process"), fingerprint(sde)
+    if not then:
+        return
+    for name in sorted(then.keys() & now.keys(), key=["t", "alpha", "sigma", "diffusion"].index):
+        a, b = np.asarray(then[name]), np.asarray(now[name])
+        wrong = np.abs(a - b) > 1e-4 * np.abs(a) + 1e-6 * np.max(np.abs(a))
+        if np.any(wrong):
+            k = int(np.argmax(wrong))
+            raise ConfigError(
+                f"{directory} was trained with another process: {name} of {type(sde).__name__} is {b[k]:.6g} at t = "
+                f"{now['t'][k]:g}, and was {a[k]:.6g} in training. Has the class been changed?"
+            )
 
 
 def made_with(trained: Trained, seed: int, used: dict) -> dict:
