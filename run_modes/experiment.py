@@ -100,7 +100,7 @@ def build_sampler(config: ConfigDict, sde):
     sampler = build(config.sampling[choice], f"config.sampling.{choice}")
     try:
         sampler.check(sde)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"config.sampling.{choice}: {error}") from error
     return sampler
 
@@ -112,7 +112,10 @@ def build_objective(experiment: Experiment):
     given = {name: getattr(experiment, name, None) for name in OF_OBJECTIVES if name in fields}
     for name in given.keys() & {"loss", "time_distribution"}:
         given[name] = build(experiment.config[name], f"config.{name}")
-    objective = target(**given)
+    try:
+        objective = target(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.objective: {error}") from error
     missing = [name for name in requires(objective) if not hasattr(experiment.sde, name)]
     if missing:
         raise ConfigError(

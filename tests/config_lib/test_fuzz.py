@@ -58,6 +58,11 @@ def test_any_change_is_taken_or_refused_in_one_line(make, count):
         ("training.ema=1.5", r"config\.training\.ema=1\.5: expected 0 or more, below 1"),
         ("training.accumulate=3", r"config\.training\.accumulate=3: a batch of 16 on 1 devices cannot be processed in"),
         ("data.count=0", "moons"),
+        (
+            "sampling.ode.grid.t_end=3.5",
+            r"config\.sampling\.ode: .*Grid: expected a finite number t_end >= 0 and < t_max",
+        ),
+        ("objective.bin_width=-1.0", r"config\.objective"),
     ],
 )
 def test_numbers_that_mean_nothing(flag, message):
