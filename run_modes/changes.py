@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError, diff, to_json
 from data_lib.identity import Identity, differences
 from io_lib import workdir
+from run_modes.paths import with_absolute_paths
 
 HISTORY, DATA = "config_history.jsonl", "data.json"
 
@@ -43,7 +44,7 @@ def accepted(
 
     `insist` is --continue. ConfigError that names the changes that are not allowed, and what to do.
     """
-    saved = workdir.load_config(directory)
+    saved = with_absolute_paths(workdir.load_config(directory))  # until 0.1 a path depended on the current folder
     if "initial" in config:
         config = config.copy_and_resolve_references()
         config.initial = saved.get("initial", "")  # it applies at step 0

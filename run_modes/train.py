@@ -19,9 +19,10 @@ from io_lib.processes import is_main_process, raise_on_all
 from io_lib.signals import StopRequest
 from run_modes import changes
 from run_modes.card import card_of, data_of, generator
-from run_modes.data import load_data, with_absolute_paths
+from run_modes.data import load_data
 from run_modes.experiment import Experiment, make_experiment
 from run_modes.labels import for_network
+from run_modes.paths import with_absolute_paths
 from run_modes.state import digest, init_state_on_devices, parameters_of, restore_state
 from run_modes.training_loop import TrainingRun, check_shapes
 from sde_lib import TrainState, sample_keys

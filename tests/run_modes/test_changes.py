@@ -22,8 +22,9 @@ from data_lib.identity import differences, digest, identity
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
 from run_modes import changes
-from run_modes.data import load_data, with_absolute_paths
+from run_modes.data import load_data
 from run_modes.devices import make_devices
+from run_modes.paths import with_absolute_paths
 from sde_lib import NonlinearSDE, PredictPathScore, UniformGrid, UniformTime, transition_loss
 from tests.test_run_lib import final_state
 
@@ -263,6 +264,22 @@ def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
     saved.data.path, saved.training.num_steps = "moved.npz", 8
     assert run_lib.train(saved, "../one/run", devices=DEVICES)
     assert workdir.load_config("../one/run").data.path == str(tmp_path / "two" / "moved.npz")
+
+
+def test_a_run_of_an_earlier_version_with_a_relative_path(tmp_path, monkeypatch):
+    """It has no data.json: the same command in the same folder resumes it, and records the data from then on."""
+    np.savez(tmp_path / "pts.npz", x=X)
+    monkeypatch.chdir(tmp_path)
+    config = with_data(small(), "pts.npz")
+    assert run_lib.train(config, "run", devices=DEVICES)
+    saved = workdir.load_config("run")
+    saved.data.path = "pts.npz"
+    Path("run", "config.json").write_text(to_json(saved))
+    Path("run", "data.json").unlink()
+    config.training.num_steps = 6
+    assert run_lib.train(config, "run", devices=DEVICES)
+    assert workdir.load_config("run").data.path == str(tmp_path / "pts.npz")
+    assert changes.saved_data("run")["train"]["count"] == 360
 
 
 def test_paths_that_are_made_absolute(tmp_path, monkeypatch):

@@ -1,0 +1,34 @@
+"""Paths in a config that mean the same files from every folder."""
+
+import os
+
+from ml_collections import ConfigDict
+
+
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+    """A copy whose paths mean the same files from every folder: of data, reference statistics and initial parameters.
+
+    In config.data, a path is an argument `path`, or a `labels` or `data_dir` that exists; in config.eval.features, a
+    `path` or `weights` that exists. What contains :// stays as it is.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for section, name in ((config.eval, "reference"), (config, "initial")):
+            if section.get(name, ""):
+                section[name] = _absolute(section[name])
+        data = config.get("data", ConfigDict())
+        for name in ("path", "labels", "data_dir"):
+            if not isinstance(value := data.get(name), str) or not value:
+                continue
+            ours = name == "path" and str(data.get("call", "")).startswith("data_lib:")
+            if ours or os.path.exists(_absolute(value)):
+                data[name] = _absolute(value)
+        features = config.eval.get("features", ConfigDict())
+        for name in ("path", "weights"):
+            if isinstance(value := features.get(name), str) and os.path.exists(_absolute(value)):
+                features[name] = _absolute(value)
+    return config
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
