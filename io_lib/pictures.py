@@ -99,11 +99,8 @@ def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evalua
     axes.plot(steps, smooth(values, max(1, len(values) // 40)), color="C0", label="training, smoothed")
     if min((v for key in (train, evaluation) for v in _series(metrics, key)[1]), default=0.0) > 0:
         axes.set_yscale("log")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    _save_curves(path, figure, xlabel="step", ylabel="loss")
 
 
 def plot_losses(path: str | Path, runs: dict[str, list[dict]]) -> None:
@@ -119,11 +116,8 @@ def plot_losses(path: str | Path, runs: dict[str, list[dict]]) -> None:
         low = min([low, *values, *tested[1]])
     if 0 < low < np.inf:
         axes.set_yscale("log")
-    axes.set(xlabel="step", ylabel="loss (points: test)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    _save_curves(path, figure, xlabel="step", ylabel="loss (points: test)")
 
 
 def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], error: list[float]) -> None:
@@ -131,7 +125,13 @@ def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], err
     figure = _figure(6.4, 4)
     axes = figure.subplots()
     axes.errorbar(t, loss, error, marker="o", ms=3, lw=0.8, color="C0")
-    axes.set(xlabel="t", ylabel="loss, test")
+    _save_curves(path, figure, xlabel="t", ylabel="loss, test")
+
+
+def _save_curves(path: str | Path, figure, xlabel: str, ylabel: str) -> None:
+    """Saves a figure of one axes with curves: labels, a grid, no frame at the top and right."""
+    (axes,) = figure.axes
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import to_json
 from data_lib import Dataset
-from data_lib.identity import identity
+from data_lib.identity import Identity, identity
 from run_modes.labels import class_counts
 from run_modes.state import digest
 from sde_lib import SDE, TrainState
@@ -27,13 +27,14 @@ PROTOCOL = (
 )
 
 
-def data_of(config: ConfigDict, dataset: Dataset, given: bool) -> dict[str, Any]:
-    """The card's entry about the data; `given` means that arrays were passed to `train`.
+def data_of(config: ConfigDict, dataset: Dataset, given: bool, known: Identity | None = None) -> dict[str, Any]:
+    """The card's entry about the data; `given` means that arrays were passed to `train`. `known` is the identity
+    of the data if it was computed already, which reads all of them.
 
     `classes` are the training examples per class, of a network with classes and labels in memory.
     """
     source = "given to run_lib.train" if given else json.loads(to_json(config))["data"]
-    found = identity(dataset)
+    found = known or identity(dataset)
     counts = {name: split["count"] for name, split in found.items()}
     hashes = {name: split["sha256"] for name, split in found.items()}
     classes = class_counts(config, dataset)

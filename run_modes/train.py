@@ -83,7 +83,7 @@ def train(
             say(f"{directory}: training resumes at step {start}")
         for remark in changes.remarks(config, changed, start):
             say(remark)
-        card = card_of(config, data_of(config, dataset, given), changes.history(directory), experiment.sde)
+        card = card_of(config, data_of(config, dataset, given, data), changes.history(directory), experiment.sde)
         run = TrainingRun(experiment, dataset, directory, log, checkpoints, card)
         feed = prefetch(
             batches, start, total, lambda batch: experiment.devices.put(for_network(config, batch)), ahead=2
