@@ -28,7 +28,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.conditioning import Conditioning
+from models.blocks import ContextAttention
+from models.conditioning import Conditioned, conditioned
 from models.layers import (
     EMBEDDINGS,
     Dropout,
@@ -76,7 +77,11 @@ class ADMBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B *spatial C"], emb: Float[Array, "B E"], train: bool = False
+        self,
+        x: Float[Array, "B *spatial C"],
+        emb: Float[Array, "B E"],
+        train: bool = False,
+        context: Float[Array, "B L E"] | None = None,
     ) -> Float[Array, "..."]:
         resampled = {"none": _same, "up": fir_upsample, "down": fir_downsample}[self.resample]
         h = conv3x3(resampled(nn.swish(GroupNorm()(x))), self.features)
@@ -87,7 +92,8 @@ class ADMBlock(nn.Module):
         h = conv3x3(h, self.features, 0.0)
         skip = resampled(x)
         h = h + (skip if x.shape[-1] == self.features else conv1x1(skip, self.features))
-        return HeadsAttention(self.head_features)(h) if self.attend else h
+        h = HeadsAttention(self.head_features)(h) if self.attend else h
+        return ContextAttention(norm=True)(h, context) if self.attend and context is not None else h
 
 
 def _same(x: Array) -> Array:
@@ -98,8 +104,8 @@ class ADM(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
     Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is in
-    `attn_levels`, and in the middle. cond is labels [B], a vector [B, cond_dim], or both (see `Conditioning`); dtype
-    and remat are as in NCSNpp. Errors: ValueError for an invalid option, rank of x, or cond."""
+    `attn_levels`, and in the middle. cond is as in `models.conditioning`; dtype and remat are as in NCSNpp. Errors:
+    ValueError for an invalid option, rank of x, or cond."""
 
     nf: int = 192
     ch_mult: tuple[int, ...] = (1, 2, 3, 4)
@@ -113,6 +119,10 @@ class ADM(nn.Module):
     num_classes: int = 0
     cond_dim: int = 0
     cond_dropout: Number = 0.0
+    cond_channels: int = 0
+    context_dim: int = 0
+    cond_dropout_each: Number = 0.0
+    cond_null: str = "zero"
     dtype: str | None = None
     remat: bool = False
 
@@ -128,8 +138,9 @@ class ADM(nn.Module):
     ) -> Float[Array, "..."]:
         if not 3 <= x.ndim <= 5:
             raise ValueError(f"ADM: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
-        block = partial(self._block, self._embed(c_noise, cond, train), train)
-        skips = self._down(x, block)
+        emb, inputs, context = self._conditioned(x, c_noise, cond, train)
+        block = partial(self._block, nn.swish(emb), context, train)
+        skips = self._down(inputs, block)
         h = block(skips[-1], skips[-1].shape[-1], attend=True)
         h = block(h, h.shape[-1])
         h = at_least_float32(self._up(h, skips, block))
@@ -137,18 +148,25 @@ class ADM(nn.Module):
 
     @nn.nowrap
     def _block(
-        self, emb: Array, train: bool, h: Array, features: int, resample: str = "none", attend: bool = False
+        self,
+        emb: Array,
+        context: Array | None,
+        train: bool,
+        h: Array,
+        features: int,
+        resample: str = "none",
+        attend: bool = False,
     ) -> Array:
-        def block(_, h: Array, emb: Array) -> Array:
-            return ADMBlock(features, resample, attend, self.head_features, self.dropout)(h, emb, train)
+        def block(_, h: Array, emb: Array, *context: Array) -> Array:
+            return ADMBlock(features, resample, attend, self.head_features, self.dropout)(h, emb, train, *context)
 
-        return rematerialized(self.remat, block)(self, h, emb)
+        return rematerialized(self.remat, block)(self, h, emb, *(() if context is None else (context,)))
 
     @nn.nowrap
-    def _embed(self, c_noise: Array, cond: object, train: bool) -> Array:
+    def _conditioned(self, x: Array, c_noise: Array, cond: object, train: bool) -> Conditioned:
         emb = dense(noise_features(c_noise, self.nf, self.embedding, self.fourier_scale), 4 * self.nf)
         emb = dense(nn.swish(emb), 4 * self.nf)
-        return nn.swish(Conditioning(self.num_classes, self.cond_dim, self.cond_dropout)(emb, cond, train))
+        return conditioned(self, emb, cond, train, x)
 
     @nn.nowrap
     def _attends(self, h: Array, level: int) -> bool:

@@ -126,3 +126,20 @@ class AttentionBlock(nn.Module):
         q, k, v = (dense(normed, channels, 0.1)[:, :, None] for _ in range(3))
         h = attention(q, k, v).reshape(x.shape)
         return over_sqrt2(x + dense(h, channels, self.init_scale), self.skip_rescale)
+
+
+class ContextAttention(nn.Module):
+    """x + W_o softmax(q k^T / sqrt C) v: q from the positions of x [B, *spatial, C], k and v from a context [B, L, F].
+
+    One head, nearly 0 at first (Rombach et al. 2022, arXiv 2112.10752, section 3.3). `norm` normalizes x for q."""
+
+    norm: bool = False
+    min_group: int = 4
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *spatial C"], context: Float[Array, "B L F"]) -> Float[Array, "B *spatial C"]:
+        batch, *_, channels = x.shape
+        normed = GroupNorm(self.min_group)(x) if self.norm else x
+        q = dense(normed.reshape(batch, -1, channels), channels, 0.1)[:, :, None]
+        k, v = (dense(context.astype(x.dtype), channels, scale)[:, :, None] for scale in (0.1, 1.0))
+        return x + dense(attention(q, k, v).reshape(x.shape), channels, 0.0)

@@ -1,75 +1,182 @@
-"""Conditioning: class labels, a vector, or both. All networks share this embedding.
+"""Conditioning: class labels, vectors, fields such as images, and sequences. All networks share it.
 
-    labels [B]          ── E[label]     ─┐
-    vector [B, cond_dim] ── W vector    ─┴─ + emb [B, F]
+    labels    [B]          ── E[label]  ─┐
+    vector    [B, cond_dim] ── W vector ─┴─ + emb [B, F]
+    field     [B, *n, c]   ── resized to x's positions ── next to x, along the channels
+    sequence  [B, L, d]    ── W token + positions ── keys and values of cross-attention: context [B, L, F]
 
     cond          meaning
-    labels        classes 0 … num_classes − 1, or num_classes: the null label, for no class
-    vector        any real numbers: augmentation parameters, an embedding of text; zeros add nothing (no bias)
-    (both)        a pair, for a network with both; each may be None; labels alone are (labels, None)
-    None          the null label, and the vector of zeros
+    an array      of the one kind that the network takes; if it takes several, by the array's form (below)
+    a dict        name → array, each of a kind by its form; several vectors are concatenated in the order of names
+    (l, v)        labels and vector, for a network with both; each may be None
+    None          the null of every kind; also for each kind that a dict lacks or has None for
 
-In training, an example's cond is replaced by None with probability `dropout`. So one network learns the conditional and
-the unconditional score (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
+    kind          form                                              network's option    null
+    labels        integers [B]: 0 … num_classes − 1                 num_classes         a learned row of E
+    vector        real numbers [B] or [B, d]                        cond_dim            0, which adds nothing
+    field         as many axes as x; called "field", or no          cond_channels       0
+                  sequence is taken
+    sequence      [B, L, d]                                         context_dim         one token of 0
+
+With null="learned" the nulls of vector, field and token are learned. Use it with dropout if 0 is an ordinary value:
+it is the mean of a standardized condition.
+
+In training, an example's cond is replaced by the nulls with probability `dropout`, and then each kind by its own with
+probability `dropout_each`. So one network learns the conditional and the unconditional score (Ho & Salimans 2022, arXiv
+2207.12598, algorithm 1), or the score given any of the kinds (Brooks et al. 2023, arXiv 2211.09800, section 3.2).
 """
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.layers import Number, dense
+from models.layers import Number, check_option, dense, positional_features
+
+Kept = dict[str, Array] | None
+NULLS = ("zero", "learned")
+OPTIONS = {"labels": "num_classes", "vector": "cond_dim", "field": "cond_channels", "sequence": "context_dim"}
+"""Kind → the networks' option that sets its size; 0: the network does not take it."""
+
+
+class Conditioned(NamedTuple):
+    """emb [B, F] with labels and vector, x [B, ...] with the field's channels, context [B, L, F] or None."""
+
+    emb: Array
+    x: Any
+    context: Array | None
 
 
 class Conditioning(nn.Module):
-    """emb [B, F] -> emb + E[label] + W vector; without classes and vector it is emb, and there are no parameters.
+    """(emb [B, F], cond, x) → Conditioned, as at the head; without any kind it has no parameters.
 
     Errors: ValueError for a cond of another kind, shape or dtype."""
 
     num_classes: int = 0
     cond_dim: int = 0
     dropout: Number = 0.0
+    cond_channels: int = 0
+    context_dim: int = 0
+    dropout_each: Number = 0.0
+    null: str = "zero"
+
+    def __post_init__(self) -> None:
+        check_option("cond_null", self.null, NULLS)
+        super().__post_init__()
 
     @nn.compact
-    def __call__(self, emb: Float[Array, "B F"], cond: object = None, train: bool = False) -> Float[Array, "B F"]:
-        labels, vector = self._parts(emb, cond)
-        conditioned = self._conditioned(emb.shape[0], train)
-        if labels is not None:
-            labels = labels if conditioned is None else jnp.where(conditioned, labels, self.num_classes)
-            emb = emb + nn.Embed(self.num_classes + 1, emb.shape[-1], dtype=emb.dtype)(labels)
-        if vector is not None:
-            vector = vector.astype(emb.dtype)
-            if conditioned is not None:
-                vector = jnp.where(conditioned[:, None], vector, jnp.zeros_like(vector))
-            emb = emb + dense(vector, emb.shape[-1], use_bias=False)
-        return emb
+    def __call__(
+        self, emb: Float[Array, "B F"], cond: object = None, train: bool = False, x: Any = None
+    ) -> Conditioned:
+        sizes = {kind: getattr(self, option) for kind, option in OPTIONS.items() if getattr(self, option)}
+        batch, width = emb.shape
+        given, kept = by_kind(cond, sizes, batch, getattr(x, "ndim", 0)), self._kept(batch, train, list(sizes))
+        context = None
+        if "labels" in sizes:
+            labels = checked_labels(given.get("labels"), batch, self.num_classes)
+            labels = labels if kept is None else jnp.where(kept["labels"], labels, self.num_classes)
+            emb = emb + nn.Embed(self.num_classes + 1, width, dtype=emb.dtype)(labels)
+        if "vector" in sizes:
+            vector = checked_vector(given.get("vector"), batch, self.cond_dim)
+            vector = self._or_null(vector, (batch, self.cond_dim), emb.dtype, "vector", kept)
+            emb = emb + dense(vector, width, use_bias=False)
+        if "field" in sizes:
+            field = checked_field(given.get("field"), x, self.cond_channels)
+            field = self._or_null(field, (*x.shape[:-1], self.cond_channels), x.dtype, "field", kept)
+            x = jnp.concatenate([x, field], axis=-1)
+        if "sequence" in sizes:
+            tokens = checked_sequence(given.get("sequence"), batch, self.context_dim)
+            tokens = self._or_null(tokens, (batch, 1, self.context_dim), emb.dtype, "sequence", kept)
+            places = positional_features(jnp.arange(tokens.shape[1], dtype=jnp.float32), width)
+            context = dense(tokens, width) + places.astype(emb.dtype)[None]
+        return Conditioned(emb, x, context)
 
     @nn.nowrap
-    def _parts(self, emb: Array, cond: object) -> tuple[Array | None, Array | None]:
-        """The labels if there are classes, and the vector if there is one."""
-        if not (self.num_classes or self.cond_dim):
-            if cond is not None:
-                raise ValueError("cond: expected None, since the network has num_classes=0 and cond_dim=0, got one")
-            return None, None
-        if self.num_classes and self.cond_dim:
-            pair = cond if isinstance(cond, tuple | list) else (cond, None)
-            if len(pair) != 2:
-                raise ValueError(f"cond: expected a pair (labels, vector), got {len(pair)} values")
-            labels, vector = pair
-        else:
-            labels, vector = (cond, None) if self.num_classes else (None, cond)
-        batch = emb.shape[0]
-        return (
-            checked_labels(labels, batch, self.num_classes) if self.num_classes else None,
-            checked_vector(vector, batch, self.cond_dim, emb.dtype) if self.cond_dim else None,
-        )
+    def _or_null(self, value: Array | None, shape: tuple[int, ...], dtype, kind: str, kept: Kept) -> Array:
+        """The value where it is given and kept; else the null of its kind, in the form `shape`."""
+        null = jnp.zeros(shape[-1:], dtype)
+        if self.null == "learned":
+            null = self.param(f"null_{kind}", nn.initializers.normal(1.0), shape[-1:], jnp.float32).astype(dtype)
+        if value is None:
+            return jnp.broadcast_to(null, shape)
+        value = value.astype(dtype)
+        if kept is None:
+            return value
+        is_kept = jnp.expand_dims(kept[kind], tuple(range(1, value.ndim)))
+        return jnp.where(is_kept, value, jnp.broadcast_to(null, value.shape))
 
     @nn.nowrap
-    def _conditioned(self, batch: int, train: bool) -> Array | None:
-        """[B], false for examples whose cond is dropped; None if none is ever dropped."""
-        if not train or not self.dropout or not (self.num_classes or self.cond_dim):
+    def _kept(self, batch: int, train: bool, kinds: list[str]) -> Kept:
+        """For each kind [B], false for examples whose cond is dropped; None if none is ever dropped."""
+        if not train or not kinds or not (self.dropout or self.dropout_each):
             return None
-        return jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout, (batch,))
+        draw = lambda rate: jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (batch,))  # noqa: E731
+        all_kept = draw(self.dropout)
+        return {kind: all_kept & draw(self.dropout_each) if self.dropout_each else all_kept for kind in kinds}
+
+
+def conditioned(module: Any, emb: Array, cond: object, train: bool, x: Any) -> Conditioned:
+    """`Conditioning` with the options of a network that has all of them."""
+    options = {"dropout": "cond_dropout", "dropout_each": "cond_dropout_each", "null": "cond_null"}
+    options |= {option: option for option in OPTIONS.values()}
+    return Conditioning(**{name: getattr(module, option) for name, option in options.items()})(emb, cond, train, x)
+
+
+def by_kind(cond: Any, sizes: Mapping[str, int], batch: int, ndim: int) -> dict[str, Any]:
+    """Kind → array, for the kinds of `sizes` that cond has; x has `ndim` axes. ValueError for anything else."""
+    if cond is None:
+        return {}
+    if not sizes:
+        options = ", ".join(f"{option}=0" for option in OPTIONS.values())
+        raise ValueError(f"cond: expected None, since the network has {options}, got one")
+    if isinstance(cond, tuple | list) and set(sizes) == {"labels", "vector"}:
+        if len(cond) != 2:
+            raise ValueError(f"cond: expected a pair (labels, vector), got {len(cond)} values")
+        return dict(zip(("labels", "vector"), cond, strict=True))
+    if not isinstance(cond, Mapping):
+        only = next(iter(sizes)) if len(sizes) == 1 else _kind("cond", cond, sizes, ndim)
+        return {only: cond}
+    found: dict[str, Any] = {}
+    vectors = []
+    for name in sorted(cond):
+        value = cond[name]
+        if value is None:
+            continue
+        kind = _kind(name, value, sizes, ndim)
+        if kind == "vector":
+            vectors.append(value[:, None] if value.ndim == 1 else value)
+        elif kind in found:
+            raise ValueError(f"cond: expected one {kind}, got {', '.join(sorted(cond))}")
+        else:
+            found[kind] = value
+    if vectors:
+        if any(vector.ndim != 2 or vector.shape[0] != batch for vector in vectors):
+            raise ValueError(f"cond: expected vectors of shape [{batch}, d], got {[v.shape for v in vectors]}")
+        found["vector"] = jnp.concatenate(vectors, axis=1)
+    return found
+
+
+def _kind(name: str, value: Any, sizes: Mapping[str, int], ndim: int) -> str:
+    """The kind of an array by its name or form, among those of `sizes`; ValueError if it is of none."""
+    if name in sizes:
+        return name
+    rank, dtype = len(getattr(value, "shape", ())), getattr(value, "dtype", None)
+    whole = dtype is not None and jnp.issubdtype(dtype, jnp.integer)
+    forms = {
+        "labels": whole and rank == 1,
+        "vector": not whole and rank in (1, 2),
+        "field": rank == ndim and rank > 2,
+        "sequence": rank == 3,
+    }
+    for kind, fits in forms.items():
+        if fits and kind in sizes:
+            return kind
+    takes = ", ".join(f"{OPTIONS[kind]}={size}" for kind, size in sizes.items())
+    got = type(value).__name__ if dtype is None else f"{dtype} of shape {value.shape}"
+    raise ValueError(f"cond: expected what fits {takes}, got {name!r}, {got}")
 
 
 def checked_labels(labels: object, batch: int, num_classes: int) -> Array:
@@ -83,12 +190,35 @@ def checked_labels(labels: object, batch: int, num_classes: int) -> Array:
     return jnp.asarray(labels)
 
 
-def checked_vector(vector: object, batch: int, size: int, dtype: jnp.dtype) -> Array:
-    """The vector, or for None zeros. ValueError unless it is of shape [B, size]."""
-    if vector is None:
-        return jnp.zeros((batch, size), dtype)
-    shape = getattr(vector, "shape", None)
-    if shape != (batch, size):
-        got = type(vector).__name__ if shape is None else shape
-        raise ValueError(f"cond: expected a vector of shape {(batch, size)}, got {got}")
-    return jnp.asarray(vector)
+def checked_vector(vector: object, batch: int, size: int) -> Array | None:
+    """The vector, or None. ValueError unless it is of shape [B, size]."""
+    return _checked("a vector", vector, (batch, size))
+
+
+def checked_field(field: object, x: Array, size: int) -> Array | None:
+    """The field [B, *n, size], by linear interpolation at the positions of x [B, *spatial, C]; or None.
+
+    ValueError for another number of axes or channels.
+    """
+    shape = getattr(field, "shape", ())
+    positions = shape[1:-1] if len(shape) == x.ndim else x.shape[1:-1]
+    field = _checked("a field", field, (x.shape[0], *positions, size))
+    if field is None or field.shape[:-1] == x.shape[:-1]:
+        return field
+    return jax.image.resize(field.astype(x.dtype), (*x.shape[:-1], size), "linear")
+
+
+def checked_sequence(sequence: object, batch: int, size: int) -> Array | None:
+    """The sequence, or None. ValueError unless it is of shape [B, L, size] with L > 0."""
+    shape = getattr(sequence, "shape", ())
+    return _checked("a sequence", sequence, (batch, max(1, shape[1]) if len(shape) == 3 else "L", size))
+
+
+def _checked(what: str, value: Any, expected: tuple) -> Array | None:
+    if value is None:
+        return None
+    shape = getattr(value, "shape", None)
+    if shape != expected:
+        got = type(value).__name__ if shape is None else shape
+        raise ValueError(f"cond: expected {what} of shape {expected}, got {got}")
+    return jnp.asarray(value)

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.conditioning import Conditioning
+from models.blocks import ContextAttention
+from models.conditioning import Conditioned, conditioned
 from models.layers import (
     EMBEDDINGS,
     Number,
@@ -100,19 +101,23 @@ def modulated(
 
 
 class DiTBlock(nn.Module):
-    """The block above: h [B, N, D], c [B, D] -> [B, N, D]."""
+    """The block above: h [B, N, D], c [B, D] -> [B, N, D]. With a context, attention to it follows the first part."""
 
     heads: int
     mlp_ratio: int = 4
 
     @nn.compact
-    def __call__(self, h: Float[Array, "B N D"], c: Float[Array, "B D"]) -> Float[Array, "B N D"]:
+    def __call__(
+        self, h: Float[Array, "B N D"], c: Float[Array, "B D"], context: Float[Array, "B L D"] | None = None
+    ) -> Float[Array, "B N D"]:
         batch, tokens, features = h.shape
         changes = jnp.split(zero_dense(nn.swish(c), 6 * features), 6, axis=1)
         gates = [gate.astype(h.dtype)[:, None] for gate in changes[2::3]]
         normed = modulated(h, *changes[:2])
         q, k, v = jnp.split(dense(normed, 3 * features).reshape(batch, tokens, 3 * self.heads, -1), 3, axis=2)
         h = h + gates[0] * dense(attention(q, k, v).reshape(h.shape), features)
+        if context is not None:
+            h = ContextAttention()(h, context)
         inner = nn.gelu(dense(modulated(h, *changes[3:5]), self.mlp_ratio * features))
         return h + gates[1] * dense(inner, features)
 
@@ -120,8 +125,8 @@ class DiTBlock(nn.Module):
 class DiT(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
-    cond is labels [B], a vector [B, cond_dim], or both (see `Conditioning`); dtype and remat are as in NCSNpp. Errors:
-    ValueError for an invalid option, rank of x, or cond."""
+    cond is as in `models.conditioning`; dtype and remat are as in NCSNpp. Errors: ValueError for an invalid option,
+    rank of x, or cond."""
 
     features: int = 384
     depth: int = 12
@@ -135,6 +140,10 @@ class DiT(nn.Module):
     num_classes: int = 0
     cond_dim: int = 0
     cond_dropout: Number = 0.0
+    cond_channels: int = 0
+    context_dim: int = 0
+    cond_dropout_each: Number = 0.0
+    cond_null: str = "zero"
     dtype: str | None = None
     remat: bool = False
 
@@ -153,23 +162,24 @@ class DiT(nn.Module):
     ) -> Float[Array, "..."]:
         if not 3 <= x.ndim <= 5:
             raise ValueError(f"DiT: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
-        c = self._embed(c_noise, cond, train)
-        h = self._tokens(x.astype(compute_dtype(self.dtype, x)))
+        c, inputs, context = self._conditioned(x, c_noise, cond, train)
+        h = self._tokens(inputs.astype(compute_dtype(self.dtype, x)))
+        arrays = (c,) if context is None else (c, context)
         for _ in range(self.depth):
-            h = rematerialized(self.remat, self._block)(self, h, c)
+            h = rematerialized(self.remat, self._block)(self, h, *arrays)
         h = modulated(at_least_float32(h), *jnp.split(zero_dense(nn.swish(c), 2 * self.features), 2, axis=1))
         out = zero_dense(h, self.patch ** (x.ndim - 2) * x.shape[-1])
         return from_patches(out, self.patch, x.shape[1:]).astype(x.dtype)
 
     @staticmethod
-    def _block(module: "DiT", h: Array, c: Array) -> Array:
-        return DiTBlock(module.heads, module.mlp_ratio)(h, c)
+    def _block(module: "DiT", h: Array, *arrays: Array) -> Array:
+        return DiTBlock(module.heads, module.mlp_ratio)(h, *arrays)
 
     @nn.nowrap
-    def _embed(self, c_noise: Array, cond: object, train: bool) -> Array:
+    def _conditioned(self, x: Array, c_noise: Array, cond: object, train: bool) -> Conditioned:
         c = dense(noise_features(c_noise, self.frequencies, self.embedding, self.fourier_scale), self.features)
         c = dense(nn.swish(c), self.features)
-        return Conditioning(self.num_classes, self.cond_dim, self.cond_dropout)(c, cond, train)
+        return conditioned(self, c, cond, train, x)
 
     @nn.nowrap
     def _tokens(self, x: Array) -> Array:

@@ -44,8 +44,8 @@ def check_dtype(name: str | None) -> None:
 
 
 POSITIVE = ("nf", "features", "depth", "heads", "patch", "mlp_ratio", "frequencies", "head_features", "num_levels")
-NOT_NEGATIVE = ("num_classes", "cond_dim", "num_layers", "num_res_blocks")
-PROBABILITIES = ("dropout", "cond_dropout")
+NOT_NEGATIVE = ("num_classes", "cond_dim", "cond_channels", "context_dim", "num_layers", "num_res_blocks")
+PROBABILITIES = ("dropout", "cond_dropout", "cond_dropout_each")
 
 
 def check_numbers(module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
     x ── dense ── + ── … ── + ── swish ── dense, nearly 0 at first ──► F          `num_layers` times the inner part
                   └ h ── swish, dense ── + ── swish, dense ──► + h
-    c_noise ── features ── dense ── + class, vector ── swish ── dense ┘
+    c_noise ── features ── dense ── + cond ── swish ── dense ┘
 
 The features are those of Ho et al. 2020 (positional), or random Fourier features (Tancik et al. 2020, arXiv 2006.10739,
 section 5; Song et al. 2021, section H).
@@ -13,7 +13,8 @@ import math
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.conditioning import Conditioning
+from models.blocks import ContextAttention
+from models.conditioning import conditioned
 from models.layers import (
     EMBEDDINGS,
     Number,
@@ -33,7 +34,8 @@ class MLP(nn.Module):
         emb = dense(features(c_noise)) + embed(cond)
         h <- h + dense(swish(dense(swish(h)) + dense(swish(emb))))        num_layers times
 
-    cond is labels [B], a vector [B, cond_dim], or both (see `Conditioning`); dtype is as in NCSNpp.
+    cond is as in `models.conditioning`: a field is concatenated with x, a sequence is attended to by emb. dtype is as
+    in NCSNpp.
     Errors: ValueError for an invalid option or cond."""
 
     features: int = 128
@@ -43,6 +45,10 @@ class MLP(nn.Module):
     num_classes: int = 0
     cond_dim: int = 0
     cond_dropout: Number = 0.0
+    cond_channels: int = 0
+    context_dim: int = 0
+    cond_dropout_each: Number = 0.0
+    cond_null: str = "zero"
     dtype: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,9 +63,11 @@ class MLP(nn.Module):
     ) -> Float[Array, "B ..."]:
         emb = noise_features(c_noise, self.features, self.embedding, self.fourier_scale)
         emb = dense(emb, self.features)
-        emb = Conditioning(self.num_classes, self.cond_dim, self.cond_dropout)(emb, cond, train)
+        emb, inputs, context = conditioned(self, emb, cond, train, x)
+        if context is not None:
+            emb = ContextAttention()(emb, context)
         emb = nn.swish(emb)
-        h = dense(x.reshape(x.shape[0], -1).astype(compute_dtype(self.dtype, x)), self.features)
+        h = dense(inputs.reshape(x.shape[0], -1).astype(compute_dtype(self.dtype, x)), self.features)
         for _ in range(self.num_layers):
             r = dense(nn.swish(h), self.features) + dense(emb, self.features).astype(h.dtype)
             h = h + dense(nn.swish(r), self.features)

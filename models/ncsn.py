@@ -197,7 +197,7 @@ def nearest_level(
 def _embedded(module: nn.Module, c_noise: Array, cond: object, train: bool) -> Array | None:
     """The embedding of cond [B, 4 nf], or None for a network without cond."""
     emb = jnp.zeros((c_noise.shape[0], 4 * module.nf), jnp.float32)
-    emb = Conditioning(module.num_classes, module.cond_dim, module.cond_dropout)(emb, cond, train)
+    emb = Conditioning(module.num_classes, module.cond_dim, module.cond_dropout)(emb, cond, train).emb
     return emb if module.num_classes or module.cond_dim else None
 
 

@@ -4,6 +4,7 @@
                     └ half ── level 1 ─── all activations ─── level 1 ── twice ┘
                                  └ half ── … ── block, attention, block ── … ┘
     c_noise ── features ── dense ── act ── dense ── + class, vector ──► emb, which enters every block
+    cond: a field is concatenated with x; a sequence is attended to after each self-attention
 
 Down: each level has `num_res_blocks` residual blocks, then the size is halved. Middle: block, attention, block. Up:
 each level has `num_res_blocks + 1` blocks, each of which also takes an activation of the down path; then the size is
@@ -36,8 +37,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.blocks import AttentionBlock, ConvDownsample, ConvUpsample, ResidualBlock
-from models.conditioning import Conditioning
+from models.blocks import AttentionBlock, ContextAttention, ConvDownsample, ConvUpsample, ResidualBlock
+from models.conditioning import OPTIONS, conditioned
 from models.layers import (
     EMBEDDINGS,
     NONLINEARITIES,
@@ -81,9 +82,8 @@ class NCSNpp(nn.Module):
     """F(x, c_noise, cond): x [B, *spatial, C] with 1 to 3 spatial axes of any size, c_noise [B] -> x's shape.
 
     Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is in
-    `attn_levels`. A norm has groups of `min_group` channels or more (GroupNorm). cond is labels [B], a vector [B,
-    cond_dim], or both (see `Conditioning`). With noise_conditional=False, c_noise has no influence, and cond must be
-    None.
+    `attn_levels`. A norm has groups of `min_group` channels or more (GroupNorm). cond is as in `models.conditioning`.
+    With noise_conditional=False, c_noise has no influence, and cond must be None.
 
     It computes in `dtype`, "bfloat16" or "float32", or in the dtype of x. The output has x's dtype, and norms,
     embeddings and the last convolution are in at least float32 (`layers`). With `remat`, the backward pass recomputes
@@ -111,6 +111,10 @@ class NCSNpp(nn.Module):
     num_classes: int = 0
     cond_dim: int = 0
     cond_dropout: Number = 0.0
+    cond_channels: int = 0
+    context_dim: int = 0
+    cond_dropout_each: Number = 0.0
+    cond_null: str = "zero"
     dtype: str | None = None
     remat: bool = False
 
@@ -123,7 +127,7 @@ class NCSNpp(nn.Module):
         check_option("progressive_combine", self.progressive_combine, COMBINES)
         check_dtype(self.dtype)
         check_numbers(self)
-        for name in ("num_classes", "cond_dim"):
+        for name in OPTIONS.values():
             if getattr(self, name) and not self.noise_conditional:
                 raise ValueError(f"{name}: expected 0 with noise_conditional=False, got {getattr(self, name)}")
         super().__post_init__()
@@ -138,12 +142,13 @@ class NCSNpp(nn.Module):
     ) -> Float[Array, "..."]:
         if not 3 <= x.ndim <= 5:
             raise ValueError(f"NCSNpp: expected x of shape [B, 1 to 3 spatial axes, C], got {x.shape}")
-        block = partial(self._block, self._embed(c_noise, cond, train), train)
-        skips = self._down(x, block)
+        emb, inputs, context = self._conditioned(x, c_noise, cond, train)
+        block, attend = partial(self._block, emb, train), partial(self._attention, context)
+        skips = self._down(inputs, block, attend)
         h = block(skips[-1], skips[-1].shape[-1])
-        h = self._attention(h)
+        h = attend(h)
         h = block(h, h.shape[-1])
-        return self._up(h, skips, block, x)
+        return self._up(h, skips, block, attend, x)
 
     @nn.nowrap
     def _block(self, emb: Array | None, train: bool, x: Array, features: int, resample: str = "none") -> Array:
@@ -168,35 +173,38 @@ class NCSNpp(nn.Module):
         return self.fir_taps or (1, 1)
 
     @nn.nowrap
-    def _attention(self, h: Array) -> Array:
-        def block(_, h: Array) -> Array:
-            return AttentionBlock(self.skip_rescale, self.init_scale, self.min_group)(h)
+    def _attention(self, context: Array | None, h: Array) -> Array:
+        def block(_, h: Array, *context: Array) -> Array:
+            h = AttentionBlock(self.skip_rescale, self.init_scale, self.min_group)(h)
+            return ContextAttention(norm=True, min_group=self.min_group)(h, *context) if context else h
 
-        return rematerialized(self.remat, block)(self, h)
+        return rematerialized(self.remat, block)(self, h, *(() if context is None else (context,)))
 
     @nn.nowrap
-    def _level_attention(self, h: Array, level: int) -> Array:
+    def _level_attention(self, h: Array, level: int, attend: Block) -> Array:
         wanted = h.shape[1] in self.attn_resolutions or level in self.attn_levels
-        return self._attention(h) if wanted else h
+        return attend(h) if wanted else h
 
     @nn.nowrap
-    def _embed(self, c_noise: Array, cond: object, train: bool) -> Array | None:
+    def _conditioned(
+        self, x: Array, c_noise: Array, cond: object, train: bool
+    ) -> tuple[Array | None, Array, Array | None]:
         # Also without noise_conditional: the published networks have these frequencies, unused.
         emb = noise_features(c_noise, self.nf, self.embedding, self.fourier_scale)
         if self.noise_conditional:
             emb = dense(emb, 4 * self.nf)
             emb = dense(activation(self.nonlinearity)(emb), 4 * self.nf)
-        emb = Conditioning(self.num_classes, self.cond_dim, self.cond_dropout)(emb, cond, train)
-        return emb if self.noise_conditional else None
+        emb, inputs, context = conditioned(self, emb, cond, train, x)
+        return (emb if self.noise_conditional else None), inputs, context
 
     @nn.nowrap
-    def _down(self, x: Array, block: Block) -> list[Array]:
+    def _down(self, x: Array, block: Block, attend: Block) -> list[Array]:
         pyramid = x.astype(compute_dtype(self.dtype, x))
         skips = [conv3x3(pyramid, self.nf)]
         for level, mult in enumerate(self.ch_mult):
             for _ in range(self.num_res_blocks):
                 h = block(skips[-1], self.nf * mult)
-                skips.append(self._level_attention(h, level))
+                skips.append(self._level_attention(h, level, attend))
             if level < len(self.ch_mult) - 1:
                 h = self._resampled(skips[-1], block, "down")
                 h, pyramid = self._add_input(h, pyramid)
@@ -216,12 +224,12 @@ class NCSNpp(nn.Module):
         return h, h
 
     @nn.nowrap
-    def _up(self, h: Array, skips: list[Array], block: Block, x: Array) -> Array:
+    def _up(self, h: Array, skips: list[Array], block: Block, attend: Block, x: Array) -> Array:
         pyramid = None
         for level, mult in reversed(list(enumerate(self.ch_mult))):
             for _ in range(self.num_res_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.nf * mult)
-            h = self._level_attention(h, level)
+            h = self._level_attention(h, level, attend)
             h, pyramid = self._add_output(h, pyramid, x)
             if level > 0:
                 h = crop_like(self._resampled(h, block, "up"), skips[-1])

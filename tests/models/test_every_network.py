@@ -100,6 +100,25 @@ def test_samples_are_independent_of_their_neighbors(name):
     assert float(jnp.min(jnp.max(jnp.abs(changed - out)[1:], axis=(1, 2, 3)))) > 1e-3
 
 
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"ncsn", "ncsnv2"}))
+def test_fields_and_sequences_have_influence_on_their_own_sample_only(name):
+    """Of rows 1 … 4 each differs from row 0 in one thing: field, a token, the order of tokens, nulls of both."""
+    net = NETWORKS[name](cond_channels=1, context_dim=2, cond_null="learned")
+    x = jnp.broadcast_to(batch(1, *EVENT), (4, *EVENT))
+    field = jnp.broadcast_to(batch(1, 6, 5, 1, seed=1), (4, 6, 5, 1)).at[1, 2, 2].add(1.0)
+    tokens = jnp.broadcast_to(batch(1, 3, 2, seed=2), (4, 3, 2)).at[2, 1].add(1.0)
+    tokens = tokens.at[3].set(tokens[0, ::-1])
+    params, c_noise = random_params(net, *EVENT), jnp.full(4, 0.6, jnp.float32)
+    forward = jit(lambda p, cond: LinenNetwork(net)(p, x, c_noise, cond=cond))
+    out = np.asarray(forward(params, {"field": field, "sequence": tokens}))
+    change = np.max(np.abs(out - out[:1]), axis=(1, 2, 3))
+    assert change[0] == 0 and np.all(change[1:] > 1e-3), change
+    without = np.asarray(forward(params, None))
+    assert np.max(np.abs(without - without[:1])) == 0 and np.max(np.abs(without - out)) > 1e-3
+    other = np.asarray(forward(params, {"field": field.at[1:].multiply(2), "sequence": tokens.at[1:].multiply(2)}))
+    close(other[0], out[0], 1e-4)
+
+
 @quickly("mlp", *NEW, among=NETWORKS)
 def test_a_cond_that_does_not_fit(name):
     x, c_noise = batch(2, *EVENT), jnp.zeros(2, jnp.float32)
