@@ -29,6 +29,8 @@ def base() -> ConfigDict:
     config.initial = ""  # a work directory whose parameters (EMA) training starts from; "": drawn by the seed
     config.transform = spec(Scale, low=0.0, high=255.0)
 
+    config.cond = ConfigDict()  # of the examples: measured on the training data and recorded (data_lib/conditions.py)
+
     config.sde = spec(VP)
     config.parameterization = spec(PredictNoise, c_noise=ScaledTime(scale=999.0))
     config.objective = bind(ScoreMatching)

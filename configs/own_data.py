@@ -3,6 +3,7 @@
     PATH or NAME                  source                                            transform
     folder of images              from_folder, cropped/resized to config.shape      Scale(0, 255)
     .npz, .npy                    from_npz: x, image or images, or the only array   by the values, see `infer_transform`
+    .csv                          from_csv: columns of numbers                      by the values
     .tar.gz, idx or SVHN folder   CIFAR-10/100; MNIST and similar sets; SVHN        Scale(0, 255)
     .tfrecords, a folder of them  from_tfrecord: FFHQ, CelebA-HQ                    Scale(0, 255)
     folder of .wav, .flac         from_audio, windows of config.shape[0]            Identity
@@ -27,10 +28,12 @@ from config_lib.names import ConfigError
 from config_lib.spec import build, spec
 from data_lib import Identity, Scale, Transform, files, images, infer_transform, sequences, tfrecord
 from data_lib.arrays import load_arrays
+from models.conditioning import options_for
 
 TOYS = ("moons", "swirl", "checkerboard", "gaussians")
 PIXELS = Scale(0.0, 255.0)
 EVENTS, LABELS = ("x", "image", "images"), ("label", "labels", "y")  # names of arrays in an .npz file
+CONDITIONS = ("cond", "condition", "conditions")
 
 
 class Choice(NamedTuple):
@@ -93,7 +96,7 @@ def _choice(config: ConfigDict, path: Path, name: str) -> Choice:
         return _fixed(spec(getattr(data_lib, name)), Identity(), (2,))
     if name == "digits":
         return _fixed(spec(data_lib.digits), Scale(0.0, 16.0), (8, 8, 1))
-    if path.suffix.lower() in (".npz", ".npy", ".gz", ".tgz", *sequences.TEXTS, *tfrecord.SUFFIXES):
+    if path.suffix.lower() in (".npz", ".npy", ".csv", ".gz", ".tgz", *sequences.TEXTS, *tfrecord.SUFFIXES):
         raise FileNotFoundError("no such file")
     return _fixed(spec(data_lib.tfds_dataset, name=name), PIXELS, None)
 
@@ -119,8 +122,10 @@ def _of_file(config: ConfigDict, path: Path) -> Choice:
     if name.endswith(sequences.TEXTS):
         return _of_text(config, text)
     if name.endswith((".npz", ".npy")):
-        return _of_npz(text)
-    raise ValueError("expected a folder, or a file that ends in .npz, .npy, .tar.gz, .tfrecords, .txt")
+        return _of_npz(config, text)
+    if name.endswith(".csv"):
+        return _of_csv(config, text)
+    raise ValueError("expected a folder, or a file that ends in .npz, .npy, .csv, .tar.gz, .tfrecords, .txt")
 
 
 def _fixed(section: ConfigDict, transform: Any, shape: tuple[int, ...] | None) -> Choice:
@@ -155,10 +160,11 @@ def _of_tfrecord(config: ConfigDict, path: str) -> Choice:
     return Choice(spec(data_lib.from_tfrecord, path=path), read)
 
 
-def _of_npz(path: str) -> Choice:
+def _of_npz(config: ConfigDict, path: str) -> Choice:
     keys = list(load_arrays(path))
     events = [key for key in EVENTS if key in keys] or keys
     labels = [key for key in LABELS if key in keys and key != events[0]]
+    conditions = [key for key in CONDITIONS if key in keys and key != events[0]]
     x = events[0] if len(events) == 1 and (events[0] in EVENTS or len(keys) == 1) else ""
 
     def read(section: ConfigDict) -> tuple[Transform, tuple[int, ...]]:
@@ -168,11 +174,28 @@ def _of_npz(path: str) -> Choice:
             )
         if section.label == section.x:
             section.label = None
-        train = data_lib.from_npz(**_arguments(section)).train
-        assert isinstance(train, data_lib.ArraySource)
-        return infer_transform(train.x), train.x.shape[1:]
+        return _read(config, data_lib.from_npz(**_arguments(section)))
 
-    return Choice(spec(data_lib.from_npz, path=path, x=x, **({"label": labels[0]} if labels else {})), read)
+    named = {"label": labels[0]} if labels else {}
+    named |= {"cond": conditions[0]} if conditions else {}
+    return Choice(spec(data_lib.from_npz, path=path, x=x, **named), read)
+
+
+def _of_csv(config: ConfigDict, path: str) -> Choice:
+    section = spec(data_lib.from_csv, path=path)
+    return Choice(section, lambda section: _read(config, data_lib.from_csv(**_arguments(section))))
+
+
+def _read(config: ConfigDict, dataset: data_lib.Dataset) -> tuple[Transform, tuple[int, ...]]:
+    """Transform and shape of arrays. Their conditions set the options of the config's network, if it has these."""
+    train = dataset.train
+    assert isinstance(train, data_lib.ArraySource)
+    shapes = [array.shape[1:] for key, array in train.arrays().items() if key not in ("x", "label")]
+    for option, size in options_for(shapes, train.x.ndim - 1).items():
+        if config.network.get(option) == 0:
+            config.network[option] = size
+            print(f"config.network.{option}={size}: for the cond of the data, of this size")
+    return infer_transform(train.x), train.x.shape[1:]
 
 
 def _arguments(section: ConfigDict) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from data_lib.batches import StallTimer as StallTimer
 from data_lib.batches import as_grain as as_grain
 from data_lib.batches import eval_batches as eval_batches
 from data_lib.batches import prefetch as prefetch
+from data_lib.conditions import Condition as Condition
+from data_lib.conditions import Conditions as Conditions
 from data_lib.describe import Description as Description
 from data_lib.describe import describe as describe
 from data_lib.describe import shared_examples as shared_examples
@@ -30,6 +32,7 @@ from data_lib.sources import Dataset as Dataset
 from data_lib.sources import Source as Source
 from data_lib.sources import gather as gather
 from data_lib.splits import split as split
+from data_lib.tables import from_csv as from_csv
 from data_lib.tfds_source import tfds_dataset as tfds_dataset
 from data_lib.tfrecord import from_tfrecord as from_tfrecord
 from data_lib.toys import checkerboard as checkerboard

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_lib.conditions import keys_in
 from data_lib.sources import Batch, Source, gather
 from data_lib.transform import Transform
 
@@ -34,8 +35,9 @@ class Batches:
     """Batches {"x": float32 [B, ...], "label": [B, ...]} in model space, by step; B is this process's share.
 
     `batch_size` counts all processes; a step's examples do not depend on their number. `flip` mirrors each image left
-    to right with probability 1/2, drawn again in each step. The length of the source must not change. ValueError for
-    an empty source, an impossible batch size, process or seed, and for `flip` of events that are not images.
+    to right with probability 1/2, drawn again in each step, and with it each "cond" of the form [H, W, C]. The length
+    of the source must not change. ValueError for an empty source, an impossible batch size, process or seed, and for
+    `flip` of events that are not images.
     """
 
     source: Source
@@ -88,7 +90,9 @@ class Batches:
         batch = gather(self.source, indices)
         if self.flip:
             mirrored = self._flips(step)
-            batch["x"][mirrored] = batch["x"][mirrored, :, ::-1]
+            images = [key for key, value in batch.items() if key == "x" or (key in keys_in(batch) and value.ndim == 4)]
+            for key in images:
+                batch[key][mirrored] = batch[key][mirrored, :, ::-1]
         return {**batch, "x": self.transform.forward(batch["x"])}
 
     def _flips(self, step: int) -> np.ndarray:

@@ -27,8 +27,9 @@ def digest(source: Source) -> str:
     """The first 16 digits of the SHA-256 of the examples, their dtypes and shapes, and their number; "" if none."""
     if not len(source):
         return _hash(0, {})
-    whole = {name: array for name in ("x", "label") if (array := getattr(source, name, None)) is not None}
-    if "x" in whole and sum(array.nbytes for array in whole.values()) <= WHOLE_BYTES:
+    arrays = getattr(source, "arrays", None)
+    whole = {} if arrays is None else arrays()
+    if whole and sum(array.nbytes for array in whole.values()) <= WHOLE_BYTES:
         return _hash(len(source), whole)
     indices = np.unique(np.linspace(0, len(source) - 1, SOME).astype(int))
     if _hash(1, gather(source, indices[:1])) != _hash(1, gather(source, indices[:1])):

@@ -31,7 +31,7 @@ def _unused(source: Source) -> str:
     if isinstance(source, ArraySource):
         return ""
     keys = set(source[0])
-    others = sorted(map(str, keys - {"x" if "x" in keys else "image", "label"}))
+    others = sorted(map(str, keys - {"x" if "x" in keys else "image", "label", "cond"}))
     return f"keys of the examples that are not used: {', '.join(others)}" if others else ""
 
 

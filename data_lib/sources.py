@@ -4,10 +4,11 @@ An example is a dict of numpy arrays with the canonical keys
 
     "x"       the event, of any shape; an image is [H, W, C]
     "label"   optional: a class, or a vector
+    "cond"    optional: what the network is conditioned on, an array or a dict of arrays of any shapes (`conditions`)
 
 A source may call its event "image", as TFDS and Hugging Face do: the key becomes "x". A two-dimensional event that is
 called "image" or is uint8 is an image, and gets a channel axis. Other keys are dropped, so that strings never reach a
-device.
+device; a line of the log names them. In a batch the entries of a dict are flat: "cond.NAME".
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+COND = "cond."
+"""What the key of an entry of a dict "cond" starts with."""
 
 
 class Source(Protocol):
@@ -41,11 +44,11 @@ class Dataset(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Examples in memory: x [N, ...] and label [N] or [N, ...], both read-only; `name` is used in messages.
+    """Examples in memory: x [N, ...], label [N] or [N, ...], cond [N, ...] or a dict of such arrays; all read-only.
 
-    `classes` names the labels 0, 1, …; `unreadable` lists files that could not be read. Integer labels become int32,
-    floating-point labels float32. ValueError for an empty set, different lengths, anything but finite real numbers, and
-    integer labels [N] below 0 or without a name in `classes`.
+    `name` is used in messages. `classes` names the labels 0, 1, …; `unreadable` lists files that could not be read.
+    Integer labels become int32, floating-point labels float32. ValueError for an empty set, different lengths, anything
+    but finite real numbers, and integer labels [N] below 0 or without a name in `classes`.
     """
 
     x: np.ndarray
@@ -53,6 +56,7 @@ class ArraySource:
     name: str = "data"
     classes: tuple[str, ...] = ()
     unreadable: tuple[Any, ...] = ()
+    cond: np.ndarray | Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         x = _numbers(self.x, f"{self.name}: x")
@@ -67,23 +71,48 @@ class ArraySource:
                 )
             _require_classes(label, self.classes, self.name)
             object.__setattr__(self, "label", _frozen(label))
+        conditions = {key: _frozen(array) for key, array in flat(self.cond, self.name).items()}
+        for key, array in conditions.items():
+            if array.ndim == 0 or len(array) != len(x):
+                raise ValueError(f"{self.name}: x has {len(x)} examples, {key} must have as many, got {array.shape}")
+        if self.cond is not None:
+            single = conditions.get("cond")
+            kept = {key[len(COND) :]: array for key, array in conditions.items()} if single is None else single
+            object.__setattr__(self, "cond", kept)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: int) -> Batch:
-        return {key: value[index] for key, value in self._arrays().items()}
+        return {key: value[index] for key, value in self.arrays().items()}
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """A copy of the examples `indices` [B], stacked: {"x": [B, ...], "label": [B, ...]}."""
-        return {key: value.take(indices, axis=0) for key, value in self._arrays().items()}
+        """A copy of the examples `indices` [B], stacked: {"x": [B, ...], "label": [B, ...], "cond": [B, ...]}."""
+        return {key: value.take(indices, axis=0) for key, value in self.arrays().items()}
 
-    def _arrays(self) -> Batch:
-        return {"x": self.x} if self.label is None else {"x": self.x, "label": self.label}
+    def part(self, indices: Sequence[int] | np.ndarray, name: str) -> "ArraySource":
+        """The examples `indices` as a source of this name."""
+        found = {key: value.take(indices, axis=0) for key, value in self.arrays().items()}
+        cond = {key[len(COND) :]: value for key, value in found.items() if key.startswith(COND)}
+        cond = found.get("cond", cond or None)
+        return ArraySource(found["x"], found.get("label"), name, self.classes, self.unreadable, cond)
+
+    def arrays(self) -> Batch:
+        """All examples under their flat keys."""
+        label = {} if self.label is None else {"label": self.label}
+        return {"x": self.x, **label, **flat(self.cond, self.name)}
+
+
+def flat(cond: Any, where: str) -> Batch:
+    """ "cond" → array, or "cond.NAME" → array of a dict; {} for None. ValueError for anything but real numbers."""
+    if cond is None:
+        return {}
+    entries = {COND + str(key): value for key, value in cond.items()} if isinstance(cond, Mapping) else {"cond": cond}
+    return {key: _numbers(value, f"{where}: {key}") for key, value in entries.items()}
 
 
 def canonical(example: Mapping[str, np.ndarray], where: str = "example") -> Batch:
-    """The example with only the keys "x" and "label", as arrays of numbers; see the head of this module.
+    """The example with only the keys "x", "label", "cond" or "cond.NAME", as arrays of numbers; see the head.
 
     ValueError, starting with `where`, if it has no event or holds anything but finite real numbers.
     """
@@ -96,7 +125,7 @@ def canonical(example: Mapping[str, np.ndarray], where: str = "example") -> Batc
     out = {"x": _with_channel(x, x.ndim, named_image=key == "image")}
     if example.get("label") is not None:
         out["label"] = _label_dtype(_numbers(example["label"], f"{where}: label"))
-    return out
+    return out | flat(example.get("cond"), where)
 
 
 def gather(source: Source, indices: Sequence[int] | np.ndarray) -> Batch:

@@ -49,6 +49,5 @@ def split(
 
 def _subset(source: Source, indices: np.ndarray, name: str) -> Source:
     if isinstance(source, ArraySource):
-        batch = source.batch(indices)
-        return ArraySource(batch["x"], batch.get("label"), name, source.classes, source.unreadable)
+        return source.part(indices, name)
     return Subset(source, indices, name)

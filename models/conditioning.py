@@ -26,7 +26,7 @@ probability `dropout_each`. So one network learns the conditional and the uncond
 2207.12598, algorithm 1), or the score given any of the kinds (Brooks et al. 2023, arXiv 2211.09800, section 3.2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -156,6 +156,15 @@ def by_kind(cond: Any, sizes: Mapping[str, int], batch: int, ndim: int) -> dict[
         if any(vector.ndim != 2 or vector.shape[0] != batch for vector in vectors):
             raise ValueError(f"cond: expected vectors of shape [{batch}, d], got {[v.shape for v in vectors]}")
         found["vector"] = jnp.concatenate(vectors, axis=1)
+    return found
+
+
+def options_for(shapes: Sequence[tuple[int, ...]], event_ndim: int) -> dict[str, int]:
+    """Option → size for conditions of real numbers of these shapes, of events with `event_ndim` axes."""
+    found: dict[str, int] = {}
+    for shape in shapes:
+        option = "cond_dim" if len(shape) < 2 else "cond_channels" if len(shape) == event_ndim else "context_dim"
+        found[option] = found.get(option, 0) + (shape[-1] if shape else 1)
     return found
 
 

@@ -23,6 +23,8 @@ from flax import errors
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from models.conditioning import OPTIONS
+
 if TYPE_CHECKING:
     from flax import nnx
 
@@ -210,6 +212,28 @@ def as_network(module: Any) -> Network:
     if callable(module):
         return FunctionNetwork(cast(Callable[..., Array], module))
     raise TypeError(f"as_network: expected {fits}, got {type(module).__name__}")
+
+
+def takes(network: Network) -> dict[str, int] | None:
+    """What the network can be conditioned on: option of `models.conditioning` → size, for a module with such options.
+
+    {} for a module whose call takes no cond. None for all others: they take any.
+    """
+    module = getattr(network, "module", None)
+    call = type(module).__call__ if isinstance(network, LinenNetwork) else getattr(network, "call", None)
+    if call is None:
+        return None
+    if not _takes_cond(call):
+        return {}
+    source = module if isinstance(network, LinenNetwork) else network
+    found = {option: getattr(source, option, None) for option in OPTIONS.values()}
+    declared = {option: size or 0 for option, size in found.items() if size is not None}
+    return declared or None
+
+
+def _takes_cond(call: Callable) -> bool:
+    parameters = inspect.signature(call).parameters
+    return "cond" in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def _is_nnx_module(module: Any) -> bool:

@@ -1,6 +1,7 @@
 """Bits per dimension of a data split: by the flow, and as the bound of the reverse SDE. Cached batch by batch."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,8 @@ from config_lib.spec import ConfigError
 from data_lib import Dataset, gather
 from data_lib.identity import digest
 from io_lib.shards import Shards, fill, mapped
-from run_modes.labels import for_network
+from run_modes.conditions import given_conditions
+from run_modes.experiment import Experiment
 from run_modes.trained import Trained, made_with, require_finite
 from sde_lib import ScoreModel, nats_to_bits
 
@@ -49,7 +51,7 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
     used["examples"] = digest(source)
     shards = Shards(folder / "shards", f"bits_{options.split}_step{trained.step}", made_with(trained, seed, used))
     size = trained.experiment.devices.whole(config.eval.batch_size)
-    if not evaluate_missing(model, shards, source, count, levels, config, seed, size):
+    if not evaluate_missing(model, trained.experiment, shards, source, count, levels, seed, size):
         return None
     file = folder / f"bits_{options.split}.npz"
     shards.union(file, count)
@@ -57,19 +59,19 @@ def bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict
     for name, column in zip(("flow", "elbo"), np.asarray(mapped(file)).T, strict=True):
         if not np.all(np.isnan(column)):
             found[name] = {"mean": float(np.mean(column)), "error": float(np.std(column) / np.sqrt(count))}
-    first = for_network(config, gather(source, np.arange(min(count, config.eval.batch_size))))
-    return found | budget(model, first["x"], first.get("label"), seed)
+    first = gather(source, np.arange(min(count, config.eval.batch_size)))
+    return found | budget(model, first["x"], given_conditions(trained.experiment, first), seed)
 
 
 def evaluate_missing(
-    model: ScoreModel, shards: Shards, source, count: int, levels, config: ConfigDict, seed: int, size: int
+    model: ScoreModel, experiment: Experiment, shards: Shards, source, count: int, levels, seed: int, size: int
 ):
     """Computes the missing of `count` examples, `size` at a time; False if SIGTERM or Ctrl-C stopped it."""
-    options, key = config.eval.bpd, jax.random.key(seed)
+    options, key = experiment.config.eval.bpd, jax.random.key(seed)
 
     def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = for_network(config, gather(source, np.minimum(np.arange(first, first + size), len(source) - 1)))
-        x, cond = rows["x"], rows.get("label")
+        rows = gather(source, np.minimum(np.arange(first, first + size), len(source) - 1))
+        x, cond = rows["x"], given_conditions(experiment, rows)
         bits = np.full((size, 2), np.nan)
         try:
             if levels is not None:
@@ -97,12 +99,12 @@ def levels_of(trained: Trained) -> np.ndarray:
     return np.arange(transform.low, transform.high + 1)
 
 
-def budget(model: ScoreModel, x: np.ndarray, cond: np.ndarray | None, seed: int) -> dict:
+def budget(model: ScoreModel, x: np.ndarray, cond: Any, seed: int) -> dict:
     """NFE and mean errors of log p over a batch; nothing if the batch is smaller than the number of devices."""
     size = len(x) // model.split.num_devices * model.split.num_devices
     if not size:
         return {}
-    x, cond = x[:size], cond if cond is None else cond[:size]
+    x, cond = x[:size], jax.tree.map(lambda a: a[:size], cond)
     found = model.log_prob(jax.random.key(seed), x, cond)
     in_bits = {
         name: float(np.mean(np.abs(getattr(found, name))) / x[0].size / np.log(2))

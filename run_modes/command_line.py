@@ -60,7 +60,7 @@ def train(config: ConfigDict) -> None:
     train(config=config, directory=F.workdir, allow_changes=bool(F["continue"].value))
 
 
-@mode("sample", "draws samples from a run", flags=("num_samples", "seed", "animate", "step", "num_steps"))
+@mode("sample", "draws samples from a run", flags=("num_samples", "seed", "animate", "step", "num_steps", "cond"))
 def sample(config: ConfigDict) -> None:
     from run_modes.sample import sample
 
@@ -71,6 +71,7 @@ def sample(config: ConfigDict) -> None:
         config=with_num_steps(config, F.num_steps),
         animate=F.animate,
         step=F.step,
+        cond=F.cond,
     )
 
 
@@ -80,7 +81,7 @@ def evaluate(config: ConfigDict) -> None:
 
     evaluate(
         directory=F.workdir,
-        num_samples=F.num_samples,
+        num_samples=F.num_samples or 1000,
         seed=F.seed,
         config=with_num_steps(config, F.num_steps),
         folder=F.eval_folder,
@@ -191,7 +192,8 @@ def define_flags() -> None:
         "processes", None, "Training in several processes: auto in a cluster, else HOST:PORT,INDEX/COUNT."
     )
     flags.DEFINE_boolean("continue", False, "Training resumes with a changed optimizer, batch size, loss or data.")
-    flags.DEFINE_integer("num_samples", 1000, "How many samples to draw.", lower_bound=1)
+    flags.DEFINE_integer("num_samples", None, "How many samples to draw: 1000, or the rows of --cond.", lower_bound=1)
+    flags.DEFINE_string("cond", None, "Sampling: the conditions, a row for each sample, in a .npy, .npz or .csv file.")
     flags.DEFINE_integer("step", None, "The checkpoint to use, if not the newest.", lower_bound=0)
     flags.DEFINE_integer("num_steps", None, "Steps of the sampler in use, config.sampling.use.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the samples; training uses --config.seed.", lower_bound=0)

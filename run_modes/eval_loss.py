@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_lib import Dataset, eval_batches
+from run_modes.conditions import network_batch
 from run_modes.experiment import Experiment
-from run_modes.labels import for_network
 from run_modes.state import EVAL, TRAIN, key_for
 from sde_lib import AppliedNetwork, TrainState, frozen_state, make_eval_step, sample_keys
 
@@ -28,7 +28,7 @@ class EvalLoss:
         state = frozen_state(key_for(config, TRAIN), params, step)
         size = experiment.devices.whole(config.eval.batch_size)
         for i, batch in enumerate(eval_batches(self.dataset.test, experiment.transform, size)):
-            batch = experiment.devices.put_whole(for_network(config, batch))
+            batch = experiment.devices.put_whole(network_batch(experiment, batch))
             value, n = self.eval_step(state, jax.random.fold_in(key, i), batch)
             total, count = total + float(value) * float(n), count + float(n)
         return total / count
@@ -52,7 +52,7 @@ def loss_curve(
     for first, batch in enumerate(eval_batches(dataset.test, experiment.transform, size)):
         if first * size >= examples:
             break
-        batch = experiment.devices.put(for_network(config, batch))
+        batch = experiment.devices.put(network_batch(experiment, batch))
         for k, t in enumerate(grid):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), first), k)
             totals[:, k] += jax.device_get(at(state, key, t, batch))

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, build
+from data_lib import Conditions
 from models.network import as_network
+from run_modes.conditions import built_conditions
 from run_modes.devices import Devices, make_devices
 from run_modes.labels import check_label, guidance, num_classes
 from sde_lib import Augmentation, Likelihood, ScoreModel
@@ -38,6 +40,7 @@ class Experiment(NamedTuple):
     sampler: Any
     likelihood: Likelihood
     augment: Augmentation | None = None
+    conditions: Conditions | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,6 +57,7 @@ class Experiment(NamedTuple):
             sampler=self.sampler,
             likelihood=self.likelihood,
             guidance=guidance(self.config),
+            conditions=self.conditions,
             shape=self.shape,
             transform=self.transform,
         )
@@ -86,6 +90,7 @@ def make_experiment(config: ConfigDict, devices: list | None = None, processes: 
         sampler=build_sampler(config, sde),
         likelihood=likelihood,
         augment=build_augmentation(config, network),
+        conditions=built_conditions(config),
     )
     check_label(config)
     return experiment._replace(objective=build_objective(experiment))

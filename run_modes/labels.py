@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError
 from data_lib import Dataset, gather
 from data_lib.layout import label_remark
+from models.conditioning import OPTIONS
 
 LAWS = ("uniform", "data")
 GOLDEN = 2654435769  # ⌊2³² φ⌋, odd: the multiples mod 2³² are 2³² times the fractions of (2)
@@ -45,10 +46,10 @@ def guidance(config: ConfigDict) -> float | None:
 
 def check_label(config: ConfigDict) -> None:
     """ConfigError if the network lacks the class to draw, or lacks the unconditional score that guidance requires."""
-    if guidance(config) is not None and not (num_classes(config) and config.network.get("cond_dropout", 0)):
+    if guidance(config) is not None and not may_be_guided(config):
         raise ConfigError(
-            f"config.sampling.guidance={config.sampling.guidance:g} requires a network trained with and without "
-            f"classes: config.network.num_classes, and cond_dropout (0.1, say) in training; otherwise it must be 1"
+            f"config.sampling.guidance={config.sampling.guidance:g} requires a network trained with and without its "
+            f"condition: config.network.num_classes or cond_dim, and cond_dropout (0.1, say); otherwise it must be 1"
         )
     count, label = num_classes(config), config.sampling.get("label", -1)
     if count and not -1 <= label < count:
@@ -57,19 +58,22 @@ def check_label(config: ConfigDict) -> None:
         raise ConfigError(f"config.sampling.classes={law!r}: expected one of {', '.join(LAWS)}")
 
 
+def may_be_guided(config: ConfigDict) -> bool:
+    """Whether the network may have an unconditional score: not known of networks without the option cond_dropout."""
+    network = config.network
+    if "cond_dropout" not in network:
+        return "num_classes" not in network
+    return bool(network.cond_dropout) and any(network.get(option, 0) for option in OPTIONS.values())
+
+
 def law_name(config: ConfigDict) -> str:
     """config.sampling.classes, which earlier configs lack."""
     return config.sampling.get("classes", "uniform")
 
 
 def check_labels(config: ConfigDict, dataset: Dataset) -> None:
-    """ConfigError if the network is conditioned on classes the data lack, or on a vector that a run does not supply."""
-    count, vector = num_classes(config), config.network.get("cond_dim", 0)
-    if vector and not config.get("augmentation", {}).get("probability", 0):
-        raise ConfigError(
-            f"config.network.cond_dim={vector}: the only vector a run supplies is that of config.augmentation, whose "
-            f"probability is 0; make_train_step takes any vector as batch['label']"
-        )
+    """ConfigError if the network is conditioned on classes that the data lack."""
+    count = num_classes(config)
     for split, source in zip(("training", "test"), dataset, strict=True):
         if not count or not len(source):
             continue

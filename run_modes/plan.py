@@ -23,9 +23,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
-from run_modes.devices import Devices
+from run_modes.conditions import abstract_conditions
 from run_modes.experiment import Experiment, make_experiment
-from run_modes.labels import abstract_labels
 from run_modes.state import abstract_state
 from run_modes.training_loop import steps_per_call, train_steps
 
@@ -86,11 +85,11 @@ def measured_plan(experiment: Experiment) -> Plan:
     """(1) for the call that training makes, with one step or several."""
     config, devices = experiment.config, experiment.devices
     state = abstract_state(experiment)
-    batch, calls = abstract_batch(config, devices), steps_per_call(config)
+    batch, calls = abstract_batch(experiment), steps_per_call(config)
     one_step, many_steps = train_steps(experiment)
     if calls > 1:
         several = NamedSharding(devices.batch.mesh, PartitionSpec(None, *devices.batch.spec))
-        batch = {k: jax.ShapeDtypeStruct((calls, *v.shape), v.dtype, sharding=several) for k, v in batch.items()}
+        batch = jax.tree.map(lambda v: jax.ShapeDtypeStruct((calls, *v.shape), v.dtype, sharding=several), batch)
     found = (one_step if calls == 1 else many_steps).lower(state, batch).compile().memory_analysis()
     if found is None:
         raise ConfigError(f"the compiler for {jax.default_backend()} has no memory analysis")
@@ -113,12 +112,14 @@ def peak_of(found: Any) -> int:
     return found.argument_size_in_bytes + results + found.temp_size_in_bytes
 
 
-def abstract_batch(config: ConfigDict, devices: Devices) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(experiment: Experiment) -> dict[str, Any]:
+    """Shapes and shardings of a training batch. ConfigError if it cannot be split over the devices."""
+    config, devices = experiment.config, experiment.devices
     shape = (config.training.batch_size, *config.shape)
     if shape[0] < 1 or shape[0] % devices.count:
         raise ConfigError(f"config.training.batch_size={shape[0]} cannot be split over {devices.count} devices")
     x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=devices.batch)
-    return {"x": x, **abstract_labels(config, shape[:1], devices.batch)}
+    return {"x": x, **abstract_conditions(experiment, shape[:1], devices.batch)}
 
 
 def size_of(tree: Any) -> int:

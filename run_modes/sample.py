@@ -1,7 +1,7 @@
 """--mode=sample: samples of a trained model, drawn and cached batch by batch, then joined in one file."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError
 from io_lib import pictures, workdir
 from io_lib.shards import Shards, fill, mapped
-from run_modes.labels import classes_of, law_name, num_classes
+from run_modes.conditions import SampleConditions, conditions_of_samples
 from run_modes.trained import Trained, made_with, open_trained, require_finite
 from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
@@ -19,16 +19,19 @@ from sde_lib.sde import per_time
 
 def sample(
     directory: str | Path,
-    num_samples: int = 1000,
+    num_samples: int | None = None,
     seed: int = 0,
     config: ConfigDict | None = None,
     animate: bool = False,
     devices: list | None = None,
     step: int | None = None,
+    cond: Any = None,
 ) -> np.ndarray | None:
     """Draws samples into samples/samples.npz (key `samples`) and, for images, a grid into samples/samples.png.
 
-    They are those of the checkpoint of `step`, or of the newest.
+    They are those of the checkpoint of `step`, or of the newest. `cond`, an array, a dict of arrays or a file of them,
+    has a row for each sample, used in turn: sample i has row i mod R. Without it the conditions are those of the data
+    (`run_modes.conditions`). `num_samples` is 1000, or the number of rows.
 
     Images are uint8 [N, H, W, C], other data float32 [N, *shape] in the units of the data (float64 far from 0). The
     result is a read-only memory map of the file. Sample i is a function of (seed, i): neither
@@ -43,24 +46,28 @@ def sample(
     trained = open_trained(directory, config, devices, step)
     if animate:
         require_animation(trained)
-    drawn = samples_of(trained, num_samples, seed)
+    conditions = conditions_of_samples(trained, cond=cond)
+    drawn = samples_of(trained, num_samples or conditions.rows or 1000, seed, conditions)
     if drawn is None:
         return None
     if animate:
-        draw_animation(trained, drawn[0], seed)
+        draw_animation(trained, drawn[0], seed, conditions)
     return drawn[0]
 
 
-def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+def samples_of(
+    trained: Trained, count: int, seed: int, conditions: SampleConditions | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Samples 0 to count − 1 [count, *shape] and the NFE of each [count], as memory maps of samples/samples.npz.
 
     Draws only the samples that are not cached; None if a signal stopped it.
     """
     folder = trained.directory / "samples"
-    file, shards = folder / "samples.npz", shards_of(trained, seed)
+    conditions = conditions or conditions_of_samples(trained)
+    file, shards = folder / "samples.npz", shards_of(trained, seed, conditions)
     if not shards.is_union(file, count):
         with workdir.lock(trained.directory, "sampling"):
-            if not draw(trained, shards, count, seed):
+            if not draw(trained, shards, count, seed, conditions):
                 return None
             shards.union(file, count)
     x, each = mapped(file), mapped(file, "nfe")
@@ -71,18 +78,18 @@ def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.
         pictures.save_png(folder / "samples.png", grid)
     nfe = f"NFE {np.mean(each):.4g}"
     print(f"{count} samples of step {trained.step} (EMA), seed {seed}, {nfe}: {file}")
+    if trained.experiment.conditions is not None or conditions.rows:
+        print(conditions.law)
     return x, each
 
 
-def shards_of(trained: Trained, seed: int) -> Shards:
-    """The cache of samples of this model, sampler and seed. It depends on neither batch size nor devices.
+def shards_of(trained: Trained, seed: int, conditions: SampleConditions | None = None) -> Shards:
+    """The cache of samples of this model, sampler, seed and conditions. It depends on neither batch size nor devices.
 
     Langevin's batch norm is the exception: with it, the batch size is part of the key.
     """
     config, choice = trained.config, trained.config.sampling.use
-    used = {"label": config.sampling.get("label", -1)} if num_classes(config) else {}
-    if trained.class_counts and (law_name(config) == "data" or not all(trained.class_counts)):
-        used |= {"classes": law_name(config), "counts": list(trained.class_counts)}
+    used = dict((conditions or conditions_of_samples(trained)).made)
     if trained.model.guidance is not None:
         used["guidance"] = trained.model.guidance
     made = made_with(trained, seed, {"sampler": config.sampling[choice], **used})
@@ -103,7 +110,7 @@ def whole_batch(trained: Trained, size: int) -> int:
     return trained.experiment.devices.whole(size)
 
 
-def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
+def draw(trained: Trained, shards: Shards, count: int, seed: int, conditions: SampleConditions) -> bool:
     """Draws the missing of samples 0 to count − 1, one file per batch; False if SIGTERM or Ctrl-C stopped it.
 
     FloatingPointError for a sample that is not finite; the files of earlier batches stay.
@@ -119,7 +126,7 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int) -> bool:
 
     def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
         indices = jax.device_put(jnp.arange(first, first + size), devices.batch)
-        x, nfe = jax.device_get(model.with_nfe(key, indices, classes_of(config, indices, trained.class_counts)))
+        x, nfe = jax.device_get(model.with_nfe(key, indices, conditions.of(indices)))
         require_finite(x, first, "sample", "the score is not finite there, or the sampler's max_steps is too small")
         return in_units_of_the_data(trained, x), nfe
 
@@ -148,7 +155,7 @@ def require_animation(trained: Trained) -> None:
         raise ConfigError(f"config.shape is {shape}: only images and vectors of 1 or 2 coordinates can be animated")
 
 
-def draw_animation(trained: Trained, x: np.ndarray, seed: int, frames: int = 60) -> None:
+def draw_animation(trained: Trained, x: np.ndarray, seed: int, conditions: SampleConditions, frames: int = 60) -> None:
     """Writes samples/animation.gif: the path of the first samples from noise to data; the last frame is x.
 
     A state is shown as x_t/√(α² + σ²), so that all noise levels have the contrast of the data.
@@ -157,17 +164,19 @@ def draw_animation(trained: Trained, x: np.ndarray, seed: int, frames: int = 60)
     x = np.asarray(x[: 64 if image else 2000])
     keep = np.unique(np.linspace(0, trained.experiment.sampler.num_steps, frames).round().astype(int))
 
+    cond = conditions.of(np.arange(len(x)))
+
     @jax.jit
-    def path(model: ScoreModel) -> tuple[jax.Array, jax.Array]:
+    def path(model: ScoreModel, cond: Any) -> tuple[jax.Array, jax.Array]:
         numbers, sde, sampler = jnp.arange(len(x)), model.sde, cast(Sampler, model.sampler)  # by require_animation
-        score_fn = model.score_given(classes_of(trained.config, numbers, trained.class_counts))
+        score_fn = model.score_given(cond)
         times, states = sampler.path(sample_keys(jax.random.key(seed), numbers), sde, score_fn, model.shape, keep)
         if hasattr(sde, "alpha"):
             kernel = cast(GaussianSDE, sde)
             states /= expand(jnp.sqrt(per_time(kernel.alpha(times) ** 2 + kernel.sigma(times) ** 2, times)), states)
         return times, states
 
-    times, states = jax.device_get(path(trained.model))
+    times, states = jax.device_get(path(trained.model, cond))
     if image:
         scale, to_uint8 = trained.experiment.picture_scale(), trained.experiment.transform.to_uint8
         drawn = [pictures.image_grid(images, scale=scale) for images in (*map(to_uint8, states[:-1]), x)]

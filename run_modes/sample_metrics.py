@@ -14,6 +14,7 @@ from eval_lib.metrics import figure_name
 from eval_lib.neighbors import nearest
 from io_lib import pictures
 from run_modes import features
+from run_modes.conditions import conditions_of_samples
 from run_modes.experiment import Experiment, requires
 from run_modes.features import FeatureMetrics, RealSplits, as_saved, build_feature_metrics, has_floor
 from run_modes.sample import samples_of, shards_of
@@ -79,13 +80,14 @@ def evaluate_samples(
     splits = None
     if feature_metrics is not None and data is not None:
         splits = features.real_splits(trained.experiment, dataset, feature_metrics, data, count)
+    conditions = conditions_of_samples(trained, dataset)
     x, samples, figures, reports, costs = np.zeros(0), None, [], [], []
     for one in reversed(range(seed, seed + trained.config.eval.get("seeds", 1))):  # `seed` last: samples.npz is its
-        drawn = samples_of(trained, count, one)
+        drawn = samples_of(trained, count, one, conditions)
         if drawn is None:
             return None
         x, nfe = drawn
-        costs.append((float(np.mean(nfe)), shards_of(trained, one).seconds()))
+        costs.append((float(np.mean(nfe)), shards_of(trained, one, conditions).seconds()))
         if feature_metrics is not None and data is not None:
             samples = sample_statistics(trained, feature_metrics, x, one)
             figures.append(figures_of(feature_metrics.metrics, samples, data, splits))

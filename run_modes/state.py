@@ -28,6 +28,7 @@ def new_state(experiment: Experiment) -> TrainState:
     """The training state at step 0, a function of the config."""
     config = experiment.config
     cond = () if experiment.augment is None else (no_augmentation(config, 1),)
+    cond = cond if experiment.conditions is None else (experiment.conditions.zeros(1),)
     params = experiment.network.init(key_for(config, INIT), *first_inputs(config), *cond)
     return init_state(key_for(config, TRAIN), with_objective(experiment, params), experiment.tx)
 

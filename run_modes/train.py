@@ -1,6 +1,7 @@
 """--mode=train: trains a config's network in a work directory with checkpoints, or resumes the training."""
 
 import contextlib
+import logging
 from collections.abc import Generator
 from pathlib import Path
 from typing import cast
@@ -19,13 +20,15 @@ from io_lib.processes import is_main_process, raise_on_all
 from io_lib.signals import StopRequest
 from run_modes import changes
 from run_modes.card import card_of, data_of, generator
+from run_modes.conditions import ignored, network_batch, with_conditions
 from run_modes.data import load_data
 from run_modes.experiment import Experiment, make_experiment
-from run_modes.labels import for_network
 from run_modes.paths import with_absolute_paths
 from run_modes.state import digest, init_state_on_devices, parameters_of, restore_state
 from run_modes.training_loop import TrainingRun, check_shapes
 from sde_lib import TrainState, sample_keys
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -58,8 +61,11 @@ def train(
             config = with_absolute_paths(config)
             experiment, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
             if is_main_process():
-                stack.enter_context(workdir.lock(workdir.claim(directory, to_json(config), compare=False), "training"))
+                stack.enter_context(
+                    workdir.lock(workdir.claim(directory, to_json(experiment.config), compare=False), "training")
+                )
         with raise_on_all():
+            config = experiment.config
             directory, data, newest = Path(directory), identity(dataset), checkpoints.latest_step() or 0
             config, changed = changes.accepted(directory, config, data, newest, allow_changes)
             experiment = experiment._replace(config=config)
@@ -86,7 +92,7 @@ def train(
         card = card_of(config, data_of(config, dataset, given, data), changes.history(directory), experiment.sde)
         run = TrainingRun(experiment, dataset, directory, log, checkpoints, card)
         feed = prefetch(
-            batches, start, total, lambda batch: experiment.devices.put(for_network(config, batch)), ahead=2
+            batches, start, total, lambda batch: experiment.devices.put(network_batch(experiment, batch)), ahead=2
         )
         feed = stack.enter_context(contextlib.closing(cast(Generator, feed)))
         step = run.loop(state, start, feed, stop)
@@ -101,6 +107,7 @@ def prepared(
     """Everything that training requires. ConfigError for any error that can be found before it starts."""
     experiment, training = make_experiment(config, devices, processes=True), config.training
     dataset = load_data(config, experiment.devices, dataset, training=True)
+    experiment = conditioned(experiment, dataset, Path(directory), devices)
     check_shapes(experiment)
     require_prior(experiment)
     try:
@@ -112,6 +119,21 @@ def prepared(
     if config.get("initial", "") and not checkpoints.steps():
         parameters_of(experiment, config.initial)  # for its errors
     return experiment, dataset, batches, checkpoints
+
+
+def conditioned(experiment: Experiment, dataset: Dataset, directory: Path, devices: list | None) -> Experiment:
+    """The experiment with its conditions, which are recorded in the config; a warning for those that are ignored."""
+    places = [directory, *([Path(initial)] if (initial := experiment.config.get("initial", "")) else [])]
+    saved = next((workdir.load_config(place) for place in places if (place / workdir.CONFIG).is_file()), None)
+    config = with_conditions(experiment.config, experiment.network, dataset, saved)
+    if config is not experiment.config:
+        experiment = make_experiment(config, devices, processes=True)
+    conditions = experiment.conditions
+    ours = str(config.network.get("call", "")).startswith("models:")  # they use what they take
+    if conditions is not None and not ours:
+        for name in ignored(experiment.network, conditions, dataset, experiment.shape):
+            log.warning("the network ignores its condition %r: its output does not depend on it", name)
+    return experiment
 
 
 def require_prior(experiment: Experiment) -> None:

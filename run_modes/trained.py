@@ -13,6 +13,7 @@ from config_lib.spec import ConfigError, diff, to_json
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
 from run_modes.card import DEFAULT_GENERATOR, fingerprint, generator
+from run_modes.conditions import with_saved_conditions
 from run_modes.experiment import Experiment, make_experiment
 from run_modes.labels import num_classes
 from run_modes.state import digest, restore_state
@@ -21,7 +22,7 @@ from sde_lib import SDE, ScoreModel
 # Sections that may differ from the work directory's config when a trained model is used.
 CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.")
 # Other sections on which samples depend, in addition to step, parameters, seed and sampler.
-DECIDES = ("shape", "sde", "parameterization", "network", "transform")
+DECIDES = ("shape", "sde", "parameterization", "network", "transform", "cond")
 
 
 class Trained(NamedTuple):
@@ -53,7 +54,7 @@ def open_trained(
         directory, saved = Path(directory), workdir.load_config(directory)
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
-    config = saved if config is None else config
+    config = saved if config is None else with_saved_conditions(config, saved)
     changed = [line for line in diff(saved, config) if not line.startswith(CHANGEABLE)]
     if changed:
         raise ConfigError(f"{directory} was trained with another config: {'; '.join(changed[:3])}")
@@ -106,7 +107,8 @@ def require_same_process(card: dict[str, Any], sde: SDE, directory: Path) -> Non
 
 def made_with(trained: Trained, seed: int, used: dict) -> dict:
     """Everything that results of the model depend on: parameters, step, seed, and the `used` part of the config."""
-    described = {**{name: trained.config[name] for name in DECIDES}, **used}
+    sections = [name for name in DECIDES if name != "cond" or trained.config.get("cond")]
+    described = {**{name: trained.config[name] for name in sections}, **used}
     return json.loads(to_json(ConfigDict(described))) | {
         "step": trained.step,
         "seed": seed,

@@ -16,9 +16,10 @@ from io_lib.metrics import Progress
 from io_lib.processes import any_process, is_main_process
 from io_lib.signals import StopRequest
 from run_modes.card import signed
+from run_modes.conditions import abstract_conditions, of_classes, of_examples
 from run_modes.eval_loss import EvalLoss
 from run_modes.experiment import Experiment
-from run_modes.labels import abstract_labels, class_counts, classes_of
+from run_modes.labels import class_counts
 from run_modes.state import SNAPSHOT, abstract_state, all_finite, key_for
 from sde_lib import make_train_step
 from sde_lib.training import scan_steps
@@ -70,7 +71,7 @@ def check_shapes(experiment: Experiment) -> None:
             if not leaf.size:  # a width of 0, which some versions of JAX accept
                 raise ValueError(f"parameter {jax.tree_util.keystr(path)} is of shape {leaf.shape}")
         x = jax.ShapeDtypeStruct((config.training.batch_size, *config.shape), jnp.float32)
-        jax.eval_shape(train_steps(experiment)[0], state, {"x": x, **abstract_labels(config, x.shape[:1])})
+        jax.eval_shape(train_steps(experiment)[0], state, {"x": x, **abstract_conditions(experiment, x.shape[:1])})
     except Exception as error:  # of any class: networks, SDEs and JAX raise their own
         what = f"{type(error).__name__}: {error}".split("\n\n")[0]
         raise ConfigError(f"config: a training step cannot be built from it: {' '.join(what.split())[:300]}") from error
@@ -84,7 +85,8 @@ class TrainingRun:
         self.directory, self.log, self.checkpoints, self.card = directory, log, checkpoints, card
         self.one_step, self.many_steps = train_steps(experiment)
         self.eval_loss = EvalLoss(experiment, dataset)
-        self.class_counts = class_counts(self.config, dataset)
+        classes = of_classes(self.config, class_counts(self.config, dataset))
+        self.drawn = classes if experiment.conditions is None else of_examples(experiment, dataset.test, "test")
         self.steps_per_call = steps_per_call(self.config)
         self.window: list[dict] = []
 
@@ -194,8 +196,7 @@ class TrainingRun:
                 params = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
             model = self.experiment.score_model(self.experiment.objective.network_params(params))
             numbers = jnp.arange(self.training.snapshot_size)
-            classes = classes_of(self.config, numbers, self.class_counts)
-            x = model.sample_indices(key_for(self.config, SNAPSHOT), numbers, classes)
+            x = model.sample_indices(key_for(self.config, SNAPSHOT), numbers, self.drawn.of(numbers))
             grid = pictures.image_grid(
                 self.experiment.transform.to_uint8(np.asarray(x)), scale=self.experiment.picture_scale()
             )

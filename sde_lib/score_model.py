@@ -37,6 +37,9 @@ class ScoreModel(PyTreeNode):
     `split`, a sharding, distributes the batches of likelihoods and codes over devices. Row i of samples and of
     likelihood estimates is a function of (key, i) and its own data only, up to rounding.
 
+    `conditions` maps cond from the units of the data to the network's input, by `forward(cond, rows)`; None passes it
+    as it is.
+
     `guidance` is w of (2) in `sde_lib.guidance`. It applies to samples with a cond, and requires a network that was
     trained without one too (`cond_dropout`). A score is then two calls of the network. None is the score conditioned on
     cond; 1 is the same at twice the cost. Likelihoods, bounds and codes always use that score.
@@ -52,11 +55,19 @@ class ScoreModel(PyTreeNode):
     shape: tuple[int, ...] = static(())
     transform: Any = static(None)
     split: Any = static(None)
+    conditions: Any = static(None)
 
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
-        """∇log p_t(x) [B, *shape], for x [B, *shape] in model space and t [] or [B]."""
+        """∇log p_t(x) [B, *shape], for x [B, *shape] in model space, t [] or [B], cond in the units of the data."""
+        return self._score(x, t, self._network_cond(cond, x.shape[0]))
+
+    def _score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
+        """The score, for cond as the network takes it."""
         network = lambda x, c_noise: self.network(self.params, x, c_noise, cond=cond)  # noqa: E731
         return make_score_fn(network, self.sde, self.parameterization)(x, t)
+
+    def _network_cond(self, cond: Any, rows: int | None) -> Any:
+        return cond if self.conditions is None else self.conditions.forward(cond, rows)
 
     def sample(self, key: Key[Array, ""], n: Scalar, cond: Any = None, x_T: Start = None) -> np.ndarray:
         """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) only.
@@ -190,13 +201,15 @@ class ScoreModel(PyTreeNode):
         getattr(self.sampler, "check", lambda sde: None)(self.sde)
 
     def _rows_of(self, cond: Any, rows: int) -> Any:
-        """cond as arrays. ValueError unless it has these rows, and its labels are among the network's classes."""
+        """cond as the network takes it. ValueError unless it has these rows, and labels of the network's classes."""
         if isinstance(cond, list | tuple) and all(isinstance(c, int | np.integer) for c in cond):
             cond = np.asarray(cond, np.int32)
+        cond = self._network_cond(cond, rows)
         shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(cond)}
         if wrong := [shape for shape in shapes if shape[:1] != (rows,)]:
             raise ValueError(f"cond: expected {rows} rows, one for each sample; got shape {wrong[0]}")
         labels = cond[0] if isinstance(cond, list | tuple) else cond
+        labels = labels.get("label") if isinstance(labels, dict) else labels
         classes = getattr(self.network, "num_classes", None)
         whole = jnp.issubdtype(getattr(labels, "dtype", object), np.integer)
         values = concrete(labels) if classes and whole else None
@@ -206,9 +219,12 @@ class ScoreModel(PyTreeNode):
         return cond
 
     def score_given(self, cond: Any = None) -> ScoreFn:
-        """The score (x, t) → [B, ...] conditioned on cond, with `guidance` if it is set."""
-        given = partial(self.score, cond=cond)
-        return given if cond is None or self.guidance is None else classifier_free(given, self.score, self.guidance)
+        """The score (x, t) → [B, ...] conditioned on cond, in the units of the data, with `guidance` if it is set."""
+        return self._score_given(self._network_cond(cond, None))
+
+    def _score_given(self, cond: Any = None) -> ScoreFn:
+        given = partial(self._score, cond=cond)
+        return given if cond is None or self.guidance is None else classifier_free(given, self._score, self.guidance)
 
 
 def _by_rows(program, *rows):
@@ -221,22 +237,22 @@ def _by_rows(program, *rows):
 
 @jax.jit
 def _sample(model: ScoreModel, keys: Key[Array, " B"], cond: Any, x_T: Start):
-    return model.sampler.with_nfe(keys, model.sde, model.score_given(cond), model.shape, x_T)
+    return model.sampler.with_nfe(keys, model.sde, model._score_given(cond), model.shape, x_T)
 
 
 @jax.jit
 def _log_prob(model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any) -> LogProb:
-    return model.likelihood.log_prob(keys, model.sde, model.score, x, cond)
+    return model.likelihood.log_prob(keys, model.sde, model._score, x, cond)
 
 
 @jax.jit
 def _encode(model: ScoreModel, x: Float[Array, "B ..."], cond: Any):
-    return model.likelihood.encode(model.sde, model.score, x, cond)
+    return model.likelihood.encode(model.sde, model._score, x, cond)
 
 
 @jax.jit
 def _decode(model: ScoreModel, temperature, z: Float[Array, "B ..."], cond: Any):
-    return model.likelihood.decode(model.sde, model.score, z, temperature, cond)
+    return model.likelihood.decode(model.sde, model._score, z, temperature, cond)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -244,11 +260,11 @@ def _bits(
     model: ScoreModel, width, dequantizer, samples: int, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any
 ):
     def log_prob(keys, x):
-        return model.likelihood.log_prob(keys, model.sde, model.score, x, cond).value
+        return model.likelihood.log_prob(keys, model.sde, model._score, x, cond).value
 
     return bits_per_dim(keys, log_prob, x, bin_width=width, samples=samples, dequantizer=dequantizer)
 
 
 @partial(jax.jit, static_argnums=2)
 def _elbo(model: ScoreModel, levels, num_times: int, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any):
-    return elbo(keys, model.sde, partial(model.score, cond=cond), x, num_times=num_times, levels=levels)
+    return elbo(keys, model.sde, partial(model._score, cond=cond), x, num_times=num_times, levels=levels)

@@ -9,7 +9,7 @@ teacher. The step passes
     t          the times that `objective.times` drew: one draw for the whole batch, as stratified times require;
     network    the network with parameters, (x, c_noise, cond) → output, with the same dropout masks at every call;
                `network.replace(params=...)` is the network with other parameters: the EMA's, or a teacher's;
-    batch      a dict of arrays [B, ...]: "x" and, if there is one, the condition;
+    batch      a dict of arrays [B, ...]: "x" and, if there is one, the condition, or a dict of several;
     state      the TrainState: `state.params` are the parameters that the gradient is taken with respect to,
                `state.ema_params` their average, `state.step` the number of steps taken.
 
@@ -33,7 +33,7 @@ from sde_lib.parameterization import Parameterization, make_score_fn
 from sde_lib.sde import SDE
 from sde_lib.training.state import Params, TrainState
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]
 
 
 class AppliedNetwork(PyTreeNode):

@@ -173,15 +173,17 @@ def test_the_size_of_the_split_is_known_when_the_data_are_read(tmp_path, parsed,
         parsed(f"--data={tmp_path / 'four.npz'}", "--config.data.tst=1")
 
 
-def test_other_options_are_known_too(tmp_path, parsed, caplog):
+def test_other_options_are_known_too(tmp_path, parsed):
     """The array that holds events, the split's seed, the length of windows, the characters of a text."""
     generator = np.random.default_rng(0)
     np.savez(tmp_path / "a.npz", p=generator.normal(5, 1, (40, 2)), q=np.arange(40), r=np.zeros((40, 3)))
     given = f"--data={tmp_path / 'a.npz'}", "--config.data.x=p", "--config.data.label", "q", "--config.data.seed=3"
+    with pytest.raises(ConfigError, match=r"not used: r \[40, 3\]; name them by label=, cond= or ignore="):
+        parsed(*given)
+    given = *given, "--config.data.ignore=r"
     data, transform, _ = built(config := parsed(*given))
     np.testing.assert_allclose(transform.mean, data.train.x.mean(0))
     assert data.train.label is not None and config.data.seed == 3
-    assert caplog.text.count("a.npz: arrays that are not used: r [40, 3]") == 1  # when they are built, not before
     (tmp_path / "a.txt").write_text("abca" * 100)
     config = get_config()
     config.shape = (10, 1)

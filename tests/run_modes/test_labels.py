@@ -221,7 +221,9 @@ def test_a_class_that_there_is_not_is_never_drawn(learned):
 
 
 def test_a_vector_that_nothing_tells_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"config\.network\.cond_dim=3: the only vector a run supplies"):
+    with pytest.raises(
+        ConfigError, match=r"config\.network\.cond_dim=3 requires a cond in the data, but they have lab"
+    ):
         run_lib.train(classes(num_classes=0, cond_dim=3), tmp_path, data(), devices=ONE)
 
 
