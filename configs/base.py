@@ -69,6 +69,7 @@ def base() -> ConfigDict:
     config.sampling.label = -1  # the class to draw, of a class-conditional network; -1: all
     config.sampling.classes = "uniform"  # or "data", in the shares of the training examples; for label=-1
     config.sampling.guidance = 1.0  # scale, for networks with cond_dropout; 0: unconditional, 1: conditional as learned
+    config.sampling.guidance_each = ConfigDict()  # name of a condition → scale; replaces guidance
     config.sampling.batch_size = 500  # samples per batch, and per file
 
     config.eval = ConfigDict()
@@ -79,6 +80,10 @@ def base() -> ConfigDict:
     config.eval.bpd.samples = 1  # importance samples of the dequantized density; more require Exact() below
     config.eval.bpd.elbo_times = 0  # draws of t for the reverse SDE's bound; 0: no bound
     config.eval.bpd.lock()
+    config.eval.intervals = ConfigDict()  # of conditional samples: run_modes/intervals.py
+    config.eval.intervals.examples = 0  # test examples whose conditions are used; 0: none
+    config.eval.intervals.draws = 39  # samples per example
+    config.eval.intervals.lock()
     config.eval.metrics = ConfigDict()  # functions of eval_lib/metrics.py by name; they require config.eval.features
     config.eval.seeds = 1  # num_samples are drawn with each; figures are means with their sd
     config.eval.reference = ""  # a file of --mode=stats; "": statistics of the split below

@@ -12,7 +12,7 @@ from eval_lib import Statistics
 from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
-from run_modes import bits, sample_metrics
+from run_modes import bits, intervals, sample_metrics
 from run_modes.card import code_version
 from run_modes.conditions import conditions_of_samples
 from run_modes.data import load_data, warn_of_other_data
@@ -74,7 +74,7 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
     """The report of one checkpoint."""
     experiment, folder, text = trained.experiment, trained.directory / into, ""
     evaluators = sample_metrics.build_evaluators(experiment, dataset, folder)
-    with_bits = bits.wanted(trained.config)
+    with_bits, with_intervals = bits.wanted(trained.config), intervals.wanted(trained)
     folder.mkdir(parents=True, exist_ok=True)
     report = {"step": trained.step, "seed": seed, "nfe": experiment.sampler.nfe, "code": code_version()}
     report["eval_loss"] = EvalLoss(experiment, dataset)(trained.params, trained.step)
@@ -86,6 +86,11 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
         if report["bits"] is None:
             return None
         text += "\n" + bits.text_of(report["bits"])
+    if with_intervals:
+        report["intervals"] = intervals.intervals_of(trained, dataset, seed, folder)
+        if report["intervals"] is None:
+            return None
+        text += "\n" + intervals.text_of(report["intervals"])
     if any(evaluators):
         found = sample_metrics.evaluate_samples(trained, dataset, evaluators, num_samples, seed, folder)
         if found is None:

@@ -20,7 +20,7 @@ from run_modes.labels import check_label, guidance, num_classes
 from sde_lib import Augmentation, Likelihood, ScoreModel
 from sde_lib.training.augmentation import DIM
 
-NO_SAMPLERS = ("use", "batch_size", "label", "classes", "guidance")
+NO_SAMPLERS = ("use", "batch_size", "label", "classes", "guidance", "guidance_each")
 """The entries of config.sampling that are not samplers."""
 OF_OBJECTIVES = ("sde", "parameterization", "loss", "time_distribution")
 """Sections of a config that an objective receives if it has a field of that name."""

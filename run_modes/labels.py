@@ -38,18 +38,27 @@ def num_classes(config: ConfigDict) -> int:
     return config.network.get("num_classes", 0)
 
 
-def guidance(config: ConfigDict) -> float | None:
-    """The guidance scale in sampling; None for 1, which needs one call of the network instead of two."""
+def guidance(config: ConfigDict) -> float | dict[str, float] | None:
+    """The guidance scale in sampling, or that of each condition; None for 1, which needs one call of the network."""
+    if each := config.sampling.get("guidance_each"):
+        return {name: float(scale) for name, scale in each.items()}
     weight = config.sampling.get("guidance", 1.0)
     return None if weight == 1 else weight
 
 
 def check_label(config: ConfigDict) -> None:
     """ConfigError if the network lacks the class to draw, or lacks the unconditional score that guidance requires."""
-    if guidance(config) is not None and not may_be_guided(config):
+    scales, network = guidance(config), config.network
+    if isinstance(scales, dict):
+        if not network.get("cond_dropout_each", 1):
+            raise ConfigError(
+                "config.sampling.guidance_each requires a network trained without each of its conditions: "
+                "config.network.cond_dropout_each (0.05, say)"
+            )
+    elif scales is not None and not may_be_guided(config):
         raise ConfigError(
-            f"config.sampling.guidance={config.sampling.guidance:g} requires a network trained with and without its "
-            f"condition: config.network.num_classes or cond_dim, and cond_dropout (0.1, say); otherwise it must be 1"
+            f"config.sampling.guidance={scales:g} requires a network trained with and without its condition: "
+            f"config.network.num_classes or cond_dim, and cond_dropout (0.1, say); otherwise it must be 1"
         )
     count, label = num_classes(config), config.sampling.get("label", -1)
     if count and not -1 <= label < count:

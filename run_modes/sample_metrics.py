@@ -168,7 +168,9 @@ def text_of(found: dict) -> str:
     rows += coordinate_table(figures, floors["figures"])
     if floors["figures"]:
         rows += [f"Figures with a floor compare groups of {floors['rows']} samples with as many real examples.", ""]
-    guided = f", guidance {found['guidance']:g}" if "guidance" in found else ""
+    scales = found.get("guidance", {})
+    scales = scales if isinstance(scales, dict) else {"": scales}
+    guided = "".join(f", guidance {name}{' ' if name else ''}{scale:g}" for name, scale in scales.items())
     rows.append(f"{found['samples']} samples, NFE {found['nfe']:.4g} and {found['seconds']:.3g} s per sample{guided}")
     if figures:
         reference = ", ".join(f"{name} {value}" for name, value in metrics["reference"].items())

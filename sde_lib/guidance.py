@@ -5,14 +5,21 @@ By Bayes' rule at time t, ∇log p_t(x | c) = ∇log p_t(x) + ∇log p_t(c | x).
     s_w(x, t) = s(x, t) + w ∇log p_t(c | x)                      by a classifier,                           (1)
     s_w(x, t) = s(x, t) + w [s(x, t | c) − s(x, t)]              by two scores, without one,                (2)
 
+With several conditions c_1 … c_K, each may have its own weight:
+
+    s_w(x, t) = s(x, t) + Σ_k w_k [s(x, t | c_1 … c_k) − s(x, t | c_1 … c_{k−1})]                           (3)
+
+(Brooks et al. 2023, arXiv:2211.09800, eq. 3, for two). With all w_k = w it is (2); with all 1 the conditional score.
+
 (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; Song et al. 2021, arXiv:2011.13456, eq. 14; Ho & Salimans 2022,
-arXiv:2207.12598, eq. 6, whose w is smaller by one). w = 0 is the unconditional score. w = 1 is the conditional one,
-whose samples have the distribution p(x | c). Any other w gives, at each t, the score of p_t(x)^{1−w} p_t(x | c)^w up to
-a constant. These densities are not the marginals of one process. As w grows, samples concentrate on c, but their
+arXiv:2207.12598, eq. 6, whose w is smaller by one). In (2), w = 0 is the unconditional score. w = 1 is the conditional
+one, whose samples have the distribution p(x | c). Any other w gives, at each t, the score of p_t(x)^{1−w} p_t(x | c)^w
+up to a constant. These densities are not the marginals of one process. As w grows, samples concentrate on c, but their
 distribution also depends on the solver (Bradley & Nakkiran 2024, arXiv:2408.09000).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,5 +55,27 @@ def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scalar)
     def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         free = unconditional(x, t)
         return free + scale * (conditional(x, t) - free)
+
+    return guided
+
+
+def guided_by_each(
+    score_fn: Callable[[Any], ScoreFn], cond: Mapping[str, Any], scales: Mapping[str, Scalar]
+) -> ScoreFn:
+    """(3), with score_fn(cond) the score given a dict of conditions, where None is that without the condition.
+
+    Conditions are added in the order of their names. An evaluation costs K + 1 of the score. ValueError unless `scales`
+    has the names of `cond`.
+    """
+    names = sorted(cond)
+    if sorted(scales) != names:
+        raise ValueError(f"guidance: expected a scale for each of {', '.join(names)}, got {', '.join(sorted(scales))}")
+    given = [{name: cond[name] if name in names[:k] else None for name in names} for k in range(len(names) + 1)]
+    chain = [score_fn(each) for each in given]
+
+    def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
+        values = [each(x, t) for each in chain]
+        steps = [scales[name] * (b - a) for name, a, b in zip(names, values, values[1:], strict=False)]
+        return values[0] + sum(steps)
 
     return guided

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from sde_lib.guidance import classifier_free
+from sde_lib.guidance import classifier_free, guided_by_each
 from sde_lib.likelihood.bits import Elbo, bits_per_dim, elbo
 from sde_lib.likelihood.dequantization import Dequantizer
 from sde_lib.likelihood.divergence import Exact
@@ -41,8 +41,9 @@ class ScoreModel(PyTreeNode):
     as it is.
 
     `guidance` is w of (2) in `sde_lib.guidance`. It applies to samples with a cond, and requires a network that was
-    trained without one too (`cond_dropout`). A score is then two calls of the network. None is the score conditioned on
-    cond; 1 is the same at twice the cost. Likelihoods, bounds and codes always use that score.
+    trained without one too (`cond_dropout`). A score is then two calls of the network. A dict, name of a condition →
+    w_k, is (3): for a cond that is a dict, and a network trained without each (`cond_dropout_each`). None is the score
+    conditioned on cond; 1 is the same at twice the cost. Likelihoods, bounds and codes always use that score.
     """
 
     sde: SDE
@@ -50,7 +51,7 @@ class ScoreModel(PyTreeNode):
     params: Any
     sampler: AnySampler = Sampler()
     likelihood: Likelihood = dataclasses.field(default_factory=lambda: Likelihood())
-    guidance: Scalar | None = number(None)
+    guidance: Scalar | dict[str, Scalar] | None = number(None)
     network: Any = static(None)
     shape: tuple[int, ...] = static(())
     transform: Any = static(None)
@@ -224,7 +225,11 @@ class ScoreModel(PyTreeNode):
 
     def _score_given(self, cond: Any = None) -> ScoreFn:
         given = partial(self._score, cond=cond)
-        return given if cond is None or self.guidance is None else classifier_free(given, self._score, self.guidance)
+        if cond is None or self.guidance is None:
+            return given
+        if isinstance(self.guidance, dict):
+            return guided_by_each(lambda cond: partial(self._score, cond=cond), cond, self.guidance)
+        return classifier_free(given, self._score, self.guidance)
 
 
 def _by_rows(program, *rows):

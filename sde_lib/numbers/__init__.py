@@ -43,7 +43,14 @@ POSITIVE = Allowed(above=0)
 
 
 def check_number(place: str, name: str, value: Any, allowed: Allowed, others: Mapping[str, Any] | None = None) -> None:
-    """Raises ValueError of one line if `value` is a number that is not allowed. `others` has the bounds with names."""
+    """Raises ValueError of one line if `value` is a number that is not allowed, or a dict with one.
+
+    `others` has the bounds with names.
+    """
+    if isinstance(value, dict):
+        for key, one in value.items():
+            check_number(place, f"{name}[{key!r}]", one, allowed, others)
+        return
     found = concrete(value)
     if found is None:
         return

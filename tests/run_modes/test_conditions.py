@@ -118,6 +118,35 @@ def test_the_numbers_are_recorded_and_used_again(learned, tmp_path):
     assert load_config(tmp_path / "next").cond == saved  # what the parameters were trained with
 
 
+def test_intervals_cover_the_truth_and_the_condition_is_used(learned):
+    """Coverage within five standard errors of N · 2 values; residual NOISE/√Var x · √(1 + 1/S)."""
+    config = config_for()
+    config.eval.intervals.update(examples=150, draws=39)
+    data = dataset()
+    found = run_lib.evaluate(learned, 8, 0, config, data, ONE)["intervals"]
+    np.testing.assert_allclose(found["coverage"], found["level"], atol=5 * max(found["error"]) / np.sqrt(2) + 0.03)
+    x = data.test.x[:150]
+    exact = NOISE / np.sqrt(np.mean((x - x.mean(0)) ** 2)) * np.sqrt(1 + 1 / 39)
+    assert abs(found["residual"] / exact - 1) < 0.25
+    config.eval.intervals.draws = 10
+    with pytest.raises(ConfigError, match=r"draws=10: the interval of 95 % requires 39 or more"):
+        run_lib.evaluate(learned, 8, 0, config, data, ONE)
+
+
+def test_guidance_of_each_condition(learned, tmp_path):
+    config = config_for()
+    config.sampling.guidance_each.update(label=1.0, cond=1.0)
+    with pytest.raises(ConfigError, match=r"config\.sampling\.guidance_each requires a network trained without each"):
+        run_lib.load(learned, config)
+    config.network.cond_dropout_each = 0.1
+    config.training.num_steps = 1
+    run_lib.train(config, tmp_path, dataset(), devices=ONE)
+    x, t, cond = jnp.ones((2, 2)), jnp.full(2, 0.5), {"label": np.array([0, 2]), "cond": np.tile(M + S, (2, 1))}
+    guided = run_lib.load(tmp_path, config).score_given(cond)(x, t)
+    del config.sampling["guidance_each"]
+    np.testing.assert_allclose(guided, run_lib.load(tmp_path, config).score(x, t, cond), rtol=1e-4, atol=1e-5)
+
+
 def test_samples_of_given_rows(learned, tmp_path, capsys):
     """Sample i has row i mod R, from arrays, .npz or .csv, whatever the batch; other rows are other files."""
     _, label, c = linear_gaussian(6, seed=4)

@@ -21,6 +21,7 @@ from sde_lib import (
     classifier_free,
     classifier_guided,
     gaussian,
+    guided_by_each,
 )
 from sde_lib.solvers import DDIM
 from tests.contracts import together
@@ -145,3 +146,38 @@ def test_likelihoods_are_not_guided():
         lambda m: m.elbo(key, x, 4, cond=cond).value,
     ):
         np.testing.assert_array_equal(of(model(2.0)), of(model()))
+
+
+# Several conditions
+
+
+def score_of(cond):
+    """∇ of log N(x; a + b, 1): a and b are 0 where the condition is left out."""
+    shift = sum(value for value in cond.values() if value is not None)
+    return lambda x, t: shift - x
+
+
+def test_each_condition_has_its_own_weight():
+    """(3): s(∅) = −x, the first adds w_a a, the second w_b b, so the guided mean is w_a a + w_b b."""
+    x, t = jnp.linspace(-1, 1, 6).reshape(3, 2), jnp.full(3, 0.5)
+    cond = {"b": jnp.full((3, 2), 2.0), "a": jnp.full((3, 2), -1.0)}
+    guided = guided_by_each(score_of, cond, {"a": 3.0, "b": 0.5})
+    np.testing.assert_allclose(guided(x, t), -3 + 1 - x, rtol=1e-6)
+    whole = guided_by_each(score_of, cond, {"a": 1.0, "b": 1.0})(x, t)
+    np.testing.assert_allclose(whole, score_of(cond)(x, t), rtol=1e-6)
+    none = guided_by_each(score_of, cond, {"a": 0.0, "b": 0.0})(x, t)
+    np.testing.assert_allclose(none, -x, rtol=1e-6)
+    with pytest.raises(ValueError, match="guidance: expected a scale for each of a, b, got a"):
+        guided_by_each(score_of, cond, {"a": 1.0})
+
+
+def test_a_later_condition_is_added_to_the_earlier_ones():
+    """Where scores do not add up, the order of names decides: s(a, b) − s(a), not s(b) − s(∅)."""
+
+    def product(cond):
+        a, b = (1.0 if cond[name] is None else cond[name] for name in ("a", "b"))
+        return lambda x, t: a * b * x
+
+    x = jnp.ones((2, 1))
+    guided = guided_by_each(product, {"a": 3.0, "b": 5.0}, {"a": 1.0, "b": 2.0})(x, jnp.ones(2))
+    np.testing.assert_allclose(guided, 1 + (3 - 1) + 2 * (15 - 3))
