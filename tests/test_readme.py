@@ -86,6 +86,14 @@ def test_lesson_on_own_data_runs(tmp_path, monkeypatch):
     np.testing.assert_allclose(x, z * np.float32(model.transform.std) + np.float32(model.transform.mean), rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_lesson_on_conditioning_runs(tmp_path, monkeypatch):
+    """The figures that the page states, with room for other processors."""
+    names = run_blocks("docs/conditioning.md", tmp_path, monkeypatch)
+    assert np.max(np.abs(names["errors"])) < 0.15 and np.max(np.abs(names["spreads"] - 1)) < 0.1
+    assert names["consistency"] < 0.2 and names["error"] < 0.5 * names["blur_error"]
+
+
 COMMANDS = "".join((ROOT / page).read_text() for page in PAGES)
 
 
@@ -106,6 +114,7 @@ def test_every_command_has_flags_that_exist(line, monkeypatch):
         "mode",
         "num_samples",
         "num_steps",
+        "cond",
         "step",
         "workdirs",
         "continue",
