@@ -66,6 +66,30 @@ def build(section: Any, path: str = "config") -> Any:
     return _construct(kinds[0], values, path)
 
 
+def with_defaults(config: ConfigDict) -> ConfigDict:
+    """A copy in which each section has the defaults of parameters that its target has gained since it was written.
+
+    A target that cannot be imported in this process keeps its section as it is.
+    """
+    config = ConfigDict({key: _with_defaults(value) for key, value in config.items()})
+    kinds = [kind for kind in _KINDS if kind in config]
+    if len(kinds) != 1:
+        return config
+    try:
+        target = resolve(config[kinds[0]], "config")
+        parameters = _parameters(target).items()
+        added = {name: _default(p) for name, p in parameters if name not in config and p.default is not p.empty}
+    except Exception:  # modules of users raise anything when they are imported
+        return config
+    return ConfigDict({**config, **{name: value for name, value in added.items() if value is not _LEFT_OUT}})
+
+
+def _with_defaults(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_with_defaults, value))
+    return with_defaults(value) if isinstance(value, Mapping | ConfigDict) else value
+
+
 def _construct(kind: str, values: dict, path: str) -> Any:
     target = resolve(values.pop(kind), path)
     values = _checked(target, values, path)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from config_lib.spec import ConfigError, diff, to_json
+from config_lib.spec import ConfigError, diff, to_json, with_defaults
 from data_lib.identity import Identity, differences
 from io_lib import workdir
 from run_modes.paths import with_absolute_paths
@@ -48,7 +48,7 @@ def accepted(
     if "initial" in config:
         config = config.copy_and_resolve_references()
         config.initial = saved.get("initial", "")  # it applies at step 0
-    changes = diff(saved, config)
+    changes = changes_between(saved, config)
     moved = [line for line in changes if line.startswith("config.data")]
     other_data = differences(saved_data(directory) or data, data)
     if moved and not saved_data(directory):
@@ -77,6 +77,12 @@ def accepted(
         )
     said = [line for line in changes if not (line.startswith(FREE) and ": (absent) -> " in line)]
     return config, [*said, *(f"data: {line}" for line in other_data)]
+
+
+def changes_between(saved: ConfigDict, config: ConfigDict) -> list[str]:
+    """The lines of `diff`, without parameters and empty sections that a later version has added."""
+    changes = diff(with_defaults(saved), with_defaults(config))
+    return [line for line in changes if not line.endswith(": (absent) -> {}")]
 
 
 def _longer(saved: ConfigDict, config: ConfigDict) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from config_lib.names import offer
-from config_lib.spec import ConfigError, diff, to_json
+from config_lib.spec import ConfigError, to_json
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
 from run_modes.card import DEFAULT_GENERATOR, fingerprint, generator
+from run_modes.changes import changes_between
 from run_modes.conditions import with_saved_conditions
 from run_modes.experiment import Experiment, make_experiment
 from run_modes.labels import num_classes
@@ -55,7 +56,7 @@ def open_trained(
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
     config = saved if config is None else with_saved_conditions(config, saved)
-    changed = [line for line in diff(saved, config) if not line.startswith(CHANGEABLE)]
+    changed = [line for line in changes_between(saved, config) if not line.startswith(CHANGEABLE)]
     if changed:
         raise ConfigError(f"{directory} was trained with another config: {'; '.join(changed[:3])}")
     experiment = make_experiment(config, devices)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from data_lib import Scale, Standardize
+from data_lib import Condition, Conditions, Scale, Standardize
 from models import MLP, as_network
 from sde_lib import (
     VP,
@@ -63,6 +63,27 @@ def test_log_prob_under_a_condition():
     expected = 6 * norm.logpdf(8.0, [8.0, 12.0], 8 * STD)
     np.testing.assert_allclose(found, expected, atol=0.05)  # the prior's mean is 0, not α shift
     assert expected[0] - expected[1] > 4
+
+
+def test_every_method_takes_cond_in_the_units_of_the_data():
+    """With `conditions` that standardize, 300 to 600 are what 0 to 0.5 are without."""
+    conditions = Conditions((("cond", Condition(transform=Standardize(300.0, 600.0))),))
+    model, raw, shift = MODEL.replace(conditions=conditions), np.array([300.0, 600.0]), jnp.asarray([0.0, 0.5])
+    x, t, numbers = LEVELS[:2], jnp.full(2, 0.4), jnp.arange(2)
+    z = MODEL.encode(x, shift)
+    calls = {
+        "log_prob": lambda m, c: m.log_prob(KEY, x, c).value,
+        "encode": lambda m, c: m.encode(x, c),
+        "decode": lambda m, c: m.decode(z, cond=c),
+        "bits": lambda m, c: m.bits_per_dim(KEY, x, cond=c),
+        "elbo": lambda m, c: m.elbo(KEY, x, cond=c).value,
+        "sample": lambda m, c: m.sample_indices(KEY, numbers, c),
+        "score": lambda m, c: m.score(z, t, c),
+        "score_given": lambda m, c: m.score_given(c)(z, t),
+    }
+    for name, call in calls.items():
+        np.testing.assert_allclose(call(model, raw), call(MODEL, shift), rtol=1e-4, atol=1e-4, err_msg=name)
+        assert np.max(np.abs(call(model, raw) - call(model, None))) > 1e-2, name
 
 
 def test_probes_are_of_the_key_and_the_row():
