@@ -16,6 +16,7 @@ from data_lib.batches import eval_batches as eval_batches
 from data_lib.batches import prefetch as prefetch
 from data_lib.describe import Description as Description
 from data_lib.describe import describe as describe
+from data_lib.describe import scale_remark as scale_remark
 from data_lib.describe import shared_examples as shared_examples
 from data_lib.digits import digits as digits
 from data_lib.images import from_folder as from_folder
