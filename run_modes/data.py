@@ -27,9 +27,11 @@ def load_data(config: ConfigDict, devices: Devices, dataset: Dataset | None = No
     if dataset is None:
         return check_data(config, build_data(config), devices, training)
     if not (isinstance(dataset, tuple) and len(dataset) == 2 and all(hasattr(s, "__getitem__") for s in dataset)):
+        hint = "data_lib.from_arrays(x) makes one of an array"
+        if isinstance(dataset, str | Path):
+            hint = "the order is train(config, directory, dataset)"
         raise ConfigError(
-            f"dataset: expected a Dataset of training and test examples, got {type(dataset).__name__}; "
-            f"data_lib.from_arrays(x) makes one of an array"
+            f"dataset: expected a Dataset of training and test examples, got {type(dataset).__name__}; {hint}"
         )
     return check_data(config, log_shared(Dataset(*dataset)), devices, training)
 

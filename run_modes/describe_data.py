@@ -9,6 +9,7 @@ from config_lib.spec import ConfigError, build
 from data_lib import Dataset, Description, describe, gather
 from io_lib import pictures
 from run_modes.data import build_data, remark_on_scales
+from run_modes.paths import require_config
 
 PICTURES = 100
 POINTS = 5000
@@ -23,6 +24,7 @@ def describe_data(
     ConfigError if data are missing or cannot be read. ConfigError too for `out` and data of which there is no picture;
     with `picture` False it is left out.
     """
+    require_config(config)
     if "on_error" in config.data:
         config.data.on_error = "skip"
     dataset = build_data(config) if dataset is None else dataset

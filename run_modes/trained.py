@@ -50,7 +50,7 @@ def open_trained(
     ConfigError if it is not a work directory, belongs to another config, or has no such checkpoint.
     """
     try:
-        directory, saved = Path(directory), workdir.load_config(directory)
+        saved, directory = workdir.load_config(directory), Path(directory)
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
     config = saved if config is None else config

@@ -21,6 +21,7 @@ from sde_lib.likelihood.flow import Likelihood, LogProb
 from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import sample_keys
 from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete
+from sde_lib.numbers.keys import described, is_key, require_indices, require_key
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
 from sde_lib.sampling import AnySampler, Sampler, Start
 from sde_lib.sde import SDE, Time
@@ -65,6 +66,7 @@ class ScoreModel(PyTreeNode):
         the prior. cond has n rows: labels from 0 to num_classes − 1, or num_classes for no class, or whatever else the
         network is conditioned on. Raises ValueError for other labels, another number of rows, and n < 0.
         """
+        require_key(key)
         if concrete(n) is None:
             raise ValueError(f"sample: expected a whole number n >= 0; got {type(n).__name__}")
         check_number("sample", "n", n, Allowed(at_least=0, whole=True))
@@ -80,25 +82,27 @@ class ScoreModel(PyTreeNode):
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples with these indices [B, *shape] in model space, score evaluations of each [B])."""
-        cond = self._rows_of(cond, len(indices))
+        require_indices(indices)
+        keys, cond = sample_keys(key, indices), self._rows_of(cond, len(indices))
         self.check()
-        return _by_rows(partial(_sample, self), sample_keys(key, indices), cond, x_T)
+        return _by_rows(partial(_sample, self), keys, cond, x_T)
 
     def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`LogProb`)."""
-        cond = self._rows_of(cond, len(x))
-        found = _by_rows(partial(_log_prob, self), self._keys(key, x), self.to_model(x), cond)
+        keys, x = self._keys(key, x), self.to_model(x)
+        found = _by_rows(partial(_log_prob, self), keys, x, self._rows_of(cond, len(x)))
         return found._replace(value=found.value + self._log_volume())
 
     def encode(self, x: Data, cond: Any = None) -> Float[Array, "B ..."]:
         """The latent codes [B, *shape] of data x: the end of the flow at t_max."""
-        return _by_rows(partial(_encode, self), self.to_model(x), self._rows_of(cond, len(x)))
+        x = self.to_model(x)
+        return _by_rows(partial(_encode, self), x, self._rows_of(cond, len(x)))
 
     def decode(self, z: Float[Array, "B ..."], temperature: float = 1.0, cond: Any = None) -> np.ndarray:
         """The data [B, *shape] of temperature · z, for latent codes z: the inverse of `encode` at temperature 1."""
         check_number("decode", "temperature", temperature, Allowed(at_least=0))
-        z, cond = jnp.asarray(z), self._rows_of(cond, len(z))
-        return self.to_data(_by_rows(partial(_decode, self, temperature), z, cond))
+        z = jnp.asarray(self._of_shape(z))
+        return self.to_data(_by_rows(partial(_decode, self, temperature), z, self._rows_of(cond, len(z))))
 
     def bits_per_dim(
         self,
@@ -124,8 +128,8 @@ class ScoreModel(PyTreeNode):
                 f"{samples} samples for bits per dimension require an exact divergence: Likelihood(divergence=Exact())"
             )
         check_number("bits_per_dim", "samples", samples, AT_LEAST_ONE)
-        width = self.bin_width(x, step)
-        keys, cond = self._keys(key, x, first), self._rows_of(cond, len(x))
+        keys, width = self._keys(key, x, first), self.bin_width(x, step)
+        cond = self._rows_of(cond, len(x))
         return _by_rows(partial(_bits, self, width, dequantizer, samples), keys, self.to_model(x), cond)
 
     def elbo(
@@ -162,9 +166,7 @@ class ScoreModel(PyTreeNode):
 
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
         """Data [B, *shape] in model space. Raises ValueError for another shape."""
-        x = np.asarray(x)
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"expected data of shape [B, {', '.join(map(str, self.shape))}], got {x.shape}")
+        x = self._of_shape(x)
         x = jnp.asarray(x, float) if self.transform is None else jnp.asarray(self.transform.forward(x))
         return x if self.split is None else jax.device_put(x, self.split)
 
@@ -181,9 +183,16 @@ class ScoreModel(PyTreeNode):
         """Σ log |dF/dx|."""
         return float(np.sum(np.log(np.abs(self._slope()))))
 
-    @staticmethod
-    def _keys(key, x, first: int = 0) -> Key[Array, " B"]:
-        return sample_keys(key, first + jnp.arange(len(x)))
+    def _of_shape(self, x: Data) -> np.ndarray:
+        """x as an array. ValueError unless it is [B, *shape]."""
+        if is_key(x) or np.ndim(x) == 0 or np.shape(x)[1:] != self.shape:
+            got = np.shape(x) if not is_key(x) and np.ndim(x) else described(x)
+            raise ValueError(f"expected data of shape [B, {', '.join(map(str, self.shape))}], got {got}")
+        return np.asarray(x)
+
+    def _keys(self, key, x, first: int = 0) -> Key[Array, " B"]:
+        require_key(key)
+        return sample_keys(key, first + jnp.arange(len(self._of_shape(x))))
 
     def check(self) -> None:
         """Raises TypeError or ValueError if the sampler does not fit the process, where it has a `check`."""
