@@ -20,8 +20,8 @@ from sde_lib.likelihood.divergence import Exact
 from sde_lib.likelihood.flow import Likelihood, LogProb
 from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import sample_keys
-from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete
-from sde_lib.numbers.keys import described, is_key, require_indices, require_key
+from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete, precision
+from sde_lib.numbers.keys import require_indices, require_key, rows_of_shape
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
 from sde_lib.sampling import AnySampler, Sampler, Start
 from sde_lib.sde import SDE, Time
@@ -53,15 +53,23 @@ class ScoreModel(PyTreeNode):
     shape: tuple[int, ...] = static(())
     transform: Any = static(None)
     split: Any = static(None)
+    dtype: Any = static(None)
+
+    def astype(self, dtype: Any) -> "ScoreModel":
+        """The model with all its arrays in float32 or float64, in which it then computes (`numbers.precision`)."""
+        return precision.cast(self, dtype).replace(dtype=np.dtype(dtype))
 
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """∇log p_t(x) [B, *shape], for x [B, *shape] in model space and t [] or [B]."""
         network = lambda x, c_noise: self.network(self.params, x, c_noise, cond=cond)  # noqa: E731
         return make_score_fn(network, self.sde, self.parameterization)(x, t)
 
-    def sample(self, key: Key[Array, ""], n: Scalar, cond: Any = None, x_T: Start = None) -> np.ndarray:
-        """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) only.
+    def sample(
+        self, key: Key[Array, ""], n: Scalar, cond: Any = None, x_T: Start = None, rounded: bool = True
+    ) -> np.ndarray:
+        """n samples [n, *shape]; sample i is a function of (key, i) only.
 
+        Images are uint8, other data in their own units; with `rounded` False images too, neither rounded nor clipped.
         They start from x_T [n, *shape] in model space if it is given (encoded data, or one point n times), else from
         the prior. cond has n rows: labels from 0 to num_classes − 1, or num_classes for no class, or whatever else the
         network is conditioned on. Raises ValueError for other labels, another number of rows, and n < 0.
@@ -70,7 +78,8 @@ class ScoreModel(PyTreeNode):
         if concrete(n) is None:
             raise ValueError(f"sample: expected a whole number n >= 0; got {type(n).__name__}")
         check_number("sample", "n", n, Allowed(at_least=0, whole=True))
-        return self.to_data(self.sample_indices(key, jnp.arange(n), cond, x_T))
+        x = self.sample_indices(key, jnp.arange(n), cond, x_T)
+        return self.to_samples(x) if rounded else self.to_data(x)
 
     def sample_indices(
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
@@ -101,7 +110,7 @@ class ScoreModel(PyTreeNode):
     def decode(self, z: Float[Array, "B ..."], temperature: float = 1.0, cond: Any = None) -> np.ndarray:
         """The data [B, *shape] of temperature · z, for latent codes z: the inverse of `encode` at temperature 1."""
         check_number("decode", "temperature", temperature, Allowed(at_least=0))
-        z = jnp.asarray(self._of_shape(z))
+        z = jnp.asarray(rows_of_shape(z, self.shape), self.dtype)
         return self.to_data(_by_rows(partial(_decode, self, temperature), z, self._rows_of(cond, len(z))))
 
     def bits_per_dim(
@@ -149,7 +158,7 @@ class ScoreModel(PyTreeNode):
         if levels is not None:
             if self.transform is not None and np.ndim(self.transform.slope):
                 raise ValueError("the ELBO of discrete data requires a transform that treats all coordinates alike")
-            levels = np.asarray(levels) if self.transform is None else self.transform.forward(np.asarray(levels))
+            levels = np.asarray(precision.forward(self.transform, np.asarray(levels), self.dtype))
         keys, cond = self._keys(key, x, first), self._rows_of(cond, len(x))
         found = _by_rows(partial(_elbo, self, levels, num_times), keys, self.to_model(x), cond)
         return found if levels is not None else found._replace(value=found.value + self._log_volume())
@@ -166,33 +175,29 @@ class ScoreModel(PyTreeNode):
 
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
         """Data [B, *shape] in model space. Raises ValueError for another shape."""
-        x = self._of_shape(x)
-        x = jnp.asarray(x, float) if self.transform is None else jnp.asarray(self.transform.forward(x))
+        x = precision.forward(self.transform, rows_of_shape(x, self.shape), self.dtype)
         return x if self.split is None else jax.device_put(x, self.split)
 
-    def to_data(self, x: Float[Array, "B ..."]) -> np.ndarray:
+    def to_data(self, x: Data) -> np.ndarray:
         """x [B, *shape] from model space to the units of the data."""
-        return np.asarray(x) if self.transform is None else self.transform.inverse(np.asarray(x))
+        return precision.inverse(self.transform, x, self.dtype)
+
+    def to_samples(self, x: Data) -> np.ndarray:
+        """x from model space as samples are given: uint8 if `is_image`, else in the units of the data."""
+        return self.transform.to_uint8(np.asarray(x)) if is_image(self.shape, self.transform) else self.to_data(x)
 
     def _slope(self) -> np.ndarray:
         """dF/dx, for each coordinate."""
         slope = 1.0 if self.transform is None else self.transform.slope
-        return np.broadcast_to(np.asarray(slope, np.float32), self.shape)
+        return np.broadcast_to(np.asarray(slope, self.dtype or np.float32), self.shape)
 
     def _log_volume(self) -> float:
         """Σ log |dF/dx|."""
         return float(np.sum(np.log(np.abs(self._slope()))))
 
-    def _of_shape(self, x: Data) -> np.ndarray:
-        """x as an array. ValueError unless it is [B, *shape]."""
-        if is_key(x) or np.ndim(x) == 0 or np.shape(x)[1:] != self.shape:
-            got = np.shape(x) if not is_key(x) and np.ndim(x) else described(x)
-            raise ValueError(f"expected data of shape [B, {', '.join(map(str, self.shape))}], got {got}")
-        return np.asarray(x)
-
     def _keys(self, key, x, first: int = 0) -> Key[Array, " B"]:
         require_key(key)
-        return sample_keys(key, first + jnp.arange(len(self._of_shape(x))))
+        return sample_keys(key, first + jnp.arange(len(rows_of_shape(x, self.shape))))
 
     def check(self) -> None:
         """Raises TypeError or ValueError if the sampler does not fit the process, where it has a `check`."""
@@ -218,6 +223,11 @@ class ScoreModel(PyTreeNode):
         """The score (x, t) → [B, ...] conditioned on cond, with `guidance` if it is set."""
         given = partial(self.score, cond=cond)
         return given if cond is None or self.guidance is None else classifier_free(given, self.score, self.guidance)
+
+
+def is_image(shape: tuple[int, ...], transform: Any) -> bool:
+    """Whether events are images [H, W, C] of 8 bits: the transform converts them to uint8."""
+    return len(shape) == 3 and hasattr(transform, "to_uint8")
 
 
 def _by_rows(program, *rows):

@@ -26,6 +26,14 @@ def require_indices(indices: Any) -> None:
         raise TypeError(f"indices: expected whole numbers [B], jnp.arange(5) for instance; got {described(indices)}")
 
 
+def rows_of_shape(x: Any, shape: tuple[int, ...]) -> Any:
+    """x as an array, of NumPy or JAX. Raises ValueError unless it is [B, *shape]."""
+    if is_key(x) or np.ndim(x) == 0 or np.shape(x)[1:] != shape:
+        got = np.shape(x) if not is_key(x) and np.ndim(x) else described(x)
+        raise ValueError(f"expected data of shape [B, {', '.join(map(str, shape))}], got {got}")
+    return x if isinstance(x, jax.Array) else np.asarray(x)
+
+
 def is_key(value: Any) -> bool:
     """Whether it is a key, or an array of keys, of the typed kind."""
     return jnp.issubdtype(getattr(value, "dtype", np.dtype(object)), jax.dtypes.prng_key)
