@@ -37,6 +37,8 @@ flags.disclaim_key_flags()  # so that --help lists the flag as the caller's
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)")
 _LOCKED = re.compile(r'Key "(\w+)" does not exist and cannot be added since the config is locked')
 _NEAR = re.compile(r'Did you mean "(\w+)"')
+_ILLEGAL = re.compile(r"^flag --(config\.[^=]+=.*?): (.*)$", re.DOTALL)
+_NUMBERS = {"for int()": "a whole number", "could not convert string to float": "a number"}
 _DATA = re.compile(r"^--?config\.data=(.*)")
 _DATA_KEY = re.compile(r"^--?(?:no)?config\.data\.")
 
@@ -57,10 +59,12 @@ def run(
     main: Callable[[ConfigDict | None], None],
     argv: Sequence[str] | None = None,
     default: Callable[[], ConfigDict | None] = lambda: None,
+    explain: Callable[[str], str] = lambda message: "",
 ) -> None:
     """Parses the flags and calls main(config). Without --config, the config is default(), called after parsing.
 
-    A ConfigError in main, or a FileNotFoundError in default, becomes one line on stderr and exit code 2.
+    A ConfigError in main, or a FileNotFoundError in default, becomes one line on stderr and exit code 2. `explain` may
+    add to the message of an error in the flags.
     """
 
     def guarded(config: ConfigDict | None) -> None:
@@ -69,7 +73,9 @@ def run(
         except ConfigError as error:
             _fail(str(error))
 
-    app.run(guarded, argv=None if argv is None else list(argv), flags_parser=lambda argv: _parse(argv, default))
+    app.run(
+        guarded, argv=None if argv is None else list(argv), flags_parser=lambda argv: _parse(argv, default, explain)
+    )
 
 
 def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda: None) -> ConfigDict | None:
@@ -131,6 +137,8 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str], program: str =
     except flags.UnrecognizedFlagError as error:
         known = nearest(error.flagname, flags.FLAGS)
         raise ConfigError(f"unknown flag --{error.flagname}; {known}") from error
+    except flags.IllegalFlagValueError as error:
+        raise ConfigError(_illegal(str(error))) from error
     if left:
         raise ConfigError(f"unexpected argument {left[0]!r}")
     return config
@@ -236,11 +244,22 @@ def _locked(error: Exception) -> str:
     return f"unknown config key {key[1]}" + (f"; nearest: {near[1]}" if near else "")
 
 
-def _parse(argv: Sequence[str], default: Callable[[], ConfigDict | None]) -> ConfigDict | None:
+def _illegal(message: str) -> str:
+    """`config.sampling.label=flower: expected a whole number`, of absl's message for a value of the wrong type."""
+    found = _ILLEGAL.match(message)
+    if found is None:
+        return message
+    kinds = [kind for text, kind in _NUMBERS.items() if text in found[2]]
+    return f"{found[1]}: expected {kinds[0]}" if kinds else f"{found[1]}: {found[2]}"
+
+
+def _parse(
+    argv: Sequence[str], default: Callable[[], ConfigDict | None], explain: Callable[[str], str]
+) -> ConfigDict | None:
     try:
         return parse(argv, default)
     except (flags.Error, ConfigError, FileNotFoundError) as error:
-        _fail(str(error))
+        _fail(f"{error}{explain(str(error))}")
 
 
 def _fail(message: str) -> None:

@@ -28,6 +28,31 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _KINDS = ("call", "bind")
 
 
+class Config(ConfigDict):
+    """A ConfigDict that refuses an object in the place of its section: `config.sde = VP()`.
+
+    ConfigError of one line, with the section to write. A section of another kind may replace one.
+    """
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if callable(value) or dataclasses.is_dataclass(value):
+            raise ConfigError(f"{key}: a config holds sections, not objects: write {key} = {_written(value)}")
+        if isinstance(value, ConfigDict) and isinstance(self._fields.get(key), ConfigDict):
+            self._fields[key] = value  # ConfigDict itself requires the same class
+        else:
+            super().__setitem__(key, value)
+
+
+def _written(value: Any) -> str:
+    """What to write in a config for a class, a function or an instance."""
+    if inspect.isfunction(value):
+        return f"bind({value.__name__})"
+    if isinstance(value, type):
+        return f"spec({value.__name__})"
+    given = _fields_to_write(value) if dataclasses.is_dataclass(value) else {}
+    return f"spec({', '.join([type(value).__name__, *(f'{name}={v!r}' for name, v in given.items())])})"
+
+
 def spec(target: Callable, **kwargs) -> ConfigDict:
     """A section that `build` turns into target(**kwargs); it also holds each default that JSON can hold.
 
@@ -116,7 +141,7 @@ def _section(kind: str, target: Callable, kwargs: dict) -> ConfigDict:
     kwargs = _checked(target, kwargs, where)
     defaults = {key: p for key, p in _parameters(target).items() if p.default is not p.empty and key not in kwargs}
     section = {key: _default(p) for key, p in defaults.items()}
-    return ConfigDict({kind: name, **{k: v for k, v in section.items() if v is not _LEFT_OUT}, **kwargs})
+    return Config({kind: name, **{k: v for k, v in section.items() if v is not _LEFT_OUT}, **kwargs})
 
 
 _LEFT_OUT = object()

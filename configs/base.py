@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from config_lib.spec import bind, spec
+from config_lib.spec import Config, bind, spec
 from data_lib import Scale
 from sde_lib import (
     VP,
@@ -23,7 +23,7 @@ from sde_lib.solvers import Heun, Langevin, PredictorCorrector, UniPC
 
 def base() -> ConfigDict:
     """Images in [−1, 1], VP, noise prediction; the published optimizer, schedule and samplers."""
-    config = ConfigDict()
+    config = Config()
     config.seed = 42
     config.license = ""  # of the weights; recorded in the card of checkpoints
     config.initial = ""  # a work directory whose parameters (EMA) training starts from; "": drawn by the seed
@@ -57,7 +57,7 @@ def base() -> ConfigDict:
     config.training.keep_every = 50_000  # in this section, 0 means never
     config.training.lock()  # so that a wrong name in a config file is an error, not a new key
 
-    config.sampling = ConfigDict()
+    config.sampling = Config()
     config.sampling.use = "fast"  # or any name below; docs/samplers.md helps to choose
     config.sampling.fast = spec(Sampler, solver=UniPC(order=2), grid=LogSNRGrid(), num_steps=20, denoise=as_is)
     config.sampling.pc = spec(Sampler, solver=PredictorCorrector(), num_steps=1000)
@@ -72,7 +72,7 @@ def base() -> ConfigDict:
     config.sampling.guidance_each = ConfigDict()  # name of a condition → scale; replaces guidance
     config.sampling.batch_size = 500  # samples per batch, and per file
 
-    config.eval = ConfigDict()
+    config.eval = Config()
     config.eval.batch_size = 128
     config.eval.bpd = ConfigDict()
     config.eval.bpd.split = ""  # "test" or "train": bits per dimension of its examples; "": none

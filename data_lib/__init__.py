@@ -18,6 +18,7 @@ from data_lib.conditions import Condition as Condition
 from data_lib.conditions import Conditions as Conditions
 from data_lib.describe import Description as Description
 from data_lib.describe import describe as describe
+from data_lib.describe import scale_remark as scale_remark
 from data_lib.describe import shared_examples as shared_examples
 from data_lib.digits import digits as digits
 from data_lib.images import from_folder as from_folder

@@ -7,9 +7,12 @@ import numpy as np
 
 from data_lib.layout import remarks
 from data_lib.sources import ArraySource, Dataset, Source, gather
-from data_lib.transform import FAR, MANY, Transform
+from data_lib.transform import FAR, MANY, Standardize, Transform, infer_transform
 
 SAMPLE = 10_000
+LOOKED_AT = 500  # examples whose scales are compared with the config's before training
+APART = 10.0  # times: deviations of columns that differ more are reported
+NEAR = 0.2, 5.0  # times the deviation that a config assumes: others are reported, and means beyond the second
 SHOWN = 20
 COARSE = 1e-3  # of a deviation: steps between stored values that are larger are reported
 
@@ -108,6 +111,55 @@ def _describe_split(source: Source, transform: Transform) -> SplitDescription:
         min(labels, default=0) < 0,
         rounding,
     )
+
+
+def scale_remark(train: Source, transform: Transform, expected: float | np.ndarray, sigma_data: bool = False) -> str:
+    """One line if the training examples in model space are unlike the deviation that is `expected` of them, or "".
+
+    `expected` is one number, or one per entry of the last axis. Reported are columns (the entries of a last axis of at
+    most 16) whose deviations differ by more than a factor of 10 from each other, relative to the expected ones; a
+    deviation of all values below 0.2 or above 5 times the expected one; and means beyond 5 of them. The line has the
+    transform that `infer_transform` chooses, or, if that is the transform already, the deviation for `sigma_data`, if
+    there is such a number. 500 examples, evenly spaced, are looked at.
+    """
+    rows = np.unique(np.linspace(0, len(train) - 1, LOOKED_AT).astype(int))
+    x, model = gather(train, rows)["x"], _Moments()
+    model.add(transform.forward(x))
+    std, mean = model.std() / expected, model.mean / expected
+    used = std[std > 0]
+    overall = model.overall() / float(np.sqrt(np.mean(np.square(expected))))
+    found = []
+    if len(used) and used.max() > APART * used.min():
+        found.append(f"the deviations of columns go from {_least(model.std()):.3g} to {model.std().max():.3g}")
+    if 0 < overall < NEAR[0] or overall > NEAR[1]:
+        found.append(f"their deviation is {model.overall():.3g}")
+    if np.max(np.abs(mean)) > NEAR[1]:
+        found.append(f"their mean is {model.mean[np.argmax(np.abs(mean))]:.3g}")
+    better = infer_transform(train.x if isinstance(train, ArraySource) else x)
+    if not found or (better == transform and not sigma_data):
+        return ""
+    remedy = f"config.parameterization.sigma_data = {model.overall():.3g}"
+    if better != transform:
+        remedy = f"config.transform = {_as_spec(better)}, or --data=FILE, which sets it"
+    assumed = " to ".join(dict.fromkeys(f"{e:.3g}" for e in (np.min(expected), np.max(expected))))
+    return f"in model space {', '.join(found)}; the config assumes a deviation of {assumed}. Write {remedy}"
+
+
+def _least(std: np.ndarray) -> float:
+    return float(std[std > 0].min())
+
+
+def _as_spec(transform: Transform) -> str:
+    """The config's line for a transform, with means to a thousandth of the deviation."""
+    values = dict(vars(transform))
+    if isinstance(transform, Standardize):
+        mean, std = np.broadcast_arrays(np.atleast_1d(transform.mean), np.atleast_1d(transform.std))
+        digits = 4 + np.ceil(np.maximum(np.log10(np.maximum(np.abs(mean), 1e-300) / std), 0)).astype(int)
+        parts = [f"{m:.{d}g}" for m, d in zip(mean, digits, strict=True)], [f"{s:.4g}" for s in std]
+        comma = "," if len(std) == 1 else ""
+        joined = [f"({', '.join(part)}{comma})" if np.ndim(transform.std) else part[0] for part in parts]
+        values = dict(zip(("mean", "std"), joined, strict=True))
+    return f"spec({type(transform).__name__}, {', '.join(f'{name}={value}' for name, value in values.items())})"
 
 
 class _Moments:

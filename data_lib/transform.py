@@ -3,13 +3,15 @@
 All methods take numpy arrays with the event in the trailing axes, and never clip, unless stated. `forward` returns
 float32. It subtracts in float64 if the data have more digits than float32, or are far from 0 compared with their
 spread: seconds since 1970 with a deviation of a minute, say. `inverse` computes in float64. It returns float64 for data
-far from 0, and float32 otherwise. "Far" is more than 8 deviations or half-widths, which takes 3 of float32's 24 bits.
+far from 0, and float32 otherwise. With dtype=np.float64 both return float64. "Far" is more than 8
+deviations or half-widths, which takes 3 of float32's 24 bits.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 MANY = 16  # a last axis of at most this length holds features, each with its own scale
 FAR = 8.0  # deviations or half-widths from 0
@@ -24,9 +26,9 @@ class Transform(Protocol):
     @property
     def slope(self) -> float | np.ndarray: ...
 
-    def forward(self, x: np.ndarray) -> np.ndarray: ...
+    def forward(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray: ...
 
-    def inverse(self, x: np.ndarray) -> np.ndarray: ...
+    def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,11 @@ class Identity:
 
     slope: ClassVar[float] = 1.0
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(x, np.float32)
+    def forward(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return np.asarray(x, dtype)
 
-    def inverse(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(x, np.float32)
+    def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return np.asarray(x, dtype)
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,11 @@ class Scale:
     def slope(self) -> float:
         return 2 / (self.high - self.low)
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        return _to_model(x, (self.high + self.low) / 2, self.slope)
+    def forward(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return _to_model(x, (self.high + self.low) / 2, self.slope, dtype)
 
-    def inverse(self, x: np.ndarray) -> np.ndarray:
-        return _to_data(x, (self.high + self.low) / 2, (self.high - self.low) / 2)
+    def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return _to_data(x, (self.high + self.low) / 2, (self.high - self.low) / 2, dtype)
 
     def to_uint8(self, x: np.ndarray) -> np.ndarray:
         """Model space → picture uint8: round(clip(127.5 (x + 1), 0, 255)), for any low and high; no truncation.
@@ -93,11 +95,11 @@ class Standardize:
     def slope(self) -> float | np.ndarray:
         return 1 / np.asarray(self.std, np.float64)
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        return _to_model(x, np.asarray(self.mean, np.float64), self.slope)
+    def forward(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return _to_model(x, np.asarray(self.mean, np.float64), self.slope, dtype)
 
-    def inverse(self, x: np.ndarray) -> np.ndarray:
-        return _to_data(x, np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64))
+    def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return _to_data(x, np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64), dtype)
 
 
 def infer_transform(x: np.ndarray) -> Transform:
@@ -125,21 +127,21 @@ def infer_transform(x: np.ndarray) -> Transform:
     return Standardize(*(tuple(v.tolist()) if np.ndim(v) else float(v) for v in (mean, std)))
 
 
-def _to_model(x: np.ndarray, center: float | np.ndarray, slope: float | np.ndarray) -> np.ndarray:
-    """slope (x − center), float32: computed in float64 if x has more digits than float32, or is far from 0."""
+def _to_model(x: np.ndarray, center: float | np.ndarray, slope: float | np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """slope (x − center): in float64 if that is the dtype, or if x has more digits than float32 or is far from 0."""
     x = np.asarray(x)
-    if x.dtype.itemsize > 4 or is_far(center, slope):
+    if dtype != np.float32 or x.dtype.itemsize > 4 or is_far(center, slope):
         out = x.astype(np.float64)
         out -= center
         out *= slope
-        return out.astype(np.float32)
+        return out.astype(dtype)
     return _affine(x, slope, -center * slope)
 
 
-def _to_data(x: np.ndarray, center: float | np.ndarray, width: float | np.ndarray) -> np.ndarray:
-    """center + width x: float64 if the data are far from 0, else rounded to float32."""
+def _to_data(x: np.ndarray, center: float | np.ndarray, width: float | np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """center + width x: float64 if the data are far from 0, else rounded to the dtype."""
     out = np.asarray(x, np.float64) * width + center
-    return out if is_far(center, 1 / width) else out.astype(np.float32)
+    return out if is_far(center, 1 / width) else out.astype(dtype)
 
 
 def is_far(center: float | np.ndarray, slope: float | np.ndarray) -> bool:

@@ -97,7 +97,12 @@ def lock(workdir: str | Path, use: str) -> Iterator[None]:
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
-    """The config that the run of this directory was started with. FileNotFoundError if it holds no config."""
+    """The config that the run of this directory was started with. FileNotFoundError if it holds no config.
+
+    ConfigError for anything but a path, such as a config in its place.
+    """
+    if not isinstance(workdir, str | os.PathLike):
+        raise ConfigError(f"directory: expected a path, 'runs/digits' for instance; got {type(workdir).__name__}")
     path = Path(workdir) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} is not a work directory: it has no {CONFIG}")

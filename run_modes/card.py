@@ -31,14 +31,20 @@ def data_of(config: ConfigDict, dataset: Dataset, given: bool, known: Identity |
     """The card's entry about the data; `given` means that arrays were passed to `train`. `known` is the identity
     of the data if it was computed already, which reads all of them.
 
-    `classes` are the training examples per class, of a network with classes and labels in memory.
+    `classes` are the training examples per class, of a network with classes and labels in memory; `class_names` are
+    the names of the classes, where the data have them.
     """
     source = "given to run_lib.train" if given else json.loads(to_json(config))["data"]
     found = known or identity(dataset)
     counts = {name: split["count"] for name, split in found.items()}
     hashes = {name: split["sha256"] for name, split in found.items()}
     classes = class_counts(config, dataset)
-    return {"source": source, **counts, "sha256": hashes, **({"classes": list(classes)} if classes else {})}
+    names = [str(name) for name in getattr(dataset.train, "classes", ())] if classes else []
+    return {
+        **{"source": source, **counts, "sha256": hashes},
+        **({"classes": list(classes)} if classes else {}),
+        **({"class_names": names} if names else {}),
+    }
 
 
 def fingerprint(sde: SDE, times: int = 8) -> dict[str, list[float]]:

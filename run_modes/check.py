@@ -7,6 +7,7 @@ from config_lib.spec import build
 from data_lib import Dataset, gather
 from run_modes.data import load_data
 from run_modes.devices import make_devices
+from run_modes.paths import require_config
 from sde_lib import check_sde
 from sde_lib import suggest as suggest_parameters
 from sde_lib.check import Report
@@ -18,11 +19,13 @@ def check(config: ConfigDict) -> Report:
 
     SDECheckError, naming the wrong method, if they are not.
     """
+    require_config(config)
     return check_sde(build(config.sde, "config.sde"), shape=tuple(config.shape))
 
 
 def suggest(config: ConfigDict, dataset: Dataset | None = None, count: int = 10_000) -> Suggestion:
     """SDE parameters suggested by the first `count` training examples, in model space."""
+    require_config(config)
     dataset = load_data(config, make_devices()) if dataset is None else dataset
     x = gather(dataset.train, np.arange(min(count, len(dataset.train))))["x"]
     sde = build(config.sde, "config.sde")

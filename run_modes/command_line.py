@@ -8,6 +8,7 @@ config; sampling, evaluation and inspection read the config from it; the other m
 imports its mode when it is called, since JAX takes seconds to import and --help should not.
 """
 
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -213,6 +214,23 @@ def saved_config() -> ConfigDict:
     return load_config(F.workdir)
 
 
+def class_names(message: str) -> str:
+    """For a class that is not given by its number: the numbers of all classes, if the run's card has their names."""
+    if not message.startswith("config.sampling.label="):
+        return ""
+    from io_lib.checkpoint import Checkpoints, DamagedError
+
+    names = []
+    if F.workdir and (Path(F.workdir) / CONFIG).is_file():
+        with Checkpoints(Path(F.workdir) / "checkpoints") as checkpoints, contextlib.suppress(DamagedError):
+            names = (
+                checkpoints.card(checkpoints.steps()[-1])["data"].get("class_names", []) if checkpoints.steps() else []
+            )
+    listed = ", ".join(f"{number}: {name}" for number, name in enumerate(names[:20]))
+    more = f", … ({len(names)} classes)" if len(names) > 20 else ""
+    return f", the class to draw, or -1 for all{'; ' if listed else ''}{listed}{more}"
+
+
 def check_flags() -> None:
     """ConfigError for a missing flag, and for a flag that the mode does not read."""
     chosen = MODES[F.mode]
@@ -272,4 +290,4 @@ def fail(error: Exception) -> None:
 def main() -> None:
     """The console script `score-sde`."""
     define_flags()
-    run(dispatch, default=saved_config)
+    run(dispatch, default=saved_config, explain=class_names)

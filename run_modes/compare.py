@@ -25,6 +25,8 @@ def compare(directories: Sequence[str | Path], out: str | Path = "compare.png", 
 
     `folder` is the one that evaluation wrote to. ConfigError for fewer than two directories, or one without a run.
     """
+    if isinstance(directories, str) or not isinstance(directories, Sequence):
+        raise ConfigError(f"directories: expected a list of paths, got {type(directories).__name__} {directories!r}")
     if len(directories) < 2:
         raise ConfigError(f"--workdirs={','.join(map(str, directories))}: expected two or more, as A,B,C")
     names = shortest_names([str(Path(directory)) for directory in directories])

@@ -3,14 +3,17 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, build
-from data_lib import Dataset, gather, remarks, shared_examples
+from data_lib import Dataset, gather, remarks, scale_remark, shared_examples
 from data_lib.identity import differences, identity
+from data_lib.transform import MANY
 from run_modes.changes import saved_data
 from run_modes.devices import Devices
 from run_modes.labels import check_labels
+from sde_lib.sde import has_kernel
 
 log = logging.getLogger(__name__)
 
@@ -18,14 +21,17 @@ log = logging.getLogger(__name__)
 def load_data(config: ConfigDict, devices: Devices, dataset: Dataset | None = None, training: bool = False) -> Dataset:
     """The data of config.data, or `dataset`, checked. ConfigError if they are missing or do not fit.
 
-    `training` also checks what only training requires: that its batches can be split over the devices.
+    `training` also checks what only training requires: that its batches can be split over the devices. And it warns if
+    the data in model space are unlike what the config assumes (`warn_of_scales`).
     """
     if dataset is None:
         return check_data(config, build_data(config), devices, training)
     if not (isinstance(dataset, tuple) and len(dataset) == 2 and all(hasattr(s, "__getitem__") for s in dataset)):
+        hint = "data_lib.from_arrays(x) makes one of an array"
+        if isinstance(dataset, str | Path):
+            hint = "the order is train(config, directory, dataset)"
         raise ConfigError(
-            f"dataset: expected a Dataset of training and test examples, got {type(dataset).__name__}; "
-            f"data_lib.from_arrays(x) makes one of an array"
+            f"dataset: expected a Dataset of training and test examples, got {type(dataset).__name__}; {hint}"
         )
     return check_data(config, log_shared(Dataset(*dataset)), devices, training)
 
@@ -66,7 +72,39 @@ def check_data(config: ConfigDict, dataset: Dataset, devices: Devices, training:
     check_numbers(config)
     if training:
         check_batches(config, devices)
+        warn_of_scales(config, dataset)
     return dataset
+
+
+def warn_of_scales(config: ConfigDict, dataset: Dataset) -> None:
+    """One warning if the training examples in model space have other scales than the config assumes."""
+    if line := remark_on_scales(config, dataset):
+        log.warning("%s", line)
+
+
+def remark_on_scales(config: ConfigDict, dataset: Dataset) -> str:
+    """`scale_remark` for the deviation that the config assumes; "" for a process without a kernel, in its own units."""
+    expected = expected_deviation(config)
+    if expected is None or not len(dataset.train):
+        return ""
+    transform = build(config.transform, "config.transform")
+    return scale_remark(dataset.train, transform, expected, sigma_data="sigma_data" in config.parameterization)
+
+
+def expected_deviation(config: ConfigDict) -> float | np.ndarray | None:
+    """The deviation that the config assumes of the data in model space; None for a process without a kernel.
+
+    It is sigma_data of the parameterization, else the prior's deviation if the data shrink away (VP), else 1 (VE). A
+    prior whose deviations differ between the entries of the last axis gives one number for each.
+    """
+    sde = build(config.sde, "config.sde")
+    if not has_kernel(sde):
+        return None
+    shrinks = np.max(np.asarray(sde.alpha(sde.t_max))) < 0.1
+    prior = np.asarray(sde.prior_std() if shrinks else 1.0, np.float64)
+    if prior.ndim > 1:
+        return prior.mean(tuple(range(prior.ndim - 1))) if prior.shape[-1] <= MANY else float(prior.mean())
+    return float(config.parameterization.get("sigma_data", float(prior.mean())))
 
 
 def check_batches(config: ConfigDict, devices: Devices) -> None:

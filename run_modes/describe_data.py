@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError, build
 from data_lib import Dataset, Description, describe, gather
 from io_lib import pictures
-from run_modes.data import build_data
+from run_modes.data import build_data, remark_on_scales
+from run_modes.paths import require_config
 
 PICTURES = 100
 POINTS = 5000
@@ -23,6 +24,7 @@ def describe_data(
     ConfigError if data are missing or cannot be read. ConfigError too for `out` and data of which there is no picture;
     with `picture` False it is left out.
     """
+    require_config(config)
     if "on_error" in config.data:
         config.data.on_error = "skip"
     dataset = build_data(config) if dataset is None else dataset
@@ -32,6 +34,8 @@ def describe_data(
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error
     print(found)
+    if line := remark_on_scales(config, dataset):
+        print(f"scales   {line}")
     if found.train.shape != tuple(config.shape):
         print(f"config.shape is {tuple(config.shape)}: it must be {found.train.shape} to train on these data")
     if out is not None and (picture or drawable(found.train.shape, transform)):

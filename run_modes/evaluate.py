@@ -19,11 +19,13 @@ from run_modes.data import load_data, warn_of_other_data
 from run_modes.eval_loss import EvalLoss, loss_curve
 from run_modes.experiment import make_experiment
 from run_modes.features import write_statistics
+from run_modes.paths import require_config
 from run_modes.trained import Trained, open_trained
 
 
 def stats(config: ConfigDict, out: str | Path, dataset: Dataset | None = None) -> Statistics:
     """Writes moments, protocol and features of config.eval.reference_split into the npz file `out`."""
+    require_config(config)
     experiment = make_experiment(config)
     return write_statistics(experiment, load_data(config, experiment.devices, dataset), out)
 

@@ -18,6 +18,7 @@ from run_modes.conditions import built_conditions
 from run_modes.devices import Devices, make_devices
 from run_modes.labels import check_label, guidance, num_classes
 from sde_lib import Augmentation, Likelihood, ScoreModel
+from sde_lib.score_model import is_image
 from sde_lib.training.augmentation import DIM
 
 NO_SAMPLERS = ("use", "batch_size", "label", "classes", "guidance", "guidance_each")
@@ -64,7 +65,7 @@ class Experiment(NamedTuple):
 
     def is_image(self) -> bool:
         """Whether events are [H, W, C], and the transform converts them to uint8 images."""
-        return len(self.shape) == 3 and hasattr(self.transform, "to_uint8")
+        return is_image(self.shape, self.transform)
 
     def picture_scale(self) -> int:
         """The integer factor that enlarges small images to about 32 pixels."""

@@ -27,6 +27,7 @@ from published_lib.score_sde import Published, read_published
 from published_lib.score_sde_names import parameter_shapes
 from run_modes.card import card_of, signed
 from run_modes.experiment import Experiment, make_experiment
+from run_modes.paths import require_config
 from run_modes.state import TRAIN, all_finite, key_for, with_objective
 from sde_lib import TrainState
 
@@ -37,6 +38,7 @@ def import_checkpoint(config: ConfigDict, checkpoint: str | Path, directory: str
     ConfigError, before anything is written, for a file that cannot be read or does not fit config.network, for
     parameters that are not finite, and for a directory that has checkpoints or belongs to another config.
     """
+    require_config(config)
     experiment = make_experiment(config)
     shapes = parameter_shapes(experiment.network, experiment.shape)
     try:

@@ -1,8 +1,19 @@
 """Paths in a config that mean the same files from every folder."""
 
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
+
+from config_lib.names import ConfigError
+
+
+def require_config(config: Any) -> None:
+    """ConfigError unless it is a config: the first argument of `train`, not a directory."""
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"config: expected a config, get_config() of configs.digits for instance; got {type(config).__name__}"
+        )
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
@@ -11,6 +22,7 @@ def with_absolute_paths(config: ConfigDict) -> ConfigDict:
     In config.data, a path is an argument `path`, or a `labels` or `data_dir` that exists; in config.eval.features, a
     `path` or `weights` that exists. What contains :// stays as it is.
     """
+    require_config(config)
     config = config.copy_and_resolve_references()
     with config.unlocked():
         for section, name in ((config.eval, "reference"), (config, "initial")):

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError
 from run_modes.conditions import abstract_conditions
 from run_modes.experiment import Experiment, make_experiment
+from run_modes.paths import require_config
 from run_modes.state import abstract_state
 from run_modes.training_loop import steps_per_call, train_steps
 
@@ -71,6 +72,7 @@ def plan(config: ConfigDict, memory: str | None = None, devices: list | None = N
     `memory`, such as "16GiB" or "500MB", replaces the device's own limit. ConfigError for a config that does not fit,
     in one line with what to try; and for one that `train` refuses.
     """
+    require_config(config)
     limit = None if memory is None else parse_size(memory)
     found = measured_plan(make_experiment(config, devices))
     found = found if limit is None else found._replace(limit=limit)

@@ -21,6 +21,7 @@ from run_modes.data import load_data
 from run_modes.evaluate import evaluate
 from run_modes.experiment import make_experiment
 from run_modes.import_published import import_checkpoint, imported_from
+from run_modes.paths import require_config
 from run_modes.sample_metrics import build_evaluators
 from run_modes.train import train
 
@@ -38,6 +39,7 @@ def reproduce(
     A published `checkpoint` replaces training. Seeds of samples start at 0. ConfigError, before anything is trained, if
     the config expects nothing, or if anything that its evaluation requires is missing.
     """
+    require_config(config)
     wanted = build(config.eval.get("expected", {}), "config.eval.expected")
     if not wanted:
         raise ConfigError(

@@ -136,8 +136,7 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int, conditions: Sa
 
 def in_units_of_the_data(trained: Trained, x: np.ndarray) -> np.ndarray:
     """Images as uint8 [N, H, W, C], other data in their own units."""
-    transform = trained.experiment.transform
-    return transform.to_uint8(x) if trained.experiment.is_image() else transform.inverse(x)
+    return trained.model.to_samples(x)
 
 
 # Animation

@@ -1,10 +1,12 @@
 """A trained work directory: its experiment and model, with the EMA parameters of a checkpoint."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,6 +21,8 @@ from run_modes.experiment import Experiment, make_experiment
 from run_modes.labels import num_classes
 from run_modes.state import digest, restore_state
 from sde_lib import SDE, ScoreModel
+
+log = logging.getLogger(__name__)
 
 # Sections that may differ from the work directory's config when a trained model is used.
 CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.")
@@ -52,7 +56,7 @@ def open_trained(
     ConfigError if it is not a work directory, belongs to another config, or has no such checkpoint.
     """
     try:
-        directory, saved = Path(directory), workdir.load_config(directory)
+        saved, directory = workdir.load_config(directory), Path(directory)
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
     config = saved if config is None else with_saved_conditions(config, saved)
@@ -84,6 +88,12 @@ def load(
     """
     for each in classes:
         offer(each)
+    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]  # has no stub
+        log.warning(
+            "jax_enable_x64 is on, but the parameters of %s stay float32, and so do likelihoods and codes: "
+            "load(…).astype(jnp.float64) computes in float64",
+            directory,
+        )
     return open_trained(directory, config, step=step).model
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from sde_lib.node import Leaf, PyTreeNode, number
 from sde_lib.noise import normal_like
+from sde_lib.numbers.keys import require_keys
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import GaussianSDE, Time, expand
 
@@ -34,6 +35,7 @@ class GaussianMixture(PyTreeNode):
 
     def sample(self, keys: Key[Array, " B"]) -> Float[Array, "B ..."]:
         """Exact draws of x_0; row i is a function of keys[i]."""
+        require_keys(keys)
         k_keys, z_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
         k = jax.vmap(jax.random.categorical, (0, None))(k_keys, jnp.log(self.weights))
         return self.means[k] + self.stds[k] * normal_like(z_keys, self.means[k])

@@ -7,19 +7,24 @@ on the seed and on i only: not on the batch size, the other samples, or the numb
 import jax
 from jaxtyping import Array, Float, Integer, Key
 
+from sde_lib.numbers.keys import require_key, require_keys
+
 
 def sample_keys(key: Key[Array, ""], indices: Integer[Array, " B"]) -> Key[Array, " B"]:
     """One key per sample: fold_in(key, i) for each i in `indices`, the global indices of the samples."""
+    require_key(key)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 def fold(keys: Key[Array, " B"], data: int | Integer[Array, ""]) -> Key[Array, " B"]:
     """fold_in(key, data) of each sample's key: a new, independent stream for the step or purpose `data`."""
+    require_keys(keys)
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
 def normal(keys: Key[Array, " B"], shape: tuple[int, ...], dtype=None) -> Float[Array, "B ..."]:
     """Standard normal noise [B, *shape]; row i is a function of keys[i]."""
+    require_keys(keys)
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
 
 

@@ -20,7 +20,7 @@ from sde_lib.noise import fold
 from sde_lib.numbers import Allowed, check_number
 from sde_lib.parameterization import ScoreFn, x0_hat
 from sde_lib.sde import KERNEL, SDE, GaussianSDE, Process, per_time
-from sde_lib.solvers.base import Solver, SolverState
+from sde_lib.solvers.base import Solver, SolverState, advance, require_state
 from sde_lib.solvers.predictor_corrector import PredictorCorrector
 
 Times = Float[Array, " N"]
@@ -151,11 +151,12 @@ def _solve(keys, solver: Solver, sde: SDE, score_fn: ScoreFn, x_T, times: Times,
 
     def body(carry, interval):
         (state, recorded), (k, t, s) = carry, interval
-        state = solver.step(fold(keys, k), state, t, s, sde, score_fn)
+        state = advance(solver, fold(keys, k), state, t, s, sde, score_fn)
         return (state, record(k + 1, state.x, recorded)), None
 
-    steps, start = jnp.arange(times.shape[0] - 1), (solver.init(x_T), record(0, x_T, recorded))
-    return jax.lax.scan(body, start, (steps, times[:-1], times[1:]))[0]
+    steps, state = jnp.arange(times.shape[0] - 1), solver.init(x_T)
+    require_state(f"{type(solver).__name__}.init", state, x_T, getattr(state, "memory", None))
+    return jax.lax.scan(body, (state, record(0, x_T, recorded)), (steps, times[:-1], times[1:]))[0]
 
 
 def sample(

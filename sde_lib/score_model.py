@@ -20,7 +20,8 @@ from sde_lib.likelihood.divergence import Exact
 from sde_lib.likelihood.flow import Likelihood, LogProb
 from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import sample_keys
-from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete
+from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete, precision
+from sde_lib.numbers.keys import require_indices, require_key, rows_of_shape
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
 from sde_lib.sampling import AnySampler, Sampler, Start
 from sde_lib.sde import SDE, Time
@@ -57,6 +58,11 @@ class ScoreModel(PyTreeNode):
     transform: Any = static(None)
     split: Any = static(None)
     conditions: Any = static(None)
+    dtype: Any = static(None)
+
+    def astype(self, dtype: Any) -> "ScoreModel":
+        """The model with all its arrays in float32 or float64, in which it then computes (`numbers.precision`)."""
+        return precision.cast(self, dtype).replace(dtype=np.dtype(dtype))
 
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """∇log p_t(x) [B, *shape], for x [B, *shape] in model space, t [] or [B], cond in the units of the data."""
@@ -70,17 +76,22 @@ class ScoreModel(PyTreeNode):
     def _network_cond(self, cond: Any, rows: int | None) -> Any:
         return cond if self.conditions is None else self.conditions.forward(cond, rows)
 
-    def sample(self, key: Key[Array, ""], n: Scalar, cond: Any = None, x_T: Start = None) -> np.ndarray:
-        """n samples [n, *shape] in the units of the data; sample i is a function of (key, i) only.
+    def sample(
+        self, key: Key[Array, ""], n: Scalar, cond: Any = None, x_T: Start = None, rounded: bool = True
+    ) -> np.ndarray:
+        """n samples [n, *shape]; sample i is a function of (key, i) only.
 
+        Images are uint8, other data in their own units; with `rounded` False images too, neither rounded nor clipped.
         They start from x_T [n, *shape] in model space if it is given (encoded data, or one point n times), else from
         the prior. cond has n rows: labels from 0 to num_classes − 1, or num_classes for no class, or whatever else the
         network is conditioned on. Raises ValueError for other labels, another number of rows, and n < 0.
         """
+        require_key(key)
         if concrete(n) is None:
             raise ValueError(f"sample: expected a whole number n >= 0; got {type(n).__name__}")
         check_number("sample", "n", n, Allowed(at_least=0, whole=True))
-        return self.to_data(self.sample_indices(key, jnp.arange(n), cond, x_T))
+        x = self.sample_indices(key, jnp.arange(n), cond, x_T)
+        return self.to_samples(x) if rounded else self.to_data(x)
 
     def sample_indices(
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
@@ -92,25 +103,27 @@ class ScoreModel(PyTreeNode):
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples with these indices [B, *shape] in model space, score evaluations of each [B])."""
-        cond = self._rows_of(cond, len(indices))
+        require_indices(indices)
+        keys, cond = sample_keys(key, indices), self._rows_of(cond, len(indices))
         self.check()
-        return _by_rows(partial(_sample, self), sample_keys(key, indices), cond, x_T)
+        return _by_rows(partial(_sample, self), keys, cond, x_T)
 
     def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`LogProb`)."""
-        cond = self._rows_of(cond, len(x))
-        found = _by_rows(partial(_log_prob, self), self._keys(key, x), self.to_model(x), cond)
+        keys, x = self._keys(key, x), self.to_model(x)
+        found = _by_rows(partial(_log_prob, self), keys, x, self._rows_of(cond, len(x)))
         return found._replace(value=found.value + self._log_volume())
 
     def encode(self, x: Data, cond: Any = None) -> Float[Array, "B ..."]:
         """The latent codes [B, *shape] of data x: the end of the flow at t_max."""
-        return _by_rows(partial(_encode, self), self.to_model(x), self._rows_of(cond, len(x)))
+        x = self.to_model(x)
+        return _by_rows(partial(_encode, self), x, self._rows_of(cond, len(x)))
 
     def decode(self, z: Float[Array, "B ..."], temperature: float = 1.0, cond: Any = None) -> np.ndarray:
         """The data [B, *shape] of temperature · z, for latent codes z: the inverse of `encode` at temperature 1."""
         check_number("decode", "temperature", temperature, Allowed(at_least=0))
-        z, cond = jnp.asarray(z), self._rows_of(cond, len(z))
-        return self.to_data(_by_rows(partial(_decode, self, temperature), z, cond))
+        z = jnp.asarray(rows_of_shape(z, self.shape), self.dtype)
+        return self.to_data(_by_rows(partial(_decode, self, temperature), z, self._rows_of(cond, len(z))))
 
     def bits_per_dim(
         self,
@@ -136,8 +149,8 @@ class ScoreModel(PyTreeNode):
                 f"{samples} samples for bits per dimension require an exact divergence: Likelihood(divergence=Exact())"
             )
         check_number("bits_per_dim", "samples", samples, AT_LEAST_ONE)
-        width = self.bin_width(x, step)
-        keys, cond = self._keys(key, x, first), self._rows_of(cond, len(x))
+        keys, width = self._keys(key, x, first), self.bin_width(x, step)
+        cond = self._rows_of(cond, len(x))
         return _by_rows(partial(_bits, self, width, dequantizer, samples), keys, self.to_model(x), cond)
 
     def elbo(
@@ -157,7 +170,7 @@ class ScoreModel(PyTreeNode):
         if levels is not None:
             if self.transform is not None and np.ndim(self.transform.slope):
                 raise ValueError("the ELBO of discrete data requires a transform that treats all coordinates alike")
-            levels = np.asarray(levels) if self.transform is None else self.transform.forward(np.asarray(levels))
+            levels = np.asarray(precision.forward(self.transform, np.asarray(levels), self.dtype))
         keys, cond = self._keys(key, x, first), self._rows_of(cond, len(x))
         found = _by_rows(partial(_elbo, self, levels, num_times), keys, self.to_model(x), cond)
         return found if levels is not None else found._replace(value=found.value + self._log_volume())
@@ -174,28 +187,29 @@ class ScoreModel(PyTreeNode):
 
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
         """Data [B, *shape] in model space. Raises ValueError for another shape."""
-        x = np.asarray(x)
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"expected data of shape [B, {', '.join(map(str, self.shape))}], got {x.shape}")
-        x = jnp.asarray(x, float) if self.transform is None else jnp.asarray(self.transform.forward(x))
+        x = precision.forward(self.transform, rows_of_shape(x, self.shape), self.dtype)
         return x if self.split is None else jax.device_put(x, self.split)
 
-    def to_data(self, x: Float[Array, "B ..."]) -> np.ndarray:
+    def to_data(self, x: Data) -> np.ndarray:
         """x [B, *shape] from model space to the units of the data."""
-        return np.asarray(x) if self.transform is None else self.transform.inverse(np.asarray(x))
+        return precision.inverse(self.transform, x, self.dtype)
+
+    def to_samples(self, x: Data) -> np.ndarray:
+        """x from model space as samples are given: uint8 if `is_image`, else in the units of the data."""
+        return self.transform.to_uint8(np.asarray(x)) if is_image(self.shape, self.transform) else self.to_data(x)
 
     def _slope(self) -> np.ndarray:
         """dF/dx, for each coordinate."""
         slope = 1.0 if self.transform is None else self.transform.slope
-        return np.broadcast_to(np.asarray(slope, np.float32), self.shape)
+        return np.broadcast_to(np.asarray(slope, self.dtype or np.float32), self.shape)
 
     def _log_volume(self) -> float:
         """Σ log |dF/dx|."""
         return float(np.sum(np.log(np.abs(self._slope()))))
 
-    @staticmethod
-    def _keys(key, x, first: int = 0) -> Key[Array, " B"]:
-        return sample_keys(key, first + jnp.arange(len(x)))
+    def _keys(self, key, x, first: int = 0) -> Key[Array, " B"]:
+        require_key(key)
+        return sample_keys(key, first + jnp.arange(len(rows_of_shape(x, self.shape))))
 
     def check(self) -> None:
         """Raises TypeError or ValueError if the sampler does not fit the process, where it has a `check`."""
@@ -230,6 +244,11 @@ class ScoreModel(PyTreeNode):
         if isinstance(self.guidance, dict):
             return guided_by_each(lambda cond: partial(self._score, cond=cond), cond, self.guidance)
         return classifier_free(given, self._score, self.guidance)
+
+
+def is_image(shape: tuple[int, ...], transform: Any) -> bool:
+    """Whether events are images [H, W, C] of 8 bits: the transform converts them to uint8."""
+    return len(shape) == 3 and hasattr(transform, "to_uint8")
 
 
 def _by_rows(program, *rows):

@@ -45,9 +45,11 @@ from jaxtyping import Array, Float, Key
 
 from sde_lib.node import PyTreeNode, Scalar, number
 from sde_lib.noise import normal, normal_like
+from sde_lib.numbers.jax_values import explain_tracers
 
 Time = float | Float[Array, "..."]
 Coefficient = float | Float[Array, "..."]
+METHODS = ("alpha", "sigma", "drift", "diffusion", "drift_rate", "log_snr", "alpha_ts", "prior_std", "prior_logp")
 KERNEL = ("alpha", "sigma")
 """The methods that define p(x_t | x_0): what a loss or a solver requires that uses it."""
 
@@ -92,6 +94,10 @@ class SDE(PyTreeNode, abc.ABC):
 
     t_min: Scalar = number(1e-5, at_least=0, below="t_max")
     t_max: Scalar = number(1.0, above=0)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        explain_tracers(cls, METHODS)
 
     @abc.abstractmethod
     def drift(self, x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:

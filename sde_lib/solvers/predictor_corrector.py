@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.sde import expand
-from sde_lib.solvers.base import Solver, SolverState
+from sde_lib.solvers.base import Solver, SolverState, advance, require_state
 from sde_lib.solvers.predictors import ReverseDiffusion
 
 
@@ -156,7 +156,12 @@ class PredictorCorrector(Solver):
     def step(self, keys, state, t, s, sde, score_fn):
         predict_keys, correct_keys = fold(keys, 0), fold(keys, 1)
         if self.corrector_first:
-            state = self.corrector.correct(correct_keys, state, t, t, s, sde, score_fn)
-            return self.predictor.step(predict_keys, state, t, s, sde, score_fn)
-        state = self.predictor.step(predict_keys, state, t, s, sde, score_fn)
-        return self.corrector.correct(correct_keys, state, s, t, s, sde, score_fn)
+            state = self._corrected(correct_keys, state, t, t, s, sde, score_fn)
+            return advance(self.predictor, predict_keys, state, t, s, sde, score_fn)
+        state = advance(self.predictor, predict_keys, state, t, s, sde, score_fn)
+        return self._corrected(correct_keys, state, s, t, s, sde, score_fn)
+
+    def _corrected(self, keys, state, time, t, s, sde, score_fn):
+        found = self.corrector.correct(keys, state, time, t, s, sde, score_fn)
+        require_state(f"{type(self.corrector).__name__}.correct", found, state.x, state.memory)
+        return found

@@ -12,6 +12,7 @@ from sde_lib import (
     VP,
     Adaptive,
     AdaptiveSDE,
+    DiagonalVP,
     Exact,
     Fixed,
     Hutchinson,
@@ -55,6 +56,95 @@ def test_log_prob_is_in_the_units_of_the_data():
     expected = np.sum(norm.logpdf(x, 8, 8 * STD), axis=(1, 2))
     np.testing.assert_allclose(found.value, expected, atol=2e-3)
     assert np.all(found.solver < 1e-2) and np.all(found.probes == 0)
+
+
+class Halves(Standardize):
+    """A transform that takes no dtype."""
+
+    def forward(self, x):
+        return np.float32(x) / 2
+
+    def inverse(self, x):
+        return np.float32(x) * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "transform", "dtype"),
+    [
+        ((4, 5, 1), Scale(0.0, 255.0), np.uint8),
+        ((4, 5, 3), Scale(0.0, 16.0), np.uint8),
+        ((4, 5, 3), Standardize(100.0, 50.0), np.float32),
+        ((5, 3), Scale(0.0, 255.0), np.float32),
+        ((2, 2, 2, 1), Scale(0.0, 255.0), np.float32),
+        ((4, 5, 3), None, np.float64),
+    ],
+)
+def test_samples_are_what_the_data_were(shape, transform, dtype):
+    """uint8 for images by a transform to uint8, rounded and clipped; else, and unrounded, in the units of the data."""
+    model = MODEL.replace(shape=shape, transform=transform, sampler=Sampler(solver=DDIM(), num_steps=3))
+    found, exact = model.sample(KEY, 6), model.sample(KEY, 6, rounded=False)
+    z = np.asarray(model.sample_indices(KEY, jnp.arange(6)), np.float64)
+    assert found.dtype == dtype and found.shape == exact.shape == (6, *shape)
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(found, np.rint(np.clip((np.float32(z) + 1) * 127.5, 0, 255)))
+        assert exact.dtype == np.float32 and np.any(exact != np.rint(exact))
+        np.testing.assert_allclose(exact, transform.high / 2 * (z + 1), rtol=1e-5, atol=1e-4)
+    else:
+        np.testing.assert_array_equal(found, exact)
+
+
+def test_codes_of_images_are_not_rounded():
+    model = MODEL.replace(shape=(2, 3, 1), transform=Scale(0.0, 255.0))
+    x = np.random.default_rng(0).uniform(40, 200, (5, 2, 3, 1))
+    back = model.decode(model.encode(x))
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, x, atol=0.02)
+
+
+TIGHT = Likelihood(divergence=Exact(), solver=Adaptive(rtol=1e-12, atol=1e-12, max_steps=100_000))
+
+
+def log_prob_error(model):
+    """The largest error of log p_{t_min}(x), relative to the density of the prior at the end of the flow."""
+    x = np.random.default_rng(1).uniform(4, 12, (8, *SHAPE))
+    found = model.log_prob(KEY, x)
+    sde, z = model.sde, np.asarray(model.to_model(x), np.float64)
+    first, last = (float(np.hypot(float(sde.alpha(t)) * STD, float(sde.sigma(t)))) for t in (sde.t_min, sde.t_max))
+    misfit = norm.logpdf(found.z, 0, 1) - norm.logpdf(found.z, 0, last)
+    expected = np.sum(norm.logpdf(z, 0, first) + np.log(2 / 16) + misfit, axis=(1, 2))
+    return np.max(np.abs(np.asarray(found.value, np.float64) - expected))
+
+
+def test_float64_on_request():
+    """With a tight tolerance log p of a Gaussian is right to 1e-10, which float32 cannot reach."""
+    model = MODEL.replace(params={"std": jnp.asarray(STD, jnp.float32)}, likelihood=TIGHT)
+    double = model.astype(jnp.float64).replace(params={"std": jnp.asarray(STD)})
+    assert double.to_model(np.ones((1, *SHAPE))).dtype == jnp.float64
+    assert log_prob_error(double) < 1e-10
+    single = model.replace(likelihood=TIGHT.replace(solver=Adaptive(rtol=1e-6, atol=1e-6)))
+    assert 1e-7 < log_prob_error(single) < 1e-3
+    x = np.random.default_rng(0).uniform(2, 14, (4, *SHAPE))
+    back = double.decode(double.encode(x))
+    assert back.dtype == double.sample(KEY, 2).dtype == double.encode(x).dtype == np.float64
+    np.testing.assert_allclose(back, x, atol=1e-9)
+
+
+def test_all_arrays_are_cast_and_nothing_else():
+    model = MODEL.replace(
+        params={"kernel": jnp.ones(2, jnp.float32), "count": jnp.ones(2, jnp.int32)},
+        sde=DiagonalVP(scales=jnp.ones(3, jnp.float32)),
+    )
+    double = model.astype("float64")
+    kinds = {name: leaf.dtype for name, leaf in double.params.items()} | {"scales": double.sde.scales.dtype}
+    assert kinds == {"kernel": jnp.float64, "count": jnp.int32, "scales": jnp.float64}
+    assert double.astype(jnp.float32).params["kernel"].dtype == jnp.float32
+    for dtype in ("bfloat16", "float16", "int32"):
+        with pytest.raises(ValueError, match=f"astype: expected float32 or float64, got {dtype}"):
+            model.astype(dtype)
+    with jax.enable_x64(False), pytest.raises(ValueError, match="float64 requires JAX_ENABLE_X64=1 in the environment"):
+        model.astype(jnp.float64)
+    with pytest.raises(ValueError, match=r"Halves\.forward takes no dtype: write \(self, x, dtype=np\.float32\)"):
+        model.replace(transform=Halves()).astype(jnp.float64).to_model(np.ones((2, *SHAPE)))
 
 
 def test_log_prob_under_a_condition():
