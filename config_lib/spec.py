@@ -91,7 +91,7 @@ def build(section: Any, path: str = "config") -> Any:
     return _construct(kinds[0], values, path)
 
 
-def with_defaults(config: ConfigDict) -> ConfigDict:
+def with_defaults(config: Mapping | ConfigDict) -> ConfigDict:
     """A copy in which each section has the defaults of parameters that its target has gained since it was written.
 
     A target that cannot be imported in this process keeps its section as it is.

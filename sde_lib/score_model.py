@@ -81,7 +81,8 @@ class ScoreModel(PyTreeNode):
     ) -> np.ndarray:
         """n samples [n, *shape]; sample i is a function of (key, i) only.
 
-        Images are uint8, other data in their own units; with `rounded` False images too, neither rounded nor clipped.
+        Samples are in the units of the data. Images of 8 bits, whose transform is that of 0 … 255, are uint8; with
+        `rounded` False they are neither rounded nor clipped.
         They start from x_T [n, *shape] in model space if it is given (encoded data, or one point n times), else from
         the prior. cond has n rows: labels from 0 to num_classes − 1, or num_classes for no class, or whatever else the
         network is conditioned on. Raises ValueError for other labels, another number of rows, and n < 0.
@@ -91,7 +92,7 @@ class ScoreModel(PyTreeNode):
             raise ValueError(f"sample: expected a whole number n >= 0; got {type(n).__name__}")
         check_number("sample", "n", n, Allowed(at_least=0, whole=True))
         x = self.sample_indices(key, jnp.arange(n), cond, x_T)
-        return self.to_samples(x) if rounded else self.to_data(x)
+        return self.to_samples(x) if rounded and self._of_uint8() else self.to_data(x)
 
     def sample_indices(
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
@@ -232,6 +233,11 @@ class ScoreModel(PyTreeNode):
             bad = ", ".join(f"{v:g}" for v in np.unique(values[(values < 0) | (values > classes)])[:5])
             raise ValueError(f"cond: expected labels from 0 to {classes - 1}, or {classes} for no class; got {bad}")
         return cond
+
+    def _of_uint8(self) -> bool:
+        """Whether the data are images of the integers 0 … 255."""
+        levels = (getattr(self.transform, "low", None), getattr(self.transform, "high", None))
+        return is_image(self.shape, self.transform) and levels == (0, 255)
 
     def score_given(self, cond: Any = None) -> ScoreFn:
         """The score (x, t) → [B, ...] conditioned on cond, in the units of the data, with `guidance` if it is set."""

@@ -72,7 +72,7 @@ class Halves(Standardize):
     ("shape", "transform", "dtype"),
     [
         ((4, 5, 1), Scale(0.0, 255.0), np.uint8),
-        ((4, 5, 3), Scale(0.0, 16.0), np.uint8),
+        ((4, 5, 3), Scale(0.0, 16.0), np.float32),
         ((4, 5, 3), Standardize(100.0, 50.0), np.float32),
         ((5, 3), Scale(0.0, 255.0), np.float32),
         ((2, 2, 2, 1), Scale(0.0, 255.0), np.float32),
@@ -80,7 +80,7 @@ class Halves(Standardize):
     ],
 )
 def test_samples_are_what_the_data_were(shape, transform, dtype):
-    """uint8 for images by a transform to uint8, rounded and clipped; else, and unrounded, in the units of the data."""
+    """uint8, rounded and clipped, for images of 0 … 255; else, and unrounded, in the units of the data."""
     model = MODEL.replace(shape=shape, transform=transform, sampler=Sampler(solver=DDIM(), num_steps=3))
     found, exact = model.sample(KEY, 6), model.sample(KEY, 6, rounded=False)
     z = np.asarray(model.sample_indices(KEY, jnp.arange(6)), np.float64)
@@ -88,7 +88,7 @@ def test_samples_are_what_the_data_were(shape, transform, dtype):
     if dtype == np.uint8:
         np.testing.assert_array_equal(found, np.rint(np.clip((np.float32(z) + 1) * 127.5, 0, 255)))
         assert exact.dtype == np.float32 and np.any(exact != np.rint(exact))
-        np.testing.assert_allclose(exact, transform.high / 2 * (z + 1), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(exact, 127.5 * (z + 1), rtol=1e-5, atol=1e-4)
     else:
         np.testing.assert_array_equal(found, exact)
 
