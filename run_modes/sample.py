@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
 from io_lib import pictures, workdir
+from io_lib.sample_pictures import save_samples
 from io_lib.shards import Shards, fill, mapped
 from run_modes.labels import classes_of, law_name, num_classes
 from run_modes.trained import Trained, made_with, open_trained, require_finite
@@ -26,7 +27,7 @@ def sample(
     devices: list | None = None,
     step: int | None = None,
 ) -> np.ndarray | None:
-    """Draws samples into samples/samples.npz (key `samples`) and, for images, a grid into samples/samples.png.
+    """Draws samples into samples/samples.npz (key `samples`) and a picture of the first into samples/samples.png.
 
     They are those of the checkpoint of `step`, or of the newest.
 
@@ -69,6 +70,8 @@ def samples_of(trained: Trained, count: int, seed: int) -> tuple[np.ndarray, np.
     if trained.experiment.is_image():
         grid = pictures.image_grid(x[:256], scale=trained.experiment.picture_scale())
         pictures.save_png(folder / "samples.png", grid)
+    else:
+        save_samples(folder / "samples.png", x)
     nfe = f"NFE {np.mean(each):.4g}"
     print(f"{count} samples of step {trained.step} (EMA), seed {seed}, {nfe}: {file}")
     return x, each
