@@ -221,7 +221,7 @@ def _lines(name: str, part: SplitDescription) -> Iterator[str]:
         below = "; labels below 0 are out of range" if part.negative else ""
         yield f"{'':8} labels {shown}{more}{one}{below}"
     if part.unreadable:
-        yield f"{'':8} {len(part.unreadable)} files cannot be read:"
+        yield f"{'':8} {len(part.unreadable)} files cannot be read; --config.data.on_error=skip trains without them:"
         yield from (f"{'':10}{line}" for line in part.unreadable[:SHOWN])
         if len(part.unreadable) > SHOWN:
             yield f"{'':10}and {len(part.unreadable) - SHOWN} more"

@@ -272,7 +272,7 @@ def report(bad: Sequence[Unreadable], total: int, on_error: str, name: str) -> N
 
 def read_error(bad: Sequence[Unreadable], total: int, name: str) -> ReadError:
     """The error for unreadable files, with their count and the first of them."""
-    hint = "" if len(bad) == total else '; on_error="skip" leaves them out'
+    hint = "" if len(bad) == total else '; on_error="skip" (--config.data.on_error=skip) leaves them out'
     return ReadError(f"{name}: {len(bad)} of {total} files cannot be read{hint}: {_shown(bad)}")
 
 

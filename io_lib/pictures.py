@@ -10,6 +10,7 @@ import numpy as np
 from io_lib.workdir import write_atomic
 
 _WHITE = 255
+WIDTH = 256  # pixels, at least, of an animation
 
 
 def image_grid(images: np.ndarray, columns: int | None = None, pad: int = 1, scale: int = 1) -> np.ndarray:
@@ -44,11 +45,12 @@ def save_png(path: str | Path, array: np.ndarray) -> None:
 def save_gif(path: str | Path, frames: list[np.ndarray], seconds: float = 5.0, hold: float = 2.0) -> None:
     """uint8 pictures [H, W, 3 or 1] as an endless animation: all frames in `seconds`, the last one for `hold` seconds.
 
-    Gray pictures are exact; a frame of a GIF holds at most 256 colors.
+    Pixels are repeated until a frame is at least 256 pixels wide, and a white line makes odd sizes even, which many
+    players require. Gray pictures are exact; a frame of a GIF holds at most 256 colors.
     """
     from PIL import Image
 
-    first, *rest = (Image.fromarray(_drawable(frame)) for frame in frames)
+    first, *rest = (Image.fromarray(_drawable(_for_players(frame))) for frame in frames)
     each = round(1000 * seconds / len(frames))
     durations = [each] * len(rest) + [round(1000 * hold)]
     with BytesIO() as buffer:
@@ -56,11 +58,19 @@ def save_gif(path: str | Path, frames: list[np.ndarray], seconds: float = 5.0, h
         write_atomic(path, buffer.getvalue())
 
 
+def _for_players(frame: np.ndarray) -> np.ndarray:
+    """The picture, enlarged by a whole number to WIDTH or more, with even sizes."""
+    scale = max(1, math.ceil(WIDTH / frame.shape[1]))
+    frame = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+    odd = [(0, size % 2) for size in frame.shape[:2]]
+    return np.pad(frame, [*odd, (0, 0)], constant_values=_WHITE)
+
+
 def point_frames(times: np.ndarray, states: np.ndarray) -> list[np.ndarray]:
     """Pictures [H, W, 3] of the states [K, B, 1 or 2]: a histogram for one coordinate, points for two."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(_figure(4, 4))
+    canvas = FigureCanvasAgg(new_figure(4, 4))
     low, high = np.quantile(states, [0.001, 0.999], axis=(0, 1))
     edges, frames = np.linspace(low[0], high[0], 61), []
     for t, x in zip(times, states, strict=True):
@@ -81,7 +91,7 @@ def save_grids_side_by_side(
     path: str | Path, left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("samples", "data")
 ) -> None:
     """Two pictures [H, W, 3 or 1], as `image_grid` makes them, next to each other under their titles."""
-    figure = _figure(8, 4.4)
+    figure = new_figure(8, 4.4)
     for axes, picture, title in zip(figure.subplots(1, 2), (left, right), titles, strict=True):
         axes.imshow(_drawable(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(title)
@@ -91,7 +101,7 @@ def save_grids_side_by_side(
 
 def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evaluation: str = "eval_loss") -> None:
     """Training and evaluation loss of `read_metrics` over the step; training also smoothed, over 1/40 of the run."""
-    figure = _figure(6.4, 4)
+    figure = new_figure(6.4, 4)
     axes = figure.subplots()
     steps, values = _series(metrics, train)
     axes.plot(steps, values, color="C0", alpha=0.25, lw=0.8)
@@ -105,7 +115,7 @@ def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evalua
 
 def plot_losses(path: str | Path, runs: dict[str, list[dict]]) -> None:
     """Losses of runs by their names over the step: of training, smoothed over 1/40 of a run; of test data, points."""
-    figure = _figure(6.4, 4)
+    figure = new_figure(6.4, 4)
     axes = figure.subplots()
     low = np.inf
     for k, (name, metrics) in enumerate(runs.items()):
@@ -122,7 +132,7 @@ def plot_losses(path: str | Path, runs: dict[str, list[dict]]) -> None:
 
 def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], error: list[float]) -> None:
     """A loss with its standard errors over the time t of the process."""
-    figure = _figure(6.4, 4)
+    figure = new_figure(6.4, 4)
     axes = figure.subplots()
     axes.errorbar(t, loss, error, marker="o", ms=3, lw=0.8, color="C0")
     _save_curves(path, figure, xlabel="t", ylabel="loss, test")
@@ -153,7 +163,7 @@ def plot_marginals_and_pairs(
     margin = np.where(high > low, (high - low) / 4, 0.5)
     low, high = low - margin, high + margin
     d, drawn = len(names), (("data", data, "C7", "stepfilled"), ("samples", samples, "C0", "step"))
-    figure = _figure(1.2 + 2.2 * d, 0.8 + 2.2 * d)
+    figure = new_figure(1.2 + 2.2 * d, 0.8 + 2.2 * d)
     for i, row in enumerate(figure.subplots(d, d, squeeze=False)):
         for j, axes in enumerate(row):
             if j > i:
@@ -186,7 +196,7 @@ def plot_process(path: str | Path, forward: tuple, reverse: tuple) -> None:
         if len(times) != len(states) or len(times) < 2:
             raise ValueError(f"expected as many times as states, two or more; got {len(times)} and {len(states)}")
     line = both[0][1].shape[-1] == 1
-    figure = _figure(9 if line else 11, 3.2 if line else 4.6)
+    figure = new_figure(9 if line else 11, 3.2 if line else 4.6)
     if line:
         for axes, name, (times, states) in zip(figure.subplots(1, 2), ("forward", "reverse"), both, strict=True):
             _density(axes, times, states[..., 0])
@@ -230,7 +240,7 @@ def _series(metrics: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray([step for step, _ in found]), np.asarray([value for _, value in found], float)
 
 
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
     """A figure of this size in inches, drawn by Agg: without pyplot, so without global state and without a display."""
     from matplotlib.figure import Figure
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
 from io_lib import pictures, workdir
+from io_lib.sample_pictures import save_samples
 from io_lib.shards import Shards, fill, mapped
 from run_modes.conditions import SampleConditions, conditions_of_samples
 from run_modes.trained import Trained, made_with, open_trained, require_finite
@@ -27,7 +28,7 @@ def sample(
     step: int | None = None,
     cond: Any = None,
 ) -> np.ndarray | None:
-    """Draws samples into samples/samples.npz (key `samples`) and, for images, a grid into samples/samples.png.
+    """Draws samples into samples/samples.npz (key `samples`) and a picture of the first into samples/samples.png.
 
     They are those of the checkpoint of `step`, or of the newest. `cond`, an array, a dict of arrays or a file of them,
     has a row for each sample, used in turn: sample i has row i mod R. Without it the conditions are those of the data
@@ -76,6 +77,8 @@ def samples_of(
     if trained.experiment.is_image():
         grid = pictures.image_grid(x[:256], scale=trained.experiment.picture_scale())
         pictures.save_png(folder / "samples.png", grid)
+    else:
+        save_samples(folder / "samples.png", x)
     nfe = f"NFE {np.mean(each):.4g}"
     print(f"{count} samples of step {trained.step} (EMA), seed {seed}, {nfe}: {file}")
     if trained.experiment.conditions is not None or conditions.rows:

@@ -1,7 +1,9 @@
 """The mathematics: forward SDEs, parameterizations, losses, solvers, sampling, likelihoods, training steps."""
 
 from sde_lib.check import SDECheckError as SDECheckError
+from sde_lib.check import SolverCheckError as SolverCheckError
 from sde_lib.check import check_sde as check_sde
+from sde_lib.check import check_solver as check_solver
 from sde_lib.check.suggest import suggest as suggest
 from sde_lib.exact import GaussianMixture as GaussianMixture
 from sde_lib.exact import gaussian as gaussian

@@ -188,8 +188,8 @@ class ScoreModel(PyTreeNode):
 
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
         """Data [B, *shape] in model space. Raises ValueError for another shape."""
-        x = precision.forward(self.transform, rows_of_shape(x, self.shape), self.dtype)
-        return x if self.split is None else jax.device_put(x, self.split)
+        z = precision.forward(self.transform, rows_of_shape(x, self.shape), self.dtype)
+        return z if self.split is None else jax.device_put(z, self.split)
 
     def to_data(self, x: Data) -> np.ndarray:
         """x [B, *shape] from model space to the units of the data."""

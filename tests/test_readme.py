@@ -164,6 +164,27 @@ def test_own_solver_in_the_docs_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_every_plug_runs_with_its_signature(tmp_path, monkeypatch):
+    names = run_blocks("docs/plugs.md", tmp_path, monkeypatch)
+    assert names["apart"] < 1e-5
+    np.testing.assert_allclose(names["found"], -1, rtol=1e-5)
+    right, wrong = np.asarray(names["losses"]).reshape(2, 2).T
+    assert np.all(right < 0.8 * wrong)
+    assert np.argmin(names["each"]) == 1 and set(names["shapes"]) == {(4, 2)}
+    assert abs(names["report"].order - 3) < 0.25 and not names["report"].failed
+    assert "expected the exact mean and deviation of the normal at the end" in names["complaint"]
+    assert names["evaluations"] == 2 and set(np.asarray(names["nfe"]).tolist()) == {60}
+    np.testing.assert_allclose(names["spread"], [1, 0.5**0.5], rtol=0.08)
+    assert 0.98 < names["share"] <= 1
+    assert names["samples"].shape == (100, 2) and np.max(np.abs(names["samples"])) < 0.1
+    for name in ("radius", "largest"):
+        assert np.isfinite(names["figures"][name]["mean"])
+    assert names["evaluation"]["metrics"]["protocol"]["features"] == "radius"
+    radius = np.linalg.norm(np.load(tmp_path / "runs/circle/samples/samples.npz")["samples"], axis=-1)
+    np.testing.assert_allclose(names["figures"]["radius"]["mean"], abs(radius.mean() / 0.01 - 1), rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_lesson_on_own_networks_runs(tmp_path, monkeypatch):
     names = run_blocks("docs/own_network.md", tmp_path, monkeypatch)
     assert names["samples"].shape == (500, 2) and np.all(np.isfinite(names["samples"]))

@@ -7,7 +7,8 @@ three:
     prior     the marginal at t_max, the prior's draws and its density                        (4) to (6)
     reverse   the reverse drifts, and whether they lead back to the data                      (7)
 
-`case` evaluates the process for them, `report` holds their results.
+`case` evaluates the process for them, `report` holds their results. `solver` has `check_solver`, for the order of a
+solver and the distribution that it ends at.
 """
 
 import math
@@ -21,6 +22,9 @@ from sde_lib.check.report import Report as Report
 from sde_lib.check.report import Row
 from sde_lib.check.report import SDECheckError as SDECheckError
 from sde_lib.check.reverse import check_return, check_reverse
+from sde_lib.check.solver import SolverCheckError as SolverCheckError
+from sde_lib.check.solver import SolverReport as SolverReport
+from sde_lib.check.solver import check_solver as check_solver
 from sde_lib.numbers import Allowed
 from sde_lib.numbers import check_numbers as check_arguments
 from sde_lib.sde import SDE

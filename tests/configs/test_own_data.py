@@ -213,6 +213,7 @@ def test_a_description_counts_what_is_there(tmp_path, capsys):
     assert dict(found.train.labels) == {"all": found.train.count} and "one class only" in printed
     for name in ("cut.jpg", "empty.png", "text.png", "float.tiff"):
         assert name in printed
+    assert "files cannot be read; --config.data.on_error=skip trains without them:" in printed
     data, transform, _ = built(config)
     assert (found.train.low, found.train.high) == (data.train.x.min(), data.train.x.max())
     np.testing.assert_allclose(found.train.sigma_data, np.std(transform.forward(data.train.x)), rtol=1e-5)

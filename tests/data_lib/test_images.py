@@ -438,6 +438,7 @@ def test_what_cannot_be_read_raises_with_path_and_count(tmp_path, in_memory):
     reasons = spoiled(tmp_path)
     with pytest.raises(ValueError, match=r"(train|test): \d of \d+ files cannot be read; on_error=\"skip\"") as error:
         from_folder(tmp_path, test=0.5, in_memory=in_memory)
+    assert "(--config.data.on_error=skip) leaves them out" in str(error.value)
     assert any(str(tmp_path / "all" / name) in str(error.value) for name in reasons)
 
 

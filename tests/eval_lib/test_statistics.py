@@ -1,6 +1,10 @@
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,3 +183,13 @@ def test_variances_alone_are_the_diagonal():
     assert alone.rows(slice(2, 5)).logits is None and alone.rows(slice(2, 5)).count == 30
     wide = statistics.statistics_of([np.ones((2, 10**6))], RawFeatures(), {}, {}, full=False)
     assert wide.cov.shape == (10**6,) and not wide.sd.any()
+
+
+@pytest.mark.parametrize(("flag", "status"), [("--help", 0), ("--hlep", 2), ("file.pth", 2)])
+def test_help_downloads_nothing(tmp_path, flag, status):
+    """`python -m eval_lib --help` says what would be downloaded, and where to; other arguments are refused."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "eval_lib", flag]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment)
+    assert done.returncode == status and list(tmp_path.iterdir()) == []
+    assert status or ("96 MB" in done.stdout and inception_file.URL.rsplit("/", 1)[1][:20] in done.stdout)

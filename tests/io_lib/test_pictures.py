@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from io_lib import pictures
+from io_lib.sample_pictures import save_samples
 
 
 def images(n, channels, seed=0):
@@ -91,7 +92,7 @@ def test_plot_process(tmp_path):
 
 def test_gif_is_exact_and_holds_its_last_frame(tmp_path):
     rng = np.random.default_rng(0)  # 240 to 256 of the gray levels in each frame
-    grids = [rng.choice(256 - 4 * i, (64, 64, 1)).astype(np.uint8) for i in range(5)]
+    grids = [rng.choice(256 - 4 * i, (256, 256, 1)).astype(np.uint8) for i in range(5)]
     pictures.save_gif(tmp_path / "a.gif", grids, seconds=1.0, hold=3.0)
     with Image.open(tmp_path / "a.gif") as picture:
         assert picture.n_frames == 5 and picture.info["loop"] == 0
@@ -99,6 +100,67 @@ def test_gif_is_exact_and_holds_its_last_frame(tmp_path):
             picture.seek(i)
             np.testing.assert_array_equal(np.asarray(picture.convert("L")), grid[..., 0])
             assert picture.info["duration"] == (3000 if i == 4 else 200)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((131, 131), (262, 262)), ((33, 50), (198, 300)), ((263, 263), (264, 264)), ((7, 256), (8, 256))],
+)
+def test_a_gif_is_wide_enough_and_has_even_sizes(tmp_path, size, expected):
+    """Whole pixels are repeated; a white line is added at the bottom and at the right of odd sizes."""
+    grid = np.random.default_rng(0).choice(255, (*size, 1)).astype(np.uint8)
+    pictures.save_gif(tmp_path / "a.gif", [grid, grid])
+    with Image.open(tmp_path / "a.gif") as picture:
+        seen = np.asarray(picture.convert("L"))
+    assert seen.shape == expected
+    times = expected[1] // size[1]
+    large = grid[..., 0].repeat(times, 0).repeat(times, 1)
+    np.testing.assert_array_equal(seen[: len(large), : large.shape[1]], large)
+    assert np.all(seen[len(large) :] == 255) and np.all(seen[:, large.shape[1] :] == 255)
+
+
+def drawn(monkeypatch, path, x):
+    """The axes of the picture of samples that are no images, and the picture."""
+    found, figure = {}, pictures.new_figure
+    monkeypatch.setattr(pictures, "new_figure", lambda *size: found.setdefault("figure", figure(*size)))
+    save_samples(path, x)
+    monkeypatch.undo()
+    with Image.open(path) as picture:
+        return found["figure"].axes if found else [], np.asarray(picture.convert("L"))
+
+
+def test_samples_that_are_no_images(tmp_path, monkeypatch):
+    """Points at their places, all values of a histogram, signals as lines, slices in gray levels."""
+    draw = np.random.default_rng(0)
+    points = draw.normal(size=(300, 2))
+    axes, _ = drawn(monkeypatch, tmp_path / "a.png", points)
+    np.testing.assert_allclose(axes[0].collections[0].get_offsets(), points)
+    axes, _ = drawn(monkeypatch, tmp_path / "a.png", points[:, :1])
+    assert sum(bar.get_height() for bar in axes[0].patches) == 300
+    table = draw.normal(size=(300, 5)) * [1e-3, 1, 1, 1, 1e3]
+    axes, _ = drawn(monkeypatch, tmp_path / "a.png", table)
+    for i in range(5):
+        counts, edges = np.histogram(table[:, i], 60)
+        assert [bar.get_height() for bar in axes[i].patches] == counts.tolist()
+        assert axes[i].patches[0].get_x() == pytest.approx(edges[0]) and axes[i].get_xlabel() == f"x[{i}]"
+    signals = draw.normal(size=(20, 50, 2))
+    axes, _ = drawn(monkeypatch, tmp_path / "a.png", signals)
+    for axis, signal in zip(axes, signals[:6], strict=True):
+        np.testing.assert_allclose([line.get_ydata() for line in axis.lines], signal.T)
+    volumes = draw.uniform(size=(4, 8, 32, 32, 1))
+    _, seen = drawn(monkeypatch, tmp_path / "a.png", volumes)
+    middle = volumes[:, 4, ..., 0]
+    levels = np.rint(255 * (middle - middle.min()) / np.ptp(middle))
+    np.testing.assert_array_equal(seen[:32, :32], levels[0])
+    np.testing.assert_array_equal(seen[33:, 33:], levels[3])
+    for x in (
+        np.ones((3, 1)),
+        np.full((3, 2), np.nan),
+        np.zeros((2, 7, 9)),
+        np.zeros((1, 4, 4, 3)),
+        np.zeros((2, 9, 2)),
+    ):
+        drawn(monkeypatch, tmp_path / "a.png", x)
 
 
 @pytest.mark.parametrize("coordinates", [1, 2])
@@ -116,8 +178,8 @@ def test_point_frames_follow_the_points(coordinates):
 def test_marginals_and_pairs(tmp_path, monkeypatch):
     """Data gray, samples blue, each coordinate on its own axes; samples beyond the data's range are counted."""
     drawn = {}
-    figure = pictures._figure
-    monkeypatch.setattr(pictures, "_figure", lambda *size: drawn.setdefault("figure", figure(*size)))
+    figure = pictures.new_figure
+    monkeypatch.setattr(pictures, "new_figure", lambda *size: drawn.setdefault("figure", figure(*size)))
     draw = np.random.default_rng(0)
     data, samples = draw.normal(size=(500, 3)) * [1, 10, 0], draw.normal(size=(200, 3)) * [1, 10, 0]
     samples[:50, 1] = 1e6
