@@ -40,14 +40,15 @@ _NEAR = re.compile(r'Did you mean "(\w+)"')
 _ILLEGAL = re.compile(r"^flag --(config\.[^=]+=.*?): (.*)$", re.DOTALL)
 _NUMBERS = {"for int()": "a whole number", "could not convert string to float": "a number"}
 _DATA = re.compile(r"^--?config\.data=(.*)")
-_DATA_KEY = re.compile(r"^--?(?:no)?config\.data\.")
+_DATA_KEY = re.compile(r"^--?(?:no)?config\.(?:data\.|shape\b)")
 
 
 def define_config_flag() -> None:
     """Defines --config=FILE[:ARGUMENT] and --data=PATH|NAME.
 
     FILE is a Python file whose get_config([ARGUMENT]) returns the config, or the name of a shipped experiment.
-    --config.data=PATH|NAME means the same as --data. --config.data.KEY=VALUE applies before such data are read.
+    --config.data=PATH|NAME means the same as --data. --config.data.KEY=VALUE and
+    --config.shape=VALUE apply before such data are read.
     """
     text = "Python file that defines get_config(), or the name of a shipped experiment. "
     flags.DEFINE_string("config", None, text + "Change any value with --config.section.key=value.")
@@ -93,7 +94,7 @@ def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda
         as_trained = {}
         if path is None:  # the model of a work directory has this shape and transform
             as_trained = {key: config[key] for key in ("transform", "shape") if key in config}
-        shipped("own_data").with_data(config, data, _data_overrides(rest), measure=path is not None)
+        shipped("own_data").with_data(config, data, _data_overrides(rest), measure=False)
         for key, value in as_trained.items():
             config[key] = value
     elif config is not None and not any("heldout" in key for key in config.get("data") or {}):  # a function's own
@@ -101,16 +102,18 @@ def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda
     if config is None and any(_OVERRIDE.match(arg) for arg in rest):
         raise ConfigError(f"{rest[0]} changes a config, but there is none: pass --config=FILE before it")
     overridden = apply_overrides(ConfigDict() if config is None else config, rest, program)
+    if path is not None and data is not None:
+        shipped("own_data").choose(overridden, [match[1] for match in map(_OVERRIDE.match, rest) if match])
     return None if config is None else overridden
 
 
 def _data_overrides(arguments: Sequence[str]) -> list[str]:
-    """The flags --config.data.KEY=VALUE among the arguments, also in two parts."""
+    """The flags --config.data.KEY=VALUE and --config.shape=VALUE among the arguments; those in two parts are joined."""
     found = []
     for argument, following in pairwise([*arguments, "--"]):
         if _DATA_KEY.match(argument):
             two_parts = "=" not in argument and not re.match("-[a-z-]", following)
-            found += [argument, following] if two_parts else [argument]
+            found.append(f"{argument}={following}" if two_parts else argument)
     return found
 
 

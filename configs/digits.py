@@ -67,7 +67,7 @@ def get_config():
     config.sampling.use = "pc"
     config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=60)
     config.sampling.ode = spec(Sampler, solver=Heun(), grid=EDMGrid(t_end=1e-3), num_steps=18, denoise=as_is)
-    config.eval.report = bind(small_image_report)
+    config.eval.report = bind(small_image_report, noun="digit")
     config.eval.features = spec(ClassifierFeatures)
     for name, metric in {
         "fid": fid,

@@ -11,11 +11,15 @@
     moons, swirl, checkerboard, gaussians, digits                                   Identity; digits Scale(0, 16)
     any other name                tfds_dataset, cropped/resized to config.shape     Scale(0, 255)
 
-`--config.data.KEY=VALUE` applies before the data are read for their shape and transform, which are those of the
-training examples. `--config.shape=…` applies afterwards. config.json records the transform with its parameters.
+`--config.data.KEY=VALUE` and `--config.shape=…` apply before the data are read for their shape and transform, which are
+those of the training examples. config.json records the transform with its parameters. Starting points also choose noise
+levels from the data, and print them: `choose`.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+import re
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +30,15 @@ import data_lib
 from config_lib.command_line import apply_overrides
 from config_lib.names import ConfigError
 from config_lib.spec import build, spec
-from data_lib import Identity, Scale, Transform, files, images, infer_transform, sequences, tfrecord
+from data_lib import Identity, Scale, Standardize, Transform, files, images, infer_transform, sequences, tfrecord
 from data_lib.arrays import load_arrays
+from data_lib.transform import MANY
 from models.conditioning import options_for
 
 TOYS = ("moons", "swirl", "checkerboard", "gaussians")
+SHAPE = re.compile(r"^--?config\.shape=")
 PIXELS = Scale(0.0, 255.0)
+ROWS, FILES, NUMBERS, LEAST = 10_000, 300, 2**23, 64  # of `_examples`
 EVENTS, LABELS = ("x", "image", "images"), ("label", "labels", "y")  # names of arrays in an .npz file
 CONDITIONS = ("cond", "condition", "conditions")
 
@@ -49,40 +56,87 @@ class Choice(NamedTuple):
 def with_data(config: ConfigDict, data: str, overrides: Sequence[str] = (), measure: bool = True) -> ConfigDict:
     """Sets data and transform of the config in place, and the shape if the data determine it; returns the config.
 
-    `overrides` are flags such as --config.data.test=5. ConfigError for data that are missing, of an unknown format, or
-    of events unlike the config's, and for flags of no such key. `measure` also measures σ_data, if the config says so.
+    `overrides` are flags such as --config.data.test=5 and --config.shape=32,32,3. ConfigError for data that are
+    missing, of an unknown format, or of events unlike the config's, and for flags of no such key. `measure` also makes
+    the choices of a starting point (`choose`).
     """
     if not data:
         raise ConfigError("--data= is empty: expected a path or a name")
+    shape_flags = [flag for flag in overrides if SHAPE.match(flag)]
+    if shape_flags:
+        config.shape = apply_overrides(ConfigDict({"shape": tuple(config.shape)}), shape_flags).shape
+    rest = [flag for flag in overrides if flag not in shape_flags]
     try:
         choice = _choice(config, Path(data).expanduser(), data)
-        section = apply_overrides(ConfigDict({"data": choice.section}), overrides).data
+        section = apply_overrides(ConfigDict({"data": choice.section}), rest).data
         with files.quiet():  # the data are read again, and described then
             _put(config, section, *choice.read(section))
-            if measure and config.get("measure_sigma_data", False):
-                measure_sigma_data(config)
     except ConfigError:
         raise
     except (ValueError, OSError) as error:
         raise ConfigError(f"--data={data}: {error}") from error
+    if measure:
+        choose(config)
     return config
 
 
-def measure_sigma_data(config: ConfigDict, count: int = 500) -> None:
-    """Sets config.parameterization.sigma_data to the standard deviation of training examples in model space.
+def choose(config: ConfigDict, given: Container[str] = ()) -> None:
+    """Sets the values that a starting point's config.from_data chooses, and prints each with its reason.
 
-    Of `count` examples that are evenly spaced, over all coordinates, to three digits; prints it.
+    It receives evenly spaced training examples in model space (`_examples`). Keys in `given`, such as "sde.t_max", were
+    set by a flag and stay. Nothing happens for a config without from_data. Examples that are all alike leave the config
+    as it is, with one line. ConfigError for data that cannot be read, or not of config.shape.
+    """
+    if "from_data" not in config:
+        return
+    try:
+        with files.quiet():
+            x, about = _examples(config)
+    except (ValueError, OSError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(f"config.data: {error}") from error
+    if x.shape[1:] != tuple(config.shape):
+        raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {x.shape[1:]}")
+    try:
+        choices = build(config.from_data, "config.from_data")(config, x, about)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        print(f"the config stays as it is: {error}")
+        return
+    print(f"Chosen by {len(x):,} of {about['examples']:,} training examples; --config.KEY=VALUE changes a value:")
+    for choice in choices:
+        print(f"  {_chosen(config, choice.key, choice.reason, choice.value, choice.key in given)}")
+
+
+def _chosen(config: ConfigDict, key: str, reason: str, value: float | None, given: bool) -> str:
+    """Sets one value, unless it was given; a line that states it."""
+    *sections, name = key.split(".")
+    section = functools.reduce(getattr, sections, config)
+    if given:
+        reason = "set by a flag" if value is None else f"set by a flag; the data give {value:g}, {reason}"
+    elif value is not None:
+        section[name] = value
+    now = section[name]
+    shown = "" if isinstance(now, ConfigDict) else f"={now:g}" if isinstance(now, float) else f"={now}"
+    return f"config.{key}{shown.replace(' ', '')}: {reason}"
+
+
+def _examples(config: ConfigDict) -> tuple[np.ndarray, dict[str, int]]:
+    """Training examples in model space, evenly spaced, and how many there are in all, and of classes.
+
+    At most ROWS, or FILES if each is a file, and fewer if they have more than NUMBERS numbers together.
     """
     section = config.data.copy_and_resolve_references()
     if "in_memory" in section:
         section.in_memory = False
     train = build(section, "config.data").train
+    most = ROWS if isinstance(train, data_lib.ArraySource) else FILES
+    count = min(len(train), max(LEAST, min(most, NUMBERS // math.prod(config.shape))))
     rows = np.unique(np.linspace(0, len(train) - 1, count).astype(int))
     x = build(config.transform, "config.transform").forward(data_lib.gather(train, rows)["x"])
-    sigma = float(f"{np.std(x, dtype=np.float64):.3g}")
-    if sigma > 0:
-        config.parameterization.sigma_data = sigma
-        print(f"config.parameterization.sigma_data={sigma:g}: measured on {len(rows)} training examples in model space")
+    label = getattr(train, "label", None)
+    numbered = label is not None and label.ndim == 1 and label.dtype.kind == "i"
+    return x, {"examples": len(train), "classes": int(np.asarray(label).max()) + 1 if numbered else 0}
 
 
 def _choice(config: ConfigDict, path: Path, name: str) -> Choice:
@@ -195,7 +249,17 @@ def _read(config: ConfigDict, dataset: data_lib.Dataset) -> tuple[Transform, tup
         if config.network.get(option) == 0:
             config.network[option] = size
             print(f"config.network.{option}={size}: for the cond of the data, of this size")
-    return infer_transform(train.x), train.x.shape[1:]
+    infer = _each_column if config.get("each_column", False) and train.x.ndim == 2 else infer_transform
+    return infer(train.x), train.x.shape[1:]
+
+
+def _each_column(x: np.ndarray) -> Transform:
+    """Standardize with a mean and a deviation for each column of x [N, columns], however many there are."""
+    if x.dtype == np.uint8:  # which `infer_transform` takes for pixels
+        x = x.astype(np.float32)
+    parts = [infer_transform(x[:, i : i + MANY]) for i in range(0, x.shape[1], MANY)]
+    assert all(isinstance(part, Standardize) for part in parts)
+    return Standardize(*(tuple(v for part in parts for v in getattr(part, name)) for name in ("mean", "std")))
 
 
 def _arguments(section: ConfigDict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Volumes of your own, [D, H, W, channels]: VP and a three-dimensional DDPM++.
+"""Volumes of your own, [D, H, W, channels], of any size: a three-dimensional DDPM++ whose depth follows it.
 
     python main.py --config=configs/volume.py --data=FILE.npz --workdir=runs/volume
 
@@ -7,17 +7,19 @@ standardized. Mean and deviation are recorded in config.json; samples have the u
 """
 
 from config_lib.spec import spec
-from configs.starting import starting_point
+from configs.starting import array_choices, array_network, starting_point
 from data_lib import Standardize, from_npz
-from models import NCSNpp
+from eval_lib import PyramidFeatures
 
 
 def get_config():
-    config = starting_point((16, 16, 16, 1), sigma_data=1.0, learning_rate=1e-3, num_steps=20_000)
+    config = starting_point(
+        (16, 16, 16, 1), sigma_data=1.0, learning_rate=1e-3, num_steps=20_000, choices=array_choices
+    )
     config.data = spec(from_npz, path="volumes.npz")
     config.transform = spec(Standardize)
-    config.network = spec(
-        NCSNpp, nf=16, ch_mult=(1, 2, 2), num_res_blocks=1, attn_resolutions=(), attn_levels=(2,), dropout=0.0
-    )
+    config.network = spec(array_network, shape=(16, 16, 16, 1), nf=16, coarsest=4, attention=512)
+    config.network.shape = config.get_oneway_ref("shape")
     config.training.update(batch_size=16)
+    config.eval.features = spec(PyramidFeatures)
     return config

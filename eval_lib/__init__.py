@@ -27,6 +27,7 @@ from eval_lib.neighbors import density_coverage as density_coverage
 from eval_lib.neighbors import precision_recall as precision_recall
 from eval_lib.network import Features as Features
 from eval_lib.network import NetworkFeatures as NetworkFeatures
+from eval_lib.pyramid import PyramidFeatures as PyramidFeatures
 from eval_lib.report import markdown as markdown
 from eval_lib.report import small_image_report as small_image_report
 from eval_lib.requires import requires as requires

@@ -25,6 +25,7 @@ def small_image_report(
     test_label: np.ndarray,
     threshold: float = 0.9,
     seed: int = 0,
+    noun: str = "image",
 ) -> Report:
     """Samples, training and test images [N, ...] in model space, labels [N] → figures that JSON can hold.
 
@@ -36,6 +37,7 @@ def small_image_report(
     classes     number of samples in each predicted class, with the fraction of test images in it
     nearest     median Euclidean distance to the nearest training image: near 0 for copies of training images
     accuracy    of the classifier, a small network trained on the training images, on test images
+    noun        the argument `noun`, one of the images in the words of the table: digit, for example
     text        the table of `markdown`
 
     "ratio" is samples / test. ValueError for shapes or lengths that do not fit, and for values that are not finite.
@@ -54,31 +56,36 @@ def small_image_report(
         "classes": _classes(probability, classify.classes),
         "nearest": _compared(_nearest(samples, train), _nearest(test, train)),
         "accuracy": _accuracy(classify.classes[probability["test"].argmax(1)], test_label),
+        "noun": noun,
     }
     return {**report, "text": markdown(report)}
 
 
 def markdown(report: Report) -> str:
-    """The report as a table: figure, samples, test images, their ratio and what it should be."""
+    """The report as a table: figure, samples, test images, their ratio and what it should be.
+
+    The report's `noun` replaces "image".
+    """
     frechet, confident, nearest, counts = (report[k] for k in ("frechet", "confident", "nearest", "counts"))
+    noun, resplit = report.get("noun", "image"), frechet["resplit"]
     rows = [
-        "| figure | samples | test images | samples / test (ideal) |",
+        f"| | samples | test {noun}s | samples / test (ideal) |",
         "|---|--:|--:|---|",
-        f"| number of images | {counts['samples']} | {counts['test']} | |",
-        f"| Fréchet distance to the training images, in pixels, {counts['group']} images each "
+        f"| number, compared with {counts['train']} training {noun}s | {counts['samples']} | {counts['test']} | |",
+        f"| Fréchet distance in pixels to the training {noun}s, {counts['group']} each "
         f"| {frechet['samples']:.3f} ± {frechet['spread']:.3f} | {frechet['test']:.3f} "
         f"| {frechet['ratio']:.2f} (1; higher is worse) |",
-        f"| the same, for 40 random splits of the real images | | {frechet['resplit']['mean']:.3f} "
-        f"± {frechet['resplit']['spread']:.3f} | {frechet['samples'] / frechet['resplit']['mean']:.2f} (1) |",
-        f"| fraction classified with confidence > {confident['threshold']:g} | {confident['samples']:.1%} "
+        f"| the same for 40 random splits of the real {noun}s | | {resplit['mean']:.3f} ± {resplit['spread']:.3f} "
+        f"| {frechet['samples'] / resplit['mean']:.2f} (1) |",
+        f"| fraction with confidence above {confident['threshold']:g} | {confident['samples']:.1%} "
         f"| {confident['test']:.1%} | {confident['ratio']:.2f} (1; lower is worse) |",
-        f"| distance to the nearest training image, median | {nearest['samples']:.3f} "
+        f"| distance to the nearest training {noun}, median | {nearest['samples']:.3f} "
         f"| {nearest['test']:.3f} | {nearest['ratio']:.2f} (1; near 0 for copies) |",
     ]
     total = counts["samples"]
     for name, count, share in zip(*report["classes"].values(), strict=True):
         ratio = f"{count / total / share:.2f} (1)" if share else ""
-        rows.append(f"| class {name} | {count / total:.1%} | {share:.1%} | {ratio} |")
+        rows.append(f"| classified as {name} | {count / total:.1%} | {share:.1%} | {ratio} |")
     rows.append(f"| accuracy of the classifier | | {report['accuracy']:.1%} | |")
     return "\n".join(rows) + "\n"
 

@@ -107,14 +107,40 @@ def test_a_threshold_is_a_threshold(real):
     assert report(TEST_X[:250], threshold=0.99)["confident"]["samples"] < real["confident"]["samples"]
 
 
+def test_the_words_of_the_table():
+    """The whole text, on numbers that can be checked by hand."""
+    resplit = {"mean": 0.4, "spread": 0.05}
+    known = {
+        "counts": {"samples": 1000, "train": 1297, "test": 500, "group": 500},
+        "frechet": {"samples": 0.36, "test": 0.3, "ratio": 1.2, "spread": 0.016, "resplit": resplit},
+        "confident": {"samples": 0.855, "test": 0.9, "ratio": 0.95, "threshold": 0.9},
+        "nearest": {"samples": 2.1, "test": 2.0, "ratio": 1.05},
+        "classes": {"label": [0, 1], "samples": [400, 600], "test": [0.5, 0.5]},
+        "accuracy": 0.97,
+    }
+    expected = """\
+| | samples | test digits | samples / test (ideal) |
+|---|--:|--:|---|
+| number, compared with 1297 training digits | 1000 | 500 | |
+| Fréchet distance in pixels to the training digits, 500 each | 0.360 ± 0.016 | 0.300 | 1.20 (1; higher is worse) |
+| the same for 40 random splits of the real digits | | 0.400 ± 0.050 | 0.90 (1) |
+| fraction with confidence above 0.9 | 85.5% | 90.0% | 0.95 (1; lower is worse) |
+| distance to the nearest training digit, median | 2.100 | 2.000 | 1.05 (1; near 0 for copies) |
+| classified as 0 | 40.0% | 50.0% | 0.80 (1) |
+| classified as 1 | 60.0% | 50.0% | 1.20 (1) |
+| accuracy of the classifier | | 97.0% | |
+"""
+    assert markdown({**known, "noun": "digit"}) == expected
+    assert markdown(known) == expected.replace("digit", "image")
+
+
 def test_json_and_markdown(real):
     assert json.loads(json.dumps(real)) == real
-    lines = markdown(real).splitlines()
-    assert lines[0] == "| figure | samples | test images | samples / test (ideal) |"
-    assert "| fraction classified with confidence > 0.9 |" in markdown(real)
-    assert {line.count("|") for line in lines} == {5}
+    assert {line.count("|") for line in markdown(real).splitlines()} == {5}
     assert f"| {real['confident']['samples']:.1%} | {real['confident']['test']:.1%} |" in markdown(real)
-    assert sum(line.startswith("| class ") for line in lines) == 10
+    assert sum(line.startswith("| classified as ") for line in markdown(real).splitlines()) == 10
+    assert real["text"] == markdown(real) and "test images" in real["text"]
+    assert "training digits" in report(TEST_X[:100], noun="digit")["text"]
 
 
 def test_what_is_refused():
