@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_lib.conditions import keys_in
 from data_lib.layout import remarks
 from data_lib.sources import ArraySource, Dataset, Source, gather
 from data_lib.transform import FAR, MANY, Standardize, Transform, infer_transform
@@ -32,6 +33,7 @@ class SplitDescription:
     unreadable: tuple[str, ...]
     negative: bool = False  # whether there are labels below 0
     rounding: str = ""  # a line if the dtype, or model space's float32, loses digits of the data
+    conditions: tuple[str, ...] = ()  # a line for each: name, dtype, shape, range
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def _describe_split(source: Source, transform: Transform) -> SplitDescription:
     shape: tuple[int, ...] = ()
     dtype = np.dtype(np.float32)
     labels: dict[int, int] = {}
+    conditions: dict[str, tuple[float, float]] = {}
+    kinds: dict[str, str] = {}
     for start in range(0, len(seen), 1000):
         batch = gather(source, seen[start : start + 1000])
         x = batch["x"]
@@ -90,6 +94,10 @@ def _describe_split(source: Source, transform: Transform) -> SplitDescription:
         low, high = min(low, float(x.min())), max(high, float(x.max()))
         data.add(x)
         model.add(transform.forward(x))
+        for key in keys_in(batch):
+            values, (least, most) = batch[key], conditions.get(key, (np.inf, -np.inf))
+            kinds[key] = f"{key} {values.dtype} {list(values.shape[1:])}"
+            conditions[key] = min(least, float(values.min())), max(most, float(values.max()))
         label = batch.get("label")
         if label is not None and label.ndim == 1 and label.dtype.kind == "i":
             for value, n in zip(*np.unique(label, return_counts=True), strict=True):
@@ -97,6 +105,7 @@ def _describe_split(source: Source, transform: Transform) -> SplitDescription:
     names = getattr(source, "classes", ())
     named = [(names[k] if 0 <= k < len(names) else str(k), n) for k, n in sorted(labels.items())]
     bad = tuple(map(str, getattr(source, "unreadable", ())))
+    given = tuple("{} range {} to {}".format(kinds[key], *_shown_range(*conditions[key])) for key in kinds)
     rounding = _rounding(data, dtype) or _rounding(model, np.dtype(np.float32), " in model space")
     return SplitDescription(
         count,
@@ -110,6 +119,7 @@ def _describe_split(source: Source, transform: Transform) -> SplitDescription:
         bad,
         min(labels, default=0) < 0,
         rounding,
+        given,
     )
 
 
@@ -220,6 +230,7 @@ def _lines(name: str, part: SplitDescription) -> Iterator[str]:
         one = "; there is one class only" if len(part.labels) == 1 else ""
         below = "; labels below 0 are out of range" if part.negative else ""
         yield f"{'':8} labels {shown}{more}{one}{below}"
+    yield from (f"{'':8} {line}" for line in part.conditions)
     if part.unreadable:
         yield f"{'':8} {len(part.unreadable)} files cannot be read; --config.data.on_error=skip trains without them:"
         yield from (f"{'':10}{line}" for line in part.unreadable[:SHOWN])

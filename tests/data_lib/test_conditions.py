@@ -14,6 +14,7 @@ from data_lib import (
     Identity,
     Scale,
     Standardize,
+    describe,
     from_arrays,
     gather,
     remarks,
@@ -61,6 +62,12 @@ def test_what_is_no_condition():
         source(v=np.full(N, "a"))
     with pytest.raises(ValueError, match="a condition cannot have the name 'label'"):
         measured(source(label=VECTOR), ["cond.label"])
+
+
+def test_a_description_has_a_line_for_each_condition():
+    data = source(v=np.array([[0.5, 2.0]] * N), image=IMAGE * 0 + 7)
+    text = str(describe(Dataset(data, data), Identity()))
+    assert "cond.v float64 [2] range 0.5 to 2" in text and "cond.image uint8 [4, 4, 1] range 7 to 7" in text
 
 
 def test_other_conditions_are_other_data():
