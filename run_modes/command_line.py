@@ -198,6 +198,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("step", None, "The checkpoint to use, if not the newest.", lower_bound=0)
     flags.DEFINE_integer("num_steps", None, "Steps of the sampler in use, config.sampling.use.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the samples; training uses --config.seed.", lower_bound=0)
+    flags.DEFINE_boolean("compile_cache", True, "Compiled programs are cached in the user's cache folder, up to 1 GiB.")
     flags.DEFINE_boolean("animate", False, "Sampling also draws the path from noise to data: samples/animation.gif.")
 
 
@@ -272,6 +273,10 @@ def dispatch(config: ConfigDict | None) -> None:
     if F.mode in ("sample", "eval"):
         check_samplers(config, sys.argv[1:])
     logging.set_verbosity(logging.WARNING)  # absl's default is INFO, where JAX reports each missing backend
+    if not F.compile_cache:
+        import jax
+
+        jax.config.update("jax_enable_compilation_cache", False)
     if F.processes is not None:
         from io_lib.processes import join
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError, build
 from data_lib import Conditions
 from models.network import as_network
+from run_modes.compilation import use_cache
 from run_modes.conditions import built_conditions
 from run_modes.devices import Devices, make_devices
 from run_modes.labels import check_label, guidance, num_classes
@@ -74,6 +75,7 @@ class Experiment(NamedTuple):
 
 def make_experiment(config: ConfigDict, devices: list | None = None, processes: bool = False) -> Experiment:
     """The objects of a config, on these devices, or all. ConfigError naming the wrong section; nothing is compiled."""
+    use_cache()
     sde = build(config.sde, "config.sde")
     network = as_network(build(config.network, "config.network"))
     likelihood = build(config.eval.get("likelihood", Likelihood()), "config.eval.likelihood")
