@@ -145,8 +145,10 @@ def scale_remark(train: Source, transform: Transform, expected: float | np.ndarr
         found.append(f"their deviation is {model.overall():.3g}")
     if np.max(np.abs(mean)) > NEAR[1]:
         found.append(f"their mean is {model.mean[np.argmax(np.abs(mean))]:.3g}")
+    if not found:
+        return ""
     better = infer_transform(train.x if isinstance(train, ArraySource) else x)
-    if not found or (better == transform and not sigma_data):
+    if better == transform and not sigma_data:
         return ""
     remedy = f"config.parameterization.sigma_data = {model.overall():.3g}"
     if better != transform:
