@@ -40,11 +40,16 @@ def user_cache() -> Path:
 
 
 def processor() -> str:
-    """A name for the processor's kind, by its instructions where the system tells: programs for CPUs depend on it."""
+    """A name for the processor: its instructions, where the system lists them, and the cores that this process may use.
+
+    Programs for CPUs depend on both. JAX's keys contain the first, not the second: a program compiled on one core stays
+    on one core.
+    """
     try:
         with open("/proc/cpuinfo") as file:
             lines = {line for line in file if line.startswith(("flags", "Features", "model name"))}
     except OSError:
         lines = {platform.processor()}
     digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()[:8]
-    return f"{platform.machine()}-{digest}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.machine()}-{digest}-{cores}"

@@ -245,8 +245,7 @@ def of_rows(experiment: Any, cond: Any) -> SampleConditions:
     conditions: Conditions | None = experiment.conditions
     try:
         if conditions is not None:
-            if isinstance(cond, Mapping) and set(cond) != set(conditions.names) and conditions.is_single:
-                cond = np.stack(list(cond.values()), axis=-1)  # the named columns of a table
+            cond = from_columns(cond, conditions) if isinstance(cond, Mapping) else cond
             conditions.forward(cond, rows)  # for its errors
             found = jax.tree.map(np.asarray, cond)
         elif num_classes(experiment.config) and np.asarray(cond).dtype.kind in "iu" and np.ndim(cond) == 1:
@@ -259,6 +258,17 @@ def of_rows(experiment: Any, cond: Any) -> SampleConditions:
         raise ConfigError(str(error)) from error
     take = lambda indices: jax.tree.map(lambda a: a[np.asarray(indices) % rows], found)  # noqa: E731
     return SampleConditions(take, f"conditions of samples: {rows} given rows in turn", {"cond": _digest(found)}, rows)
+
+
+def from_columns(cond: Mapping[str, Any], conditions: Conditions) -> Any:
+    """The cond of which a dict has the columns: NAME.0, NAME.1 …, or any names if there is only one condition."""
+    if set(cond) == set(conditions.names):
+        return cond
+    parts = {name: [key for key in cond if key.rpartition(".")[0] == name] for name in conditions.names}
+    if sum(len(part) or name in cond for name, part in parts.items()) == len(cond):
+        columns = {name: [cond[f"{name}.{i}"] for i in range(len(part))] for name, part in parts.items() if part}
+        return {name: np.stack(columns[name], axis=-1) if name in columns else cond.get(name) for name in parts}
+    return np.stack(list(cond.values()), axis=-1) if conditions.is_single else cond
 
 
 def of_examples(experiment: Any, source: Source, split: str) -> SampleConditions:
@@ -281,7 +291,8 @@ def of_examples(experiment: Any, source: Source, split: str) -> SampleConditions
 def read_cond(path: str | Path) -> Any:
     """The array of an .npy file, the arrays of an .npz file by their names, or the columns of a .csv file.
 
-    A .csv file has one line per sample; a first line of names makes a dict of columns. ConfigError for another file.
+    A .csv file has one line per sample. A first line of names makes a dict of columns; those of a vector are called
+    NAME.0, NAME.1 …. ConfigError for another file.
     """
     path = Path(path).expanduser()
     try:

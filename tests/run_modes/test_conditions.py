@@ -11,10 +11,10 @@ import pytest
 
 import run_lib
 from config_lib.spec import ConfigError, bind, spec
-from data_lib import ArraySource, Dataset, Identity
+from data_lib import ArraySource, Condition, Conditions, Dataset, Identity
 from io_lib.workdir import load_config
 from models import MLP
-from run_modes.conditions import of_examples
+from run_modes.conditions import from_columns, of_examples, read_cond
 from run_modes.trained import open_trained
 from sde_lib import EDMPreconditioning, EDMWeight, LogNormalTime, adam, dsm_loss
 from sde_lib.losses import mean
@@ -161,6 +161,9 @@ def test_samples_of_given_rows(learned, tmp_path, capsys):
     twice = np.array(run_lib.sample(learned, 12, config=config, cond=tmp_path / "c.npz", devices=ONE))
     np.testing.assert_allclose(twice[:6], x, atol=1e-5)
     np.testing.assert_allclose(twice[6:], expected(label, c), atol=5 * NOISE)
+    lines = [f"{k},{a!r},{b!r}" for k, (a, b) in zip(label.tolist(), c.tolist(), strict=True)]
+    (tmp_path / "c.csv").write_text("\n".join(["label,cond.0,cond.1", *lines]))
+    np.testing.assert_array_equal(run_lib.sample(learned, 6, config=config, cond=tmp_path / "c.csv", devices=ONE), x)
     c[0] += 3 * S
     moved = np.array(run_lib.sample(learned, 6, config=config, cond={"label": label, "cond": c}, devices=ONE))
     np.testing.assert_allclose(moved[0] - x[0], A @ [3, 3], atol=0.6)
@@ -254,3 +257,24 @@ def test_what_cannot_be_conditioned_on_is_refused_before_anything_is_made(tmp_pa
 def test_rows_that_do_not_fit(learned, cond, message):
     with pytest.raises(ConfigError, match=message):
         run_lib.sample(learned, cond=cond, devices=ONE)
+
+
+ONE_VECTOR = Conditions((("cond", Condition((2,))),))
+TWO = Conditions((("label", Condition((), True)), ("v", Condition((2,)))))
+
+
+@pytest.mark.parametrize(
+    ("text", "conditions", "found"),
+    [
+        ("1,2\n3,4\n", ONE_VECTOR, [[1, 2], [3, 4]]),
+        ("mass,T\n1,2\n3,4.5\n", ONE_VECTOR, [[1, 2], [3, 4.5]]),
+        ("v.1,v.0,label\n2,1,7\n4,3,8\n", TWO, {"label": [7, 8], "v": [[1, 2], [3, 4]]}),
+    ],
+)
+def test_the_columns_of_a_table(tmp_path, text, conditions, found):
+    (tmp_path / "c.csv").write_text(text)
+    cond = read_cond(tmp_path / "c.csv")
+    cond = from_columns(cond, conditions) if isinstance(cond, dict) else cond
+    jax.tree.map(
+        np.testing.assert_array_equal, cond, jax.tree.map(np.asarray, found, is_leaf=lambda a: type(a) is list)
+    )
