@@ -8,7 +8,7 @@
 Images are cropped to the ratio of config.shape, resized, and mirrored left to right with probability ½ in training
 (--config.training.flip=False where left and right differ, as in text). Subfolders are classes, which the network
 ignores unless --config.network.num_classes is set. `small` computes on patches of 2×2 pixels with 1/8 of the
-parameters, and trains in ten minutes on two CPU cores. docs/starting.md says what to expect of it.
+parameters, and trains in 12 minutes on two CPU cores. docs/starting.md says what to expect of it.
 """
 
 import math
@@ -37,7 +37,7 @@ class OnPatches(nn.Module):
         F(x, c_noise) = network(x, c_noise) + Σ_k g_k(c_noise) (w_k * x)          in patches                        (1)
 
     The `filters` convolutions w_k of 3×3 patches, with gains g_k per channel, are 0 at first. They learn to remove
-    noise within some hundred steps: for a Gaussian process the best F is of this form.
+    noise within some hundred steps: the best F for a stationary Gaussian process is a convolution at each noise level.
     """
 
     network: nn.Module

@@ -5,14 +5,12 @@ With --data, `sde_lib.suggest` measures the training examples in model space, an
     parameterization.sigma_data   σ_data, the standard deviation over all coordinates
     sde.t_max                     sigma_max, the largest distance between two examples, where σ(t) = t
     sde.t_min                     sigma_min of `suggest`, but at least σ_data/1000
-    time_distribution             log σ ~ N(m, s²), m = log(σ_data/0.5) − 1.2                                     (1)
-                                  s = (log(½ median distance between examples) − m)/2.5, at least 1.2             (2)
+    time_distribution             log σ ~ N(log(σ_data/0.5) − 1.2, 1.2²)                                          (1)
 
-(1) is EDM's mean, which is for σ_data = 0.5, on other scales: c x with noise c σ is the problem of x with noise σ. With
-EDM's deviation of 1.2, hardly any training is at the noise levels that decide between examples that differ as a whole.
-A bright and a dark image of 64×64×3 are distinguishable up to σ near 50, 4 deviations above m; a short run is biased
-there. By (2), a rule of ours, 0.6 % of the draws are above half of the median distance. Each value is printed with its
-reason, unless a flag sets it (`configs.own_data.choose`).
+(1) is EDM's distribution, which is for σ_data = 0.5, on other scales: c x with noise c σ is the problem of x with noise
+σ. In a short run few draws reach the levels that decide between bright and dark images: docs/starting.md has the
+measurement, also of a wider distribution. Each value is printed with its reason, unless a flag sets it
+(`configs.own_data.choose`).
 T. Karras et al. 2022, arXiv:2206.00364, table 1.
 """
 
@@ -44,8 +42,7 @@ from sde_lib import (
 from sde_lib import suggest as suggest_parameters
 from sde_lib.solvers import Heun
 
-EDM_SIGMA_DATA, EDM_MEAN, EDM_STD = 0.5, -1.2, 1.2  # of (1) and (2)
-HIGHEST = 2.5  # deviations above m, of (2)
+EDM_SIGMA_DATA, EDM_MEAN, EDM_STD = 0.5, -1.2, 1.2  # of (1)
 LOWEST = 1 / 1000  # of σ_data: lower noise levels would only take steps from the sampler
 
 NOISE_LEVELS = {name_of(EDM): ("t_max", "t_min"), name_of(VE): ("sigma_max", "sigma_min")}
@@ -114,12 +111,9 @@ def noise_choices(config: ConfigDict, x: np.ndarray) -> list[Choice]:
         choices.append(Choice(f"sde.{names[0]}", most, three_digits(found.sigma_max)))
         choices.append(Choice(f"sde.{names[1]}", f"sigma_min, {why}", three_digits(lowest)))
     if config.time_distribution.get("call") == name_of(LogNormalTime):
-        center, median = noise_mean(sigma_data), found.median_distance
         about = f"of log sigma in training; EDM's -1.2 for sigma_data 0.5, plus log({sigma_data:g}/0.5)"
-        choices.append(Choice("time_distribution.mean", about, center))
-        width = max(EDM_STD, (math.log(max(median / 2, lowest)) - center) / HIGHEST)  # median 0: mostly copies
-        about = f"EDM's 1.2, or more: {HIGHEST} of it reach half of the median distance, {median:.3g}"
-        choices.append(Choice("time_distribution.std", about, three_digits(width)))
+        choices.append(Choice("time_distribution.mean", about, noise_mean(sigma_data)))
+        choices.append(Choice("time_distribution.std", "of log sigma in training, as in EDM"))
     return choices
 
 
