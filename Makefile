@@ -19,8 +19,6 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	touch $@
 
-# XLA's newest CPU convolutions are, for a network this small, slower than the ones before them: 8 against 10.5 steps/s.
-digits reproduce: export XLA_FLAGS ?= --xla_cpu_experimental_ynn_fusion_type=
 digits: setup
 	$(RUN) main.py --config=configs/digits.py --workdir=$(DIGITS)
 	$(RUN) main.py --mode=sample --workdir=$(DIGITS) --num_samples=1000

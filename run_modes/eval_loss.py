@@ -12,6 +12,7 @@ from run_modes.conditions import network_batch
 from run_modes.experiment import Experiment
 from run_modes.state import EVAL, TRAIN, key_for
 from sde_lib import AppliedNetwork, TrainState, frozen_state, make_eval_step, sample_keys
+from sde_lib.training.xla import jit
 
 
 class EvalLoss:
@@ -20,7 +21,7 @@ class EvalLoss:
     def __init__(self, experiment: Experiment, dataset: Dataset):
         self.experiment, self.dataset = experiment, dataset
         step = make_eval_step(experiment.network, experiment.objective)
-        self.eval_step = jax.jit(step, out_shardings=experiment.devices.replicated)
+        self.eval_step = jit(step, out_shardings=experiment.devices.replicated)
 
     def __call__(self, params: Any, step: int) -> float:
         experiment, total, count = self.experiment, 0.0, 0.0
@@ -45,7 +46,7 @@ def loss_curve(
     sde = getattr(objective, "sde", None)
     if sde is None or jax.eval_shape(partial(objective.times, n=2), jax.random.key(0)).shape != (2,):
         return None
-    at, size = jax.jit(partial(_loss_at, experiment)), experiment.devices.whole(config.eval.batch_size)
+    at, size = jit(partial(_loss_at, experiment)), experiment.devices.whole(config.eval.batch_size)
     state = jax.device_put(frozen_state(key_for(config, TRAIN), params, step), experiment.devices.replicated)
     grid = np.linspace(float(sde.t_min), float(sde.t_max), times).astype(np.float32)
     totals = np.zeros((3, times))

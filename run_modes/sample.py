@@ -16,6 +16,7 @@ from run_modes.conditions import SampleConditions, conditions_of_samples
 from run_modes.trained import Trained, made_with, open_trained, require_finite
 from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
+from sde_lib.training.xla import jit
 
 
 def sample(
@@ -168,7 +169,7 @@ def draw_animation(trained: Trained, x: np.ndarray, seed: int, conditions: Sampl
 
     cond = conditions.of(np.arange(len(x)))
 
-    @jax.jit
+    @jit
     def path(model: ScoreModel, cond: Any) -> tuple[jax.Array, jax.Array]:
         numbers, sde, sampler = jnp.arange(len(x)), model.sde, cast(Sampler, model.sampler)  # by require_animation
         score_fn = model.score_given(cond)

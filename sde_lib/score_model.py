@@ -25,6 +25,7 @@ from sde_lib.numbers.keys import require_indices, require_key, rows_of_shape
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
 from sde_lib.sampling import AnySampler, Sampler, Start
 from sde_lib.sde import SDE, Time
+from sde_lib.training.xla import jit
 
 Data = np.ndarray | Array
 """Data [B, *shape] in their own units."""
@@ -265,27 +266,27 @@ def _by_rows(program, *rows):
     return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), jax.eval_shape(program, *one))
 
 
-@jax.jit
+@jit
 def _sample(model: ScoreModel, keys: Key[Array, " B"], cond: Any, x_T: Start):
     return model.sampler.with_nfe(keys, model.sde, model._score_given(cond), model.shape, x_T)
 
 
-@jax.jit
+@jit
 def _log_prob(model: ScoreModel, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any) -> LogProb:
     return model.likelihood.log_prob(keys, model.sde, model._score, x, cond)
 
 
-@jax.jit
+@jit
 def _encode(model: ScoreModel, x: Float[Array, "B ..."], cond: Any):
     return model.likelihood.encode(model.sde, model._score, x, cond)
 
 
-@jax.jit
+@jit
 def _decode(model: ScoreModel, temperature, z: Float[Array, "B ..."], cond: Any):
     return model.likelihood.decode(model.sde, model._score, z, temperature, cond)
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(jit, static_argnums=3)
 def _bits(
     model: ScoreModel, width, dequantizer, samples: int, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any
 ):
@@ -295,6 +296,6 @@ def _bits(
     return bits_per_dim(keys, log_prob, x, bin_width=width, samples=samples, dequantizer=dequantizer)
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jit, static_argnums=2)
 def _elbo(model: ScoreModel, levels, num_times: int, keys: Key[Array, " B"], x: Float[Array, "B ..."], cond: Any):
     return elbo(keys, model.sde, partial(model._score, cond=cond), x, num_times=num_times, levels=levels)

@@ -27,7 +27,7 @@ from sde_lib.parameterization import ScaledTime
 from sde_lib.training.objective import draws
 from sde_lib.training.state import ema_rate
 from sde_lib.training.step import scan_steps
-from sde_lib.training.xla import clip_by_global_norm, global_norm
+from sde_lib.training.xla import clip_by_global_norm, convolution_options, global_norm, jit
 from tests.contracts import DoubleWell
 from tests.helpers import objective
 
@@ -267,3 +267,13 @@ def test_a_batch_in_parts_is_the_batch_at_once(name):
 def test_parts_of_a_batch_are_equal():
     with pytest.raises(ValueError, match="a batch of 64 cannot be processed in 5 equal parts"):
         make(adam(), accumulate=5)(fresh(adam()), {"x": X})
+
+
+def test_the_jit_with_options_for_convolutions_is_jit():
+    """Same values, also inside another jit, which does not take options; static arguments as usual."""
+    double = jit(lambda x, k: k * x, static_argnums=1)
+    x = jnp.arange(3.0)
+    np.testing.assert_array_equal(double(x, 2), 2 * x)
+    np.testing.assert_array_equal(jax.jit(lambda x: double(x, 3))(x), 3 * x)
+    np.testing.assert_array_equal(jax.grad(lambda x: double(x, 4).sum())(x), [4, 4, 4])
+    assert set(convolution_options()) <= {"xla_cpu_experimental_ynn_fusion_type"}
