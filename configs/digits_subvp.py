@@ -3,7 +3,7 @@
     python main.py --config=configs/digits_subvp.py --workdir=runs/digits_subvp
 
 Hardware and time as in digits.py. Measured in one run: the Fréchet distance in pixels is 1.16 times that of test
-digits, the fraction classified with confidence > 0.9 is 0.94 times theirs.
+digits, the fraction classified with confidence above 0.9 is 0.94 times theirs.
 """
 
 from config_lib.spec import spec
