@@ -55,8 +55,8 @@ def with_conditions(config: ConfigDict, network: Any, dataset: Dataset, saved: C
     ConfigError if the network requires what the data lack, or cannot take what they have.
     """
     keys = keys_to_use(config, network, dataset)
-    if set(keys) <= {"label"} and takes(network) is not None:
-        return config  # classes, or nothing: no number to record
+    if not keys or (keys == ("label",) and takes(network) is not None):
+        return config  # nothing, or classes: no number to record
     config = with_saved_conditions(config, saved)
     if not config.get("cond"):
         config = config.copy_and_resolve_references()

@@ -228,6 +228,20 @@ def test_a_vector_alone_is_the_cond_of_an_own_network(tmp_path):
         model.sample(jax.random.key(0), 3, cond=np.zeros((3, 1)))
 
 
+class Unasked(nn.Module):
+    """A network whose call takes cond, for data that have none."""
+
+    @nn.compact
+    def __call__(self, x, c_noise, cond=None):
+        assert cond is None
+        return nn.Dense(2)(x)
+
+
+def test_data_without_conditions_give_an_own_network_none(tmp_path):
+    assert run_lib.train(config_for(spec(Unasked), num_steps=2), tmp_path, dataset(()), devices=ONE)
+    assert not load_config(tmp_path).cond and run_lib.load(tmp_path).sample(jax.random.key(0), 2).shape == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("network", "keys", "message"),
     [
