@@ -19,13 +19,14 @@ def from_arrays(
     seed: int = 0,
     name: str = "arrays",
     cond: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Dataset:
     """A random, disjoint split of x [N, ...], label [N, ...] and cond [N, ...], or a dict of such, by `seed`.
 
-    `test` is a share of the examples, below 1, or their number: 1.0 is one example. ValueError unless both splits have
-    at least one example, and as in `ArraySource`.
+    `test` is a share of the examples, below 1, or their number: 1.0 is one example. `classes` names the labels.
+    ValueError unless both splits have at least one example, and as in `ArraySource`.
     """
-    whole = ArraySource(x, label, name, cond=cond)
+    whole = ArraySource(x, label, name, classes, cond=cond)
     size = files.count_or_share(test, name)
     count = size if isinstance(size, int) else round(size * len(whole))
     if not 0 < count < len(whole):

@@ -21,6 +21,7 @@ from data_lib.transform import Identity, infer_transform
 
 RESERVED = ("label", "cond")
 ROWS = 10_000
+FAR_TRACED = 1e3  # deviations from 0: float32 keeps 4 digits of the standardized value
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,21 @@ class Condition:
         """[B, *shape] for the network: int32 or float32. Tracers of JAX are allowed."""
         try:
             values = np.asarray(values)
-        except TypeError:  # a tracer
-            if self.integers:
-                return values
-            offset = self.transform.forward(np.zeros((1, *self.shape), np.float32))
-            slope = np.broadcast_to(np.asarray(self.transform.slope, np.float32), offset.shape)
-            return values.astype(np.float32) * slope + offset
-        return values.astype(np.int32) if self.integers else np.asarray(self.transform.forward(values), np.float32)
+        except TypeError:
+            return self._traced(values)
+        if self.integers:
+            return whole(values, "a condition of integers")
+        return np.asarray(self.transform.forward(values), np.float32)
+
+    def _traced(self, values: Any) -> Any:
+        """`forward` of a tracer, in float32. ValueError where that would lose digits."""
+        if self.integers:
+            return values
+        offset = self.transform.forward(np.zeros((1, *self.shape), np.float32))
+        if np.max(np.abs(offset), initial=0) > FAR_TRACED:
+            raise ValueError("cond: values far from 0 lose digits in float32: pass an array, outside of jax.jit")
+        slope = np.broadcast_to(np.asarray(self.transform.slope, np.float32), offset.shape)
+        return values.astype(np.float32) * slope + offset
 
     def zeros(self, rows: int) -> np.ndarray:
         """An input of the network, for shapes and dtypes."""
@@ -92,7 +101,11 @@ class Conditions:
         found = {}
         for name, one in self.entries:
             value = cond[name]
-            shape = np.shape(value) if isinstance(value, list | tuple) else getattr(value, "shape", None)
+            value = np.asarray(value) if isinstance(value, list | tuple) else value
+            shape = getattr(value, "shape", None)
+            if shape is not None and shape[1:] != one.shape and {shape[1:], one.shape} == {(), (1,)}:
+                value = value.reshape(shape[0], *one.shape)  # a scalar and a vector of one number are the same
+                shape = value.shape
             if value is not None and (shape is None or shape != (shape[0] if rows is None else rows, *one.shape)):
                 expected = (*("B" if rows is None else str(rows),), *map(str, one.shape))
                 raise ValueError(f"cond: expected {name} of shape [{', '.join(expected)}], got {shape}")
@@ -118,9 +131,19 @@ def keys_in(example: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(key for key in example if key == "cond" or key.startswith(COND))
 
 
-def measured(source: Source, keys: Sequence[str]) -> dict[str, Condition]:
+def whole(values: Any, name: str) -> np.ndarray:
+    """Whole numbers as int32, also if they are stored as floats. ValueError for others."""
+    values = np.asarray(values)
+    found = values.astype(np.int64) if values.dtype.kind in "iubf" and np.isfinite(values).all() else None
+    if found is None or not np.array_equal(found, values) or np.any(np.abs(found) >= 2**31):
+        raise ValueError(f"cond: expected whole numbers for {name}, got {values.dtype} of shape {values.shape}")
+    return found.astype(np.int32)
+
+
+def measured(source: Source, keys: Sequence[str], real: bool = False) -> dict[str, Condition]:
     """The conditions with these keys, by name, with transforms from at most ROWS examples.
 
+    `real` standardizes integers too, except labels: for networks that embed real numbers only.
     ValueError for a name that is reserved, or cannot be a key of a config.
     """
     rows = gather(source, np.unique(np.linspace(0, len(source) - 1, min(ROWS, len(source))).astype(int)))
@@ -129,7 +152,8 @@ def measured(source: Source, keys: Sequence[str]) -> dict[str, Condition]:
         name, values = name_of(key), rows[key]
         if "." in name or (key.startswith(COND) and name in RESERVED):
             raise ValueError(f"cond: a condition cannot have the name {name!r}")
-        integers = values.dtype.kind in "iub" and values.dtype != np.uint8
+        integers = values.dtype.kind in "iub" and values.dtype != np.uint8 and not (real and name != "label")
+        values = values if integers or values.dtype == np.uint8 else values.astype(np.float64)
         transform = Identity() if integers else infer_transform(values)
         found[name] = Condition(tuple(map(int, values.shape[1:])), integers, transform)
     return found

@@ -25,8 +25,9 @@ def read_csv(path: str | PathLike) -> dict[str, list[str]]:
         names = [str(i) for i in range(len(names))]
     else:
         lines = lines[1:]
-    if len(set(names)) < len(names) or not lines:
-        raise ValueError(f"{path}: expected different names and at least one line of numbers, got {', '.join(names)}")
+    if len(set(names)) < len(names) or not all(names) or not lines:
+        shown = ", ".join(names)
+        raise ValueError(f"{path}: expected different names and at least one line of numbers, got {shown}")
     for number, line in lines:
         if len(line) != len(names):
             raise ValueError(f"{path}, line {number}: expected {len(names)} cells, got {len(line)}")
@@ -62,10 +63,10 @@ def from_csv(
         raise ValueError(f"{path}: not used: {', '.join(left)}; name them by label=, cond= or ignore=")
     given = {
         "x": numbers(path, columns, events),
-        "label": classes(columns[labels[0]]) if labels else None,
         "cond": numbers(path, columns, conditions) if conditions else None,
     }
-    return from_arrays(**given, test=test, seed=seed, name=path.name)
+    label_values, names = classes(path, labels[0], columns[labels[0]]) if labels else (None, ())
+    return from_arrays(**given, label=label_values, classes=names, test=test, seed=seed, name=path.name)
 
 
 def numbers(path: Path, columns: dict[str, list[str]], names: Sequence[str]) -> np.ndarray:
@@ -77,11 +78,17 @@ def numbers(path: Path, columns: dict[str, list[str]], names: Sequence[str]) -> 
     return np.array([[float(cell) for cell in columns[name]] for name in names]).T
 
 
-def classes(cells: Sequence[str]) -> np.ndarray:
-    """Whole numbers as they are, and other cells by their place among the sorted different ones."""
-    if all(cell.lstrip("+-").isdigit() for cell in cells):
-        return np.array([int(cell) for cell in cells])
-    return np.unique(np.array(cells), return_inverse=True)[1].astype(np.int32)
+def classes(path: Path, name: str, cells: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(labels, names of the classes): whole numbers as they are, without names; text by its place when sorted.
+
+    ValueError for an empty cell.
+    """
+    if "" in cells:
+        raise ValueError(f"{path}, column {name}, example {list(cells).index('')}: expected a class, got an empty cell")
+    if all(is_number(cell) and float(cell).is_integer() for cell in cells):
+        return np.array([int(float(cell)) for cell in cells]), ()
+    names, label = np.unique(np.array(cells), return_inverse=True)
+    return label.astype(np.int32), tuple(names.tolist())
 
 
 def is_number(text: str) -> bool:

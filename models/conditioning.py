@@ -138,7 +138,7 @@ def by_kind(cond: Any, sizes: Mapping[str, int], batch: int, ndim: int) -> dict[
         return dict(zip(("labels", "vector"), cond, strict=True))
     if not isinstance(cond, Mapping):
         only = next(iter(sizes)) if len(sizes) == 1 else _kind("cond", cond, sizes, ndim)
-        return {only: cond}
+        return {only: jnp.asarray(cond)[:, None] if only == "vector" and getattr(cond, "ndim", 0) == 1 else cond}
     found: dict[str, Any] = {}
     vectors = []
     for name in sorted(cond):

@@ -215,7 +215,7 @@ def as_network(module: Any) -> Network:
 
 
 def takes(network: Network) -> dict[str, int] | None:
-    """What the network can be conditioned on: option of `models.conditioning` → size, for a module with such options.
+    """What the network can be conditioned on: option of `models.conditioning` → size, for a module that has them.
 
     {} for a module whose call takes no cond. None for all others: they take any.
     """
@@ -228,7 +228,7 @@ def takes(network: Network) -> dict[str, int] | None:
     source = module if isinstance(network, LinenNetwork) else network
     found = {option: getattr(source, option, None) for option in OPTIONS.values()}
     declared = {option: size or 0 for option, size in found.items() if size is not None}
-    return declared or None
+    return declared if {"num_classes", "cond_dim"} <= set(declared) else None
 
 
 def _takes_cond(call: Callable) -> bool:

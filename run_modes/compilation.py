@@ -22,11 +22,11 @@ def use_cache() -> None:
     """Chooses the folder, once per process; nothing if one is chosen, or if it cannot be made."""
     if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return
-    folder = user_cache() / "score-sde" / f"compiled-{processor()}"
     try:
+        folder = user_cache() / "score-sde" / f"compiled-{processor()}"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # a home that cannot be written: programs are compiled each time
+    except (OSError, RuntimeError):
+        return  # no home, or one that cannot be written: programs are compiled each time
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)

@@ -33,7 +33,8 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError, build, spec
 from data_lib import Conditions, Dataset, Source, gather
 from data_lib.arrays import load_arrays
-from data_lib.conditions import keys_in, measured
+from data_lib.conditions import key_of, keys_in, measured, whole
+from data_lib.identity import digest
 from data_lib.tables import numbers as table_numbers
 from data_lib.tables import read_csv
 from models.conditioning import options_for
@@ -57,11 +58,13 @@ def with_conditions(config: ConfigDict, network: Any, dataset: Dataset, saved: C
     keys = keys_to_use(config, network, dataset)
     if not keys or (keys == ("label",) and takes(network) is not None):
         return config  # nothing, or classes: no number to record
+    if saved is not None and "cond" not in saved:
+        return config  # a run of an earlier version, which passed nothing
     config = with_saved_conditions(config, saved)
     if not config.get("cond"):
         config = config.copy_and_resolve_references()
         try:
-            found = measured(dataset.train, keys)
+            found = measured(dataset.train, keys, real=takes(network) is not None)
         except ValueError as error:
             raise ConfigError(f"the data: {error}") from error
         config.cond = ConfigDict({name: spec(type(one), **vars(one)) for name, one in found.items()})
@@ -82,8 +85,10 @@ def keys_to_use(config: ConfigDict, network: Any, dataset: Dataset) -> tuple[str
     """The flat keys of the examples that the network is conditioned on. ConfigError as in `with_conditions`."""
     options, first = takes(network), gather(dataset.train, [0])
     conditions, label = keys_in(first), ("label",) if "label" in first else ()
+    if augmented(config) and conditions:
+        raise ConfigError("config.augmentation changes x but not the cond of the data: set its probability to 0")
     if options is None:
-        return (*label, *conditions)
+        return () if augmented(config) else (*label, *conditions)
     others = [option for option in options if option != "num_classes" and options[option]]
     if conditions and not others:
         remedy = f"set {shown_options(config, first, conditions)}" if options else "its __call__ has no parameter cond"
@@ -91,10 +96,7 @@ def keys_to_use(config: ConfigDict, network: Any, dataset: Dataset) -> tuple[str
             f"the data have {', '.join(conditions)}, but the network takes no cond: {remedy}, or leave it out of the "
             f"data"
         )
-    if augmented(config):
-        if conditions:
-            raise ConfigError("config.augmentation changes x but not the cond of the data: set its probability to 0")
-    elif others and not conditions:
+    if others and not conditions and not augmented(config):
         raise ConfigError(
             f"config.network.{others[0]}={options[others[0]]} requires a cond in the data, but they have "
             f"{' and '.join(label) or 'none'}: Dataset examples or arrays with a key 'cond', --config.data.cond=NAME"
@@ -127,8 +129,9 @@ def require_examples(config: ConfigDict, network: Any, dataset: Dataset) -> None
             raise ConfigError(f"config.cond: the {split} data do not fit it: {error}") from error
     x, c_noise = jnp.zeros((1, *config.shape), jnp.float32), jnp.zeros(1, jnp.float32)
     try:
-        jax.eval_shape(network.init, jax.random.key(0), x, c_noise, conditions.zeros(1))
-    except (TypeError, ValueError) as error:
+        params = jax.eval_shape(network.init, jax.random.key(0), x, c_noise, conditions.zeros(1))
+        jax.eval_shape(lambda p, cond: network(p, x, c_noise, cond=cond), params, conditions.zeros(1))
+    except Exception as error:  # of any class: networks and JAX raise their own
         what = str(error).split("\n")[0]
         raise ConfigError(f"config.network cannot be conditioned on {', '.join(conditions.names)}: {what}") from error
 
@@ -164,6 +167,11 @@ def ignored(network: Any, conditions: Conditions, dataset: Dataset, shape: tuple
 def network_batch(experiment: Any, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     """A batch of examples as the training step takes it: x, mask, and what the network is conditioned on."""
     conditions: Conditions | None = experiment.conditions
+    if conditions is not None and (missing := [n for n in conditions.names if key_of(n) not in batch]):
+        raise ConfigError(
+            f"the network is conditioned on {', '.join(missing)}, which the data lack: pass the dataset (dataset=), or "
+            f"set config.data"
+        )
     if conditions is None:
         rest = {key: value for key, value in batch.items() if key not in keys_in(batch)}
         return for_network(experiment.config, rest)
@@ -238,6 +246,7 @@ def of_classes(config: ConfigDict, counts: Sequence[int] | None) -> SampleCondit
 
 def of_rows(experiment: Any, cond: Any) -> SampleConditions:
     """Sample i has row i mod R of a cond with R rows, in the units of the data."""
+    cond = {k: np.asarray(v) for k, v in cond.items()} if isinstance(cond, Mapping) else np.asarray(cond)
     leaves = jax.tree.leaves(cond)
     rows = len(leaves[0]) if leaves and np.ndim(leaves[0]) else 0
     if not rows:
@@ -246,10 +255,14 @@ def of_rows(experiment: Any, cond: Any) -> SampleConditions:
     try:
         if conditions is not None:
             cond = from_columns(cond, conditions) if isinstance(cond, Mapping) else cond
-            conditions.forward(cond, rows)  # for its errors
-            found = jax.tree.map(np.asarray, cond)
-        elif num_classes(experiment.config) and np.asarray(cond).dtype.kind in "iu" and np.ndim(cond) == 1:
-            found = for_network(experiment.config, {"label": np.asarray(cond)})["label"]
+            mapped = conditions.forward(cond, rows)  # for its errors
+            if bad := [leaf.shape for leaf in jax.tree.leaves(mapped) if not np.isfinite(leaf).all()]:
+                raise ValueError(f"cond: expected finite numbers, got others in an array of shape {bad[0]}")
+            if num_classes(experiment.config) and isinstance(mapped, dict) and "label" in mapped:
+                for_network(experiment.config, {"label": mapped["label"]})  # for its errors
+            found = cond
+        elif num_classes(experiment.config) and np.ndim(named := label_of(cond)) == 1:
+            found = for_network(experiment.config, {"label": whole(named, "label")})["label"]
         else:
             count = num_classes(experiment.config)
             expected = f"whole numbers from 0 to {count - 1}" if count else "none: the network is unconditional"
@@ -260,20 +273,29 @@ def of_rows(experiment: Any, cond: Any) -> SampleConditions:
     return SampleConditions(take, f"conditions of samples: {rows} given rows in turn", {"cond": _digest(found)}, rows)
 
 
+def label_of(cond: Any) -> Any:
+    """The labels of a cond that has nothing else: {"label": labels}, or the labels."""
+    return cond["label"] if isinstance(cond, Mapping) and set(cond) == {"label"} else cond
+
+
 def from_columns(cond: Mapping[str, Any], conditions: Conditions) -> Any:
-    """The cond of which a dict has the columns: NAME.0, NAME.1 …, or any names if there is only one condition."""
+    """The cond of which a dict has the columns: NAME.0, NAME.1 …, or any name if there is one column and condition."""
     if set(cond) == set(conditions.names):
         return cond
     parts = {name: [key for key in cond if key.rpartition(".")[0] == name] for name in conditions.names}
     if sum(len(part) or name in cond for name, part in parts.items()) == len(cond):
         columns = {name: [cond[f"{name}.{i}"] for i in range(len(part))] for name, part in parts.items() if part}
         return {name: np.stack(columns[name], axis=-1) if name in columns else cond.get(name) for name in parts}
-    return np.stack(list(cond.values()), axis=-1) if conditions.is_single else cond
+    if conditions.is_single and len(cond) == 1:
+        return next(iter(cond.values()))
+    shown = ", ".join(f"{name}.0, {name}.1 …" if one.shape else name for name, one in conditions.entries)
+    raise ValueError(f"cond: expected columns {shown} in the order of training, got {', '.join(cond)}")
 
 
 def of_examples(experiment: Any, source: Source, split: str) -> SampleConditions:
     """(1); config.sampling.label replaces the label, if it names one."""
     conditions: Conditions = experiment.conditions
+    network_batch(experiment, gather(source, [0]))  # for its errors
     label = experiment.config.sampling.get("label", -1)
 
     def of(indices: Any) -> Any:
@@ -284,7 +306,7 @@ def of_examples(experiment: Any, source: Source, split: str) -> SampleConditions
         return conditions.given(rows)
 
     shown = f"{', '.join(conditions.names)} of {len(source)} {split} examples, evenly spread"
-    made = {"cond": _digest(of(np.arange(min(64, len(source))))), "examples": len(source), "split": split}
+    made = {"cond": digest(source) or _digest(of(np.arange(64))), "examples": len(source), "split": split}
     return SampleConditions(of, f"conditions of samples: {shown}", made)
 
 
@@ -307,7 +329,6 @@ def read_cond(path: str | Path) -> Any:
 def _columns(path: Path) -> Any:
     columns = read_csv(path)
     values = {name: table_numbers(path, columns, [name])[:, 0] for name in columns}
-    values = {name: v.astype(np.int32) if np.array_equal(v, np.rint(v)) else v for name, v in values.items()}
     if list(columns) != [str(i) for i in range(len(columns))]:
         return values
     return next(iter(values.values())) if len(values) == 1 else np.stack(list(values.values()), axis=1)

@@ -96,7 +96,20 @@ def make_experiment(config: ConfigDict, devices: list | None = None, processes: 
         conditions=built_conditions(config),
     )
     check_label(config)
+    check_guidance(experiment)
     return experiment._replace(objective=build_objective(experiment))
+
+
+def check_guidance(experiment: Experiment) -> None:
+    """ConfigError unless config.sampling.guidance_each names the run's conditions, of which there are several."""
+    scales, conditions = guidance(experiment.config), experiment.conditions
+    if not isinstance(scales, dict):
+        return
+    names = () if conditions is None or conditions.is_single else conditions.names
+    if not names and experiment.config.get("cond"):
+        raise ConfigError("config.sampling.guidance_each: the run has one condition; use config.sampling.guidance")
+    if names and sorted(scales) != sorted(names):
+        raise ConfigError(f"config.sampling.guidance_each: expected {', '.join(names)}, got {', '.join(scales)}")
 
 
 def build_sampler(config: ConfigDict, sde):

@@ -168,6 +168,8 @@ def draw_animation(trained: Trained, x: np.ndarray, seed: int, conditions: Sampl
     keep = np.unique(np.linspace(0, trained.experiment.sampler.num_steps, frames).round().astype(int))
 
     cond = conditions.of(np.arange(len(x)))
+    if trained.experiment.conditions is not None:
+        cond = trained.experiment.conditions.forward(cond, len(x))  # here: a tracer of values far from 0 loses digits
 
     @jit
     def path(model: ScoreModel, cond: Any) -> tuple[jax.Array, jax.Array]:
@@ -179,7 +181,7 @@ def draw_animation(trained: Trained, x: np.ndarray, seed: int, conditions: Sampl
             states /= expand(jnp.sqrt(per_time(kernel.alpha(times) ** 2 + kernel.sigma(times) ** 2, times)), states)
         return times, states
 
-    times, states = jax.device_get(path(trained.model, cond))
+    times, states = jax.device_get(path(trained.model.replace(conditions=None), cond))
     if image:
         scale, to_uint8 = trained.experiment.picture_scale(), trained.experiment.transform.to_uint8
         drawn = [pictures.image_grid(images, scale=scale) for images in (*map(to_uint8, states[:-1]), x)]

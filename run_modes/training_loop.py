@@ -89,7 +89,11 @@ class TrainingRun:
         self.one_step, self.many_steps = train_steps(experiment)
         self.eval_loss = EvalLoss(experiment, dataset)
         classes = of_classes(self.config, class_counts(self.config, dataset))
-        self.drawn = classes if experiment.conditions is None else of_examples(experiment, dataset.test, "test")
+        self.drawn = (
+            classes
+            if experiment.conditions is None
+            else of_examples(experiment, dataset.test if len(dataset.test) else dataset.train, "test")
+        )
         self.steps_per_call = steps_per_call(self.config)
         self.window: list[dict] = []
 

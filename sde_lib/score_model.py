@@ -249,6 +249,8 @@ class ScoreModel(PyTreeNode):
         if cond is None or self.guidance is None:
             return given
         if isinstance(self.guidance, dict):
+            if not isinstance(cond, dict):
+                raise ValueError("guidance: a scale for each condition requires several; for one use a number")
             return guided_by_each(lambda cond: partial(self._score, cond=cond), cond, self.guidance)
         return classifier_free(given, self._score, self.guidance)
 

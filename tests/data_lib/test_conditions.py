@@ -138,3 +138,21 @@ def test_an_image_is_mirrored_with_x():
     assert 0 < mirrored.sum() < 8
     np.testing.assert_array_equal(batch["x"][mirrored], plain["x"][mirrored, :, ::-1])
     np.testing.assert_array_equal(batch["cond.v"], plain["cond.v"])
+
+
+def test_integers_are_whole_numbers_and_scalars_are_vectors_of_one():
+    label, one = Condition((), True), Conditions((("cond", Condition((1,))),))
+    np.testing.assert_array_equal(label.forward(np.array([0.0, 2.0])), [0, 2])
+    for wrong in ([0.9, 1.7], [3e9, 1], [np.nan, 0]):
+        with pytest.raises(ValueError, match="cond: expected whole numbers"):
+            label.forward(np.array(wrong))
+    np.testing.assert_array_equal(one.forward(np.array([1.0, 2.0]), 2), [[1], [2]])
+    ages = measured(ArraySource(X, cond=TOKENS), ["cond"], real=True)["cond"]
+    np.testing.assert_allclose(ages.transform.mean, TOKENS.mean(0))
+
+
+def test_a_tracer_of_values_far_from_0_is_refused():
+    far = Condition((), transform=Standardize(1.7e9, 60.0))
+    np.testing.assert_allclose(far.forward(np.array([1.7e9 + 90])), [1.5])
+    with pytest.raises(ValueError, match="lose digits in float32"):
+        jax.jit(far.forward)(jnp.ones(2))

@@ -59,3 +59,17 @@ def test_what_is_no_table(tmp_path, text, message):
         from_csv(tmp_path / "t.csv")
     with pytest.raises(FileNotFoundError, match="no file"):
         from_csv(tmp_path / "none.csv")
+
+
+def test_labels_are_numbers_or_names(tmp_path):
+    """Whole numbers also if they are written as floats; text by its place, with the names; no empty cell."""
+    lines = {"float": [f"{k}.0" for k in range(12)], "text": list("cabcabcabcab"), "gap": ["1"] * 11 + [""]}
+    for name, cells in lines.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x,k", *(f"{i},{cell}" for i, cell in enumerate(cells))]))
+    data = from_csv(tmp_path / "float.csv", label="k", test=2)
+    np.testing.assert_array_equal(together(data, "label"), np.arange(12))
+    data = from_csv(tmp_path / "text.csv", label="k", test=2)
+    assert data.train.classes == ("a", "b", "c")
+    np.testing.assert_array_equal(together(data, "label"), [2, 0, 1] * 4)
+    with pytest.raises(ValueError, match="column k, example 11: expected a class, got an empty cell"):
+        from_csv(tmp_path / "gap.csv", label="k", test=2)

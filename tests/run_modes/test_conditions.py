@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import run_lib
-from config_lib.spec import ConfigError, bind, spec
+from config_lib.spec import ConfigError, bind, spec, to_json
 from data_lib import ArraySource, Condition, Conditions, Dataset, Identity
 from io_lib.workdir import load_config
 from models import MLP
 from run_modes.conditions import from_columns, of_examples, read_cond
+from run_modes.experiment import make_experiment
 from run_modes.trained import open_trained
 from sde_lib import EDMPreconditioning, EDMWeight, LogNormalTime, adam, dsm_loss
 from sde_lib.losses import mean
@@ -281,7 +282,8 @@ TWO = Conditions((("label", Condition((), True)), ("v", Condition((2,)))))
     ("text", "conditions", "found"),
     [
         ("1,2\n3,4\n", ONE_VECTOR, [[1, 2], [3, 4]]),
-        ("mass,T\n1,2\n3,4.5\n", ONE_VECTOR, [[1, 2], [3, 4.5]]),
+        ("cond.1,cond.0\n1,2\n3,4.5\n", ONE_VECTOR, {"cond": [[2, 1], [4.5, 3]]}),
+        ("T\n1e10\n3\n", Conditions((("cond", Condition((1,))),)), [1e10, 3]),
         ("v.1,v.0,label\n2,1,7\n4,3,8\n", TWO, {"label": [7, 8], "v": [[1, 2], [3, 4]]}),
     ],
 )
@@ -292,3 +294,37 @@ def test_the_columns_of_a_table(tmp_path, text, conditions, found):
     jax.tree.map(
         np.testing.assert_array_equal, cond, jax.tree.map(np.asarray, found, is_leaf=lambda a: type(a) is list)
     )
+
+
+def test_what_is_given_by_name_or_as_a_list_or_wrongly(learned, tmp_path):
+    """Lists are arrays; names of columns must be those of training; numbers must be finite; data must have the cond."""
+    _, label, c = linear_gaussian(3, seed=5)
+    given = {"label": label.tolist(), "cond": c.tolist()}
+    x = np.array(run_lib.sample(learned, cond=given, devices=ONE))
+    np.testing.assert_allclose(x, expected(label, c), atol=5 * NOISE)
+    with pytest.raises(ConfigError, match="cond: expected finite numbers"):
+        run_lib.sample(learned, cond={"label": label, "cond": c * np.nan}, devices=ONE)
+    with pytest.raises(ConfigError, match="network is conditioned on cond, which the data lack"):
+        run_lib.evaluate(learned, 3, dataset=dataset(("label",)), devices=ONE)
+    (tmp_path / "t.csv").write_text("T,mass\n1,2\n")
+    with pytest.raises(ValueError, match=r"expected columns cond\.0, cond\.1 … in the order of training, got T, mass"):
+        from_columns(read_cond(tmp_path / "t.csv"), ONE_VECTOR)
+    config = config_for()
+    config.network.cond_dropout_each = 0.1
+    config.sampling.guidance_each.update(label=1.0, T=1.0)
+    config.cond = load_config(learned).cond
+    with pytest.raises(ConfigError, match=r"guidance_each: expected cond, label, got T, label"):
+        make_experiment(config, ONE)
+
+
+def test_a_run_of_an_earlier_version_stays_as_it_was(tmp_path):
+    """Own networks got no labels then; config.json has no `cond`."""
+    config = config_for(spec(Unasked), num_steps=2)
+    assert run_lib.train(config, tmp_path, dataset(()), devices=ONE)
+    saved = load_config(tmp_path)
+    del saved["cond"]
+    (tmp_path / "config.json").write_text(to_json(saved))
+    (tmp_path / "data.json").unlink()
+    config.training.num_steps = 3
+    assert run_lib.train(config, tmp_path, dataset(("label",)), devices=ONE)
+    assert not load_config(tmp_path).get("cond")
