@@ -32,6 +32,7 @@ from config_lib.names import ConfigError
 from config_lib.spec import build, spec
 from data_lib import Identity, Scale, Standardize, Transform, files, images, infer_transform, sequences, tfrecord
 from data_lib.arrays import load_arrays
+from data_lib.sources import spread
 from data_lib.transform import MANY
 from models.conditioning import options_for
 
@@ -132,7 +133,7 @@ def _examples(config: ConfigDict) -> tuple[np.ndarray, dict[str, int]]:
     train = build(section, "config.data").train
     most = ROWS if isinstance(train, data_lib.ArraySource) else FILES
     count = min(len(train), max(LEAST, min(most, NUMBERS // math.prod(config.shape))))
-    rows = np.unique(np.linspace(0, len(train) - 1, count).astype(int))
+    rows = spread(train, count)
     x = build(config.transform, "config.transform").forward(data_lib.gather(train, rows)["x"])
     label = getattr(train, "label", None)
     numbered = label is not None and label.ndim == 1 and label.dtype.kind == "i"

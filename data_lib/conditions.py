@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data_lib.sources import COND, Batch, Source, gather
+from data_lib.sources import COND, Batch, Source, gather, spread
 from data_lib.transform import Identity, infer_transform
 
 RESERVED = ("label", "cond")
@@ -146,7 +146,7 @@ def measured(source: Source, keys: Sequence[str], real: bool = False) -> dict[st
     `real` standardizes integers too, except labels: for networks that embed real numbers only.
     ValueError for a name that is reserved, or cannot be a key of a config.
     """
-    rows = gather(source, np.unique(np.linspace(0, len(source) - 1, min(ROWS, len(source))).astype(int)))
+    rows = gather(source, spread(source, ROWS))
     found = {}
     for key in keys:
         name, values = name_of(key), rows[key]

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_lib.conditions import keys_in
 from data_lib.layout import remarks
-from data_lib.sources import ArraySource, Dataset, Source, gather
+from data_lib.sources import ArraySource, Dataset, Source, gather, spread
 from data_lib.transform import FAR, MANY, Standardize, Transform, infer_transform
 
 SAMPLE = 10_000
@@ -132,7 +132,7 @@ def scale_remark(train: Source, transform: Transform, expected: float | np.ndarr
     transform that `infer_transform` chooses, or, if that is the transform already, the deviation for `sigma_data`, if
     there is such a number. 500 examples, evenly spaced, are looked at.
     """
-    rows = np.unique(np.linspace(0, len(train) - 1, LOOKED_AT).astype(int))
+    rows = spread(train, LOOKED_AT)
     x, model = gather(train, rows)["x"], _Moments()
     model.add(transform.forward(x))
     std, mean = model.std() / expected, model.mean / expected

@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from data_lib.sources import Dataset, Source, gather
+from data_lib.sources import Dataset, Source, gather, spread
 
 WHOLE_BYTES = 2 * 2**30
 SOME = 64
@@ -31,7 +31,7 @@ def digest(source: Source) -> str:
     whole = {} if arrays is None else arrays()
     if whole and sum(array.nbytes for array in whole.values()) <= WHOLE_BYTES:
         return _hash(len(source), whole)
-    indices = np.unique(np.linspace(0, len(source) - 1, SOME).astype(int))
+    indices = spread(source, SOME)
     if _hash(1, gather(source, indices[:1])) != _hash(1, gather(source, indices[:1])):
         return ""
     return _hash(len(source), gather(source, indices))

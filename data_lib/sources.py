@@ -128,6 +128,11 @@ def canonical(example: Mapping[str, np.ndarray], where: str = "example") -> Batc
     return out | flat(example.get("cond"), where)
 
 
+def spread(source: Source, count: int) -> np.ndarray:
+    """Indices of at most `count` examples, evenly spaced, with the first and the last."""
+    return np.unique(np.linspace(0, len(source) - 1, count).astype(int))
+
+
 def gather(source: Source, indices: Sequence[int] | np.ndarray) -> Batch:
     """Examples `indices` [B] of any source, stacked under the canonical keys.
 

@@ -35,6 +35,7 @@ from data_lib import Conditions, Dataset, Source, gather
 from data_lib.arrays import load_arrays
 from data_lib.conditions import key_of, keys_in, measured, whole
 from data_lib.identity import digest
+from data_lib.sources import spread
 from data_lib.tables import numbers as table_numbers
 from data_lib.tables import read_csv
 from models.conditioning import options_for
@@ -142,7 +143,7 @@ def ignored(network: Any, conditions: Conditions, dataset: Dataset, shape: tuple
     At random parameters, since many networks are 0 at first: the output must change when the condition of one example
     is given to another.
     """
-    rows = gather(dataset.train, np.unique(np.linspace(0, len(dataset.train) - 1, 16).astype(int)))
+    rows = gather(dataset.train, spread(dataset.train, 16))
     size, key = len(rows["x"]), jax.random.key(0)
     x, c_noise = jax.random.normal(key, (size, *shape), jnp.float32), jnp.linspace(-1, 1, size, dtype=jnp.float32)
     cond = conditions.of_batch(rows)
@@ -231,7 +232,9 @@ def conditions_of_samples(trained: Any, dataset: Dataset | None = None, cond: An
                 f"samples are conditioned on {', '.join(experiment.conditions.names)}, given by --cond=FILE (cond=), "
                 f"or else by the data, which cannot be read: {error}"
             ) from error
-    return of_examples(experiment, getattr(dataset, split), split)
+    source = getattr(dataset, split)
+    found = of_examples(experiment, source, split)
+    return found._replace(made=found.made | {"cond": digest(source) or _digest(found.of(np.arange(64)))})
 
 
 def of_classes(config: ConfigDict, counts: Sequence[int] | None) -> SampleConditions:
@@ -306,8 +309,7 @@ def of_examples(experiment: Any, source: Source, split: str) -> SampleConditions
         return conditions.given(rows)
 
     shown = f"{', '.join(conditions.names)} of {len(source)} {split} examples, evenly spread"
-    made = {"cond": digest(source) or _digest(of(np.arange(64))), "examples": len(source), "split": split}
-    return SampleConditions(of, f"conditions of samples: {shown}", made)
+    return SampleConditions(of, f"conditions of samples: {shown}", {"examples": len(source), "split": split})
 
 
 def read_cond(path: str | Path) -> Any:

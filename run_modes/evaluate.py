@@ -14,7 +14,6 @@ from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
 from run_modes import bits, intervals, sample_metrics
 from run_modes.card import code_version
-from run_modes.conditions import conditions_of_samples
 from run_modes.data import load_data, warn_of_other_data
 from run_modes.eval_loss import EvalLoss, loss_curve
 from run_modes.experiment import make_experiment
@@ -98,8 +97,7 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
         if found is None:
             return None
         text += f"\n{sample_metrics.text_of(found)}\n{found.pop('text', '')}"
-        if law := conditions_of_samples(trained, dataset).law:
-            report["classes"] = law
+        if law := found.get("classes"):
             text += f"\n{law}\n"
         report |= found
     write_report(folder, report, text)

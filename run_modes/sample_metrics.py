@@ -95,6 +95,8 @@ def evaluate_samples(
     draw_pictures(folder, trained, dataset, x, samples, data)
     nfe, seconds = np.mean(costs, axis=0)
     found = {**reports[-1], "samples": count, "nfe": float(nfe), "seconds": float(seconds)}
+    if conditions.law:
+        found["classes"] = conditions.law
     if trained.model.guidance is not None:
         found["guidance"] = trained.model.guidance
     if feature_metrics is not None and data is not None:

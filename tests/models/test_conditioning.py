@@ -53,20 +53,20 @@ def test_without_either_there_is_nothing():
     np.testing.assert_array_equal(applied(module, {}, EMB), EMB)
 
 
-def test_in_training_a_share_of_the_examples_is_told_nothing():
+def test_in_training_a_share_of_the_examples_has_no_condition():
     """A share of 0.3 of 4,000, within four standard errors, each whole: labels and vector together."""
     n = 4000
     emb, labels, vector = jnp.zeros((n, 4)), jnp.zeros(n, jnp.int32), jnp.ones((n, 5))
     module = Conditioning(num_classes=3, cond_dim=5, dropout=0.3)
     variables = module.init(KEY, emb[:1], None)
     out = applied(module, variables, emb, (labels, vector), train=True, rngs={"dropout": jax.random.key(1)})
-    told = applied(module, variables, emb[:1], (labels[:1], vector[:1]))[0]
-    untold = applied(module, variables, emb[:1])[0]
-    kept_back = np.all(np.isclose(out, untold[None]), axis=1)
-    assert np.all(kept_back | np.all(np.isclose(out, told[None]), axis=1))
+    given = applied(module, variables, emb[:1], (labels[:1], vector[:1]))[0]
+    without = applied(module, variables, emb[:1])[0]
+    kept_back = np.all(np.isclose(out, without[None]), axis=1)
+    assert np.all(kept_back | np.all(np.isclose(out, given[None]), axis=1))
     assert abs(kept_back.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / n)
     evaluated = applied(module, variables, emb, (labels, vector))
-    np.testing.assert_allclose(evaluated, jnp.broadcast_to(told[None], (n, 4)), rtol=1e-6)
+    np.testing.assert_allclose(evaluated, jnp.broadcast_to(given[None], (n, 4)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
