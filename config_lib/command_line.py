@@ -61,9 +61,11 @@ def run(
     argv: Sequence[str] | None = None,
     default: Callable[[], ConfigDict | None] = lambda: None,
     explain: Callable[[str], str] = lambda message: "",
+    before_config: Callable[[], None] = lambda: None,
 ) -> None:
     """Parses the flags and calls main(config). Without --config, the config is default(), called after parsing.
 
+    before_config() is called between the flags and the config, whose file or data may use JAX.
     A ConfigError in main, or a FileNotFoundError in default, becomes one line on stderr and exit code 2. `explain` may
     add to the message of an error in the flags.
     """
@@ -75,11 +77,17 @@ def run(
             _fail(str(error))
 
     app.run(
-        guarded, argv=None if argv is None else list(argv), flags_parser=lambda argv: _parse(argv, default, explain)
+        guarded,
+        argv=None if argv is None else list(argv),
+        flags_parser=lambda argv: _parse(argv, default, explain, before_config),
     )
 
 
-def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda: None) -> ConfigDict | None:
+def parse(
+    argv: Sequence[str],
+    default: Callable[[], ConfigDict | None] = lambda: None,
+    before_config: Callable[[], None] = lambda: None,
+) -> ConfigDict | None:
     """The config of --config, or default(), locked, with its overrides applied; other flags are parsed into FLAGS.
 
     If anything is wrong: ConfigError, FileNotFoundError or absl's flags.Error, with a message of one line.
@@ -87,6 +95,7 @@ def parse(argv: Sequence[str], default: Callable[[], ConfigDict | None] = lambda
     flags.FLAGS.set_gnu_getopt(True)  # parsing continues after the value in `--config.a.b 3 --workdir=w`
     program, *rest = flags.FLAGS(list(argv), known_only=True)
     path = flags.FLAGS.config
+    before_config()
     config = default() if path is None else load_config(path)
     data = [flags.FLAGS.data, *(match[1] for match in map(_DATA.match, rest) if match)][-1]
     if data is not None and config is not None:
@@ -257,10 +266,13 @@ def _illegal(message: str) -> str:
 
 
 def _parse(
-    argv: Sequence[str], default: Callable[[], ConfigDict | None], explain: Callable[[str], str]
+    argv: Sequence[str],
+    default: Callable[[], ConfigDict | None],
+    explain: Callable[[str], str],
+    before_config: Callable[[], None],
 ) -> ConfigDict | None:
     try:
-        return parse(argv, default)
+        return parse(argv, default, before_config)
     except (flags.Error, ConfigError, FileNotFoundError) as error:
         _fail(f"{error}{explain(str(error))}")
 

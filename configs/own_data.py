@@ -245,7 +245,7 @@ def _read(config: ConfigDict, dataset: data_lib.Dataset) -> tuple[Transform, tup
     """Transform and shape of arrays. Their conditions set the options of the config's network, if it has these."""
     train = dataset.train
     assert isinstance(train, data_lib.ArraySource)
-    shapes = [array.shape[1:] for key, array in train.arrays().items() if key not in ("x", "label")]
+    shapes = {key: array.shape[1:] for key, array in train.arrays().items() if key not in ("x", "label")}
     for option, size in options_for(shapes, train.x.ndim - 1).items():
         if config.network.get(option) == 0:
             config.network[option] = size

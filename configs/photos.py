@@ -19,10 +19,18 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from config_lib.spec import bind, spec
-from configs.starting import Choice, label_choice, noise_choices, starting_point, training_choices, unet_choice
+from configs.starting import (
+    Choice,
+    label_choice,
+    noise_choices,
+    starting_point,
+    training_choices,
+    unet,
+    unet_choice,
+)
 from data_lib import from_folder
 from eval_lib import InceptionFeatures, PyramidFeatures, fid, kid
-from models import NCSNpp
+from models.conditioning import OPTIONS, by_kind, checked_field
 from models.dit import from_patches, to_patches, zero_dense
 from models.layers import conv3x3, dense, noise_features
 
@@ -36,8 +44,10 @@ class OnPatches(nn.Module):
 
         F(x, c_noise) = network(x, c_noise) + Σ_k g_k(c_noise) (w_k * x)          in patches                        (1)
 
-    The `filters` convolutions w_k of 3×3 patches, with gains g_k per channel, are 0 at first. They learn to remove
-    noise within some hundred steps: the best F for a stationary Gaussian process is a convolution at each noise level.
+    A field that the network is conditioned on is resized to x, and cut into patches as x is: network.cond_channels is
+    p² times its channels. The `filters` convolutions w_k of 3×3 patches, with gains g_k per channel, are 0 at first.
+    They learn to remove noise within some hundred steps: the best F for a stationary Gaussian process is a convolution
+    at each noise level.
     """
 
     network: nn.Module
@@ -48,6 +58,19 @@ class OnPatches(nn.Module):
     def num_classes(self) -> int:
         return getattr(self.network, "num_classes", 0)
 
+    @property
+    def cond_dim(self) -> int:
+        return getattr(self.network, "cond_dim", 0)
+
+    @property
+    def cond_channels(self) -> int:
+        """Of the field before it is cut into patches."""
+        return getattr(self.network, "cond_channels", 0) // self.patch**2
+
+    @property
+    def context_dim(self) -> int:
+        return getattr(self.network, "context_dim", 0)
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], c_noise: Float[Array, " B"], cond: object = None, train: bool = False
@@ -55,6 +78,10 @@ class OnPatches(nn.Module):
         rows = to_patches(x, self.patch)
         height, width = (-(-n // self.patch) for n in x.shape[1:3])
         patches = rows.reshape(len(x), height, width, -1)
+        if self.cond_channels:
+            cond = by_kind(cond, {k: n for k, o in OPTIONS.items() if (n := getattr(self, o))}, len(x), x.ndim)
+            field = checked_field(cond.get("field"), x, self.cond_channels)
+            cond["field"] = None if field is None else to_patches(field, self.patch).reshape(len(x), height, width, -1)
         y = self.network(patches, c_noise, cond, train)
         gains = zero_dense(
             nn.swish(dense(noise_features(c_noise, 64, "positional", 1.0), 64)), self.filters * y.shape[-1]
@@ -71,7 +98,11 @@ def photo_network(
     dropout: float = 0.1,
     num_classes: int = 0,
     cond_dim: int = 0,
+    cond_channels: int = 0,
+    context_dim: int = 0,
     cond_dropout: float = 0.0,
+    cond_dropout_each: float = 0.0,
+    cond_null: str = "zero",
     dtype: str | None = None,
     remat: bool = False,
     patch: int = 1,
@@ -81,21 +112,14 @@ def photo_network(
     Channels are nf at full resolution and 2 nf below. Attention is where the shorter side has at most 16 positions. A
     position is a pixel, or a patch of patch×patch pixels.
     """
+    options = dict(locals())
+    for name in ("shape", "patch"):
+        del options[name]
     shorter = -(-min(shape[:2]) // patch)
     levels = 1 + max(0, math.floor(math.log2(shorter / COARSEST)))
-    network = NCSNpp(
-        nf=nf,
-        ch_mult=(1, *(2,) * (levels - 1)),
-        num_res_blocks=num_res_blocks,
-        attn_resolutions=(),
-        attn_levels=tuple(k for k in range(levels) if shorter / 2**k <= ATTENTION),
-        dropout=dropout,
-        num_classes=num_classes,
-        cond_dim=cond_dim,
-        cond_dropout=cond_dropout,
-        dtype=dtype,
-        remat=remat,
-    )
+    attn_levels = tuple(k for k in range(levels) if shorter / 2**k <= ATTENTION)
+    options["cond_channels"] = cond_channels * patch**2
+    network = unet(levels, attn_levels, options)
     return network if patch == 1 else OnPatches(network, patch)
 
 

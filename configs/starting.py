@@ -15,8 +15,8 @@ T. Karras et al. 2022, arXiv:2206.00364, table 1.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -155,7 +155,11 @@ def array_network(
     dropout: float = 0.0,
     num_classes: int = 0,
     cond_dim: int = 0,
+    cond_channels: int = 0,
+    context_dim: int = 0,
     cond_dropout: float = 0.0,
+    cond_dropout_each: float = 0.0,
+    cond_null: str = "zero",
     dtype: str | None = None,
     remat: bool = False,
 ) -> NCSNpp:
@@ -163,20 +167,15 @@ def array_network(
 
     Channels are nf at full resolution and 2 nf below.
     """
-    levels, attn_levels = levels_of(shape, coarsest, attention)
-    return NCSNpp(
-        nf=nf,
-        ch_mult=(1, *(2,) * (levels - 1)),
-        num_res_blocks=num_res_blocks,
-        attn_resolutions=(),
-        attn_levels=attn_levels,
-        dropout=dropout,
-        num_classes=num_classes,
-        cond_dim=cond_dim,
-        cond_dropout=cond_dropout,
-        dtype=dtype,
-        remat=remat,
-    )
+    options = dict(locals())
+    for name in ("shape", "coarsest", "attention"):
+        del options[name]
+    return unet(*levels_of(shape, coarsest, attention), options)
+
+
+def unet(levels: int, attn_levels: tuple[int, ...], options: Mapping[str, Any]) -> NCSNpp:
+    """DDPM++ with these levels and NCSNpp's other options: channels nf at full resolution and 2 nf below."""
+    return NCSNpp(ch_mult=(1, *(2,) * (levels - 1)), attn_resolutions=(), attn_levels=attn_levels, **options)
 
 
 def array_choices(config: ConfigDict, x: np.ndarray, about: dict) -> list[Choice]:

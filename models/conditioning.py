@@ -7,7 +7,8 @@
 
     cond          meaning
     an array      of the one kind that the network takes; if it takes several, by the array's form (below)
-    a dict        name → array, each of a kind by its form; several vectors are concatenated in the order of names
+    a dict        name → array, each of a kind by its form. In the order of names, several vectors are concatenated,
+                  several fields along the channels (after resizing), several sequences along L
     (l, v)        labels and vector, for a network with both; each may be None
     None          the null of every kind; also for each kind that a dict lacks or has None for
 
@@ -26,7 +27,7 @@ probability `dropout_each`. So one network learns the conditional and the uncond
 2207.12598, algorithm 1), or the score given any of the kinds (Brooks et al. 2023, arXiv 2211.09800, section 3.2).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -139,32 +140,49 @@ def by_kind(cond: Any, sizes: Mapping[str, int], batch: int, ndim: int) -> dict[
     if not isinstance(cond, Mapping):
         only = next(iter(sizes)) if len(sizes) == 1 else _kind("cond", cond, sizes, ndim)
         return {only: jnp.asarray(cond)[:, None] if only == "vector" and getattr(cond, "ndim", 0) == 1 else cond}
-    found: dict[str, Any] = {}
-    vectors = []
+    found: dict[str, list[Any]] = {}
     for name in sorted(cond):
-        value = cond[name]
-        if value is None:
-            continue
-        kind = _kind(name, value, sizes, ndim)
-        if kind == "vector":
-            vectors.append(value[:, None] if value.ndim == 1 else value)
-        elif kind in found:
-            raise ValueError(f"cond: expected one {kind}, got {', '.join(sorted(cond))}")
-        else:
-            found[kind] = value
-    if vectors:
-        if any(vector.ndim != 2 or vector.shape[0] != batch for vector in vectors):
-            raise ValueError(f"cond: expected vectors of shape [{batch}, d], got {[v.shape for v in vectors]}")
-        found["vector"] = jnp.concatenate(vectors, axis=1)
-    return found
+        if cond[name] is not None:
+            found.setdefault(_kind(name, cond[name], sizes, ndim), []).append(cond[name])
+    return {kind: _together(kind, values, batch) for kind, values in found.items()}
 
 
-def options_for(shapes: Sequence[tuple[int, ...]], event_ndim: int) -> dict[str, int]:
-    """Option → size for conditions of real numbers of these shapes, of events with `event_ndim` axes."""
+def _together(kind: str, values: list[Any], batch: int) -> Any:
+    """The arrays of one kind as one; several fields stay a list, since they are resized first."""
+    if kind == "vector":
+        values = [value[:, None] if value.ndim == 1 else value for value in values]
+        if any(value.ndim != 2 or value.shape[0] != batch for value in values):
+            raise ValueError(f"cond: expected vectors of shape [{batch}, d], got {[v.shape for v in values]}")
+        return jnp.concatenate(values, axis=1)
+    if len(values) == 1:
+        return values[0]
+    if kind == "field":
+        return values
+    shapes = [value.shape for value in values]
+    if kind == "labels":
+        raise ValueError(f"cond: expected one array of labels, got {len(values)}, of shapes {shapes}")
+    if len({(rows, size) for rows, _, size in shapes}) > 1:
+        raise ValueError(f"cond: expected sequences [{batch}, L, d] of one width d, got {shapes}")
+    return jnp.concatenate(values, axis=1)
+
+
+def options_for(shapes: Mapping[str, tuple[int, ...]], event_ndim: int) -> dict[str, int]:
+    """Option → size for conditions of real numbers of these shapes, by name, of events with `event_ndim` axes.
+
+    ValueError for a shape that is none of a vector, a field of such events, and a sequence, and for sequences of
+    different widths.
+    """
     found: dict[str, int] = {}
-    for shape in shapes:
-        option = "cond_dim" if len(shape) < 2 else "cond_channels" if len(shape) == event_ndim else "context_dim"
-        found[option] = found.get(option, 0) + (shape[-1] if shape else 1)
+    for name, shape in shapes.items():
+        if len(shape) < 2:
+            found["cond_dim"] = found.get("cond_dim", 0) + (shape[0] if shape else 1)
+        elif len(shape) == event_ndim:
+            found["cond_channels"] = found.get("cond_channels", 0) + shape[-1]
+        elif len(shape) != 2:
+            field = f", [L, d] or {event_ndim} axes" if event_ndim > 1 else " or [L, d]"
+            raise ValueError(f"{name}: expected numbers of shape [d]{field} for each example, got {shape}")
+        elif found.setdefault("context_dim", shape[1]) != shape[1]:
+            raise ValueError(f"{name}: expected sequences of one width, {found['context_dim']}, got {shape}")
     return found
 
 
@@ -207,8 +225,12 @@ def checked_vector(vector: object, batch: int, size: int) -> Array | None:
 def checked_field(field: object, x: Array, size: int) -> Array | None:
     """The field [B, *n, size], by linear interpolation at the positions of x [B, *spatial, C]; or None.
 
-    ValueError for another number of axes or channels.
+    A list of fields is resized each, and concatenated along the channels. ValueError for another number of axes or
+    channels.
     """
+    if isinstance(field, list):
+        each = [checked_field(one, x, jnp.shape(one)[-1]) for one in field]
+        field = jnp.concatenate([one.astype(x.dtype) for one in each if one is not None], axis=-1)
     shape = getattr(field, "shape", ())
     positions = shape[1:-1] if len(shape) == x.ndim else x.shape[1:-1]
     field = _checked("a field", field, (x.shape[0], *positions, size))

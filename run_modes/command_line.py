@@ -266,6 +266,15 @@ def check_samplers(config: ConfigDict, arguments: Sequence[str]) -> None:
             )
 
 
+def join_processes() -> None:
+    """Joins the processes of --processes, which must come before any use of JAX, of a config's data too."""
+    if F.processes is not None:
+        check_flags()
+        from io_lib.processes import join
+
+        join(F.processes)
+
+
 def dispatch(config: ConfigDict | None) -> None:
     """Runs the mode of the flags."""
     check_flags()
@@ -277,10 +286,6 @@ def dispatch(config: ConfigDict | None) -> None:
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)
-    if F.processes is not None:
-        from io_lib.processes import join
-
-        join(F.processes)
     try:
         sys.exit(MODES[F.mode].call(config))
     except (FloatingPointError, OSError) as error:
@@ -295,4 +300,4 @@ def fail(error: Exception) -> None:
 def main() -> None:
     """The console script `score-sde`."""
     define_flags()
-    run(dispatch, default=saved_config, explain=class_names)
+    run(dispatch, default=saved_config, explain=class_names, before_config=join_processes)

@@ -16,9 +16,10 @@ from config_lib.spec import ConfigError
 from data_lib import Dataset, gather
 from eval_lib import interval_coverage
 from io_lib.shards import Shards, mapped
-from run_modes.conditions import given_conditions, of_rows
+from run_modes.conditions import given_conditions
 from run_modes.features import as_saved
 from run_modes.sample import draw, shards_of
+from run_modes.sample_conditions import of_rows
 from run_modes.trained import Trained
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)

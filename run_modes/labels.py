@@ -99,13 +99,17 @@ def check_labels(config: ConfigDict, dataset: Dataset) -> None:
         for_network(config, {"label": getattr(source, "label", first["label"])})  # all labels if they are in memory
 
 
-def for_network(config: ConfigDict, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch with int32 labels for a network with classes, else without labels. ConfigError for an unknown class."""
+def for_network(config: ConfigDict, batch: dict[str, np.ndarray], null: bool = False) -> dict[str, np.ndarray]:
+    """The batch with int32 labels for a network with classes, else without labels. ConfigError for an unknown class.
+
+    With `null`, num_classes is allowed too: it means no class, for a network trained with cond_dropout.
+    """
     count = num_classes(config)
     if not count:
         return {key: value for key, value in batch.items() if key != "label"}
     low, high = np.min(batch["label"]), np.max(batch["label"])
-    if low < 0 or high >= count:
+    null = null and bool(config.network.get("cond_dropout", 1) or config.network.get("cond_dropout_each", 0))
+    if low < 0 or high >= count + null:
         raise ConfigError(f"labels from {low} to {high}: config.network.num_classes={count} allows 0 to {count - 1}")
     return batch | {"label": np.asarray(batch["label"], np.int32)}
 

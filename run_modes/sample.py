@@ -12,7 +12,7 @@ from config_lib.spec import ConfigError
 from io_lib import pictures, workdir
 from io_lib.sample_pictures import save_samples
 from io_lib.shards import Shards, fill, mapped
-from run_modes.conditions import SampleConditions, conditions_of_samples
+from run_modes.sample_conditions import SampleConditions, conditions_of_samples
 from run_modes.trained import Trained, made_with, open_trained, require_finite
 from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time

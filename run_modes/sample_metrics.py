@@ -14,10 +14,10 @@ from eval_lib.metrics import figure_name
 from eval_lib.neighbors import nearest
 from io_lib import pictures
 from run_modes import features
-from run_modes.conditions import conditions_of_samples
 from run_modes.experiment import Experiment, requires
 from run_modes.features import FeatureMetrics, RealSplits, as_saved, build_feature_metrics, has_floor
 from run_modes.sample import samples_of, shards_of
+from run_modes.sample_conditions import conditions_of_samples
 from run_modes.trained import Trained
 
 Report = Callable[[np.ndarray], dict]

@@ -17,10 +17,11 @@ from io_lib.metrics import Progress
 from io_lib.processes import any_process, is_main_process
 from io_lib.signals import StopRequest
 from run_modes.card import signed
-from run_modes.conditions import abstract_conditions, of_classes, of_examples
+from run_modes.conditions import abstract_conditions
 from run_modes.eval_loss import EvalLoss
 from run_modes.experiment import Experiment
 from run_modes.labels import class_counts
+from run_modes.sample_conditions import of_classes, of_examples
 from run_modes.state import SNAPSHOT, abstract_state, all_finite, key_for
 from sde_lib import make_train_step
 from sde_lib.training import scan_steps

@@ -20,6 +20,7 @@ from configs.photos import OnPatches, photo_network
 from configs.starting import array_network, levels_of, noise_choices, noise_mean
 from data_lib import gather
 from io_lib import workdir
+from models.network import as_network, takes
 from run_modes.experiment import make_experiment
 from run_modes.training_loop import check_shapes
 from sde_lib import VE, VP, UniformTime, suggest
@@ -267,3 +268,40 @@ def test_the_crops_of_the_docs_are_written(tmp_path, monkeypatch):
     exec(compile(block, "docs/starting.md", "exec"), {})
     crops = list((tmp_path / "crops").iterdir())
     assert len(crops) == 2000 and np.asarray(Image.open(crops[0])).shape == (64, 64, 3)
+
+
+def test_patches_take_a_field_of_the_size_of_x():
+    """The network receives all pixels of the field's patch; the other conditions pass as they are."""
+    received = {}
+
+    class Echo(nn.Module):
+        num_classes: int = 3
+        cond_dim: int = 0
+        cond_channels: int = 8
+        context_dim: int = 0
+
+        @nn.compact
+        def __call__(self, x, c_noise, cond=None, train=False):
+            received.update(cond)
+            return x
+
+    draw = lambda *shape: jnp.asarray(RNG.normal(size=shape), jnp.float32)  # noqa: E731
+    x, field, c_noise, labels = draw(2, 8, 8, 3), draw(2, 8, 8, 2), jnp.ones(2), jnp.asarray([0, 2])
+    module = OnPatches(Echo(), patch=2)
+    params = module.init(jax.random.key(0), x, c_noise, {"label": labels, "mask": field})
+    assert module.cond_channels == 2 and received["labels"] is labels
+    np.testing.assert_array_equal(received["field"][:, 1, 3], field[:, 2:4, 6:8].reshape(2, 8))
+    module.apply(params, x, c_noise, {"label": labels, "mask": field[:, ::2, ::2]})  # of half the size: resized first
+    resized = jax.image.resize(field[:, ::2, ::2], field.shape, "linear")
+    np.testing.assert_array_equal(received["field"][:, 1, 3], resized[:, 2:4, 6:8].reshape(2, 8))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        photo_network(patch=2, cond_channels=3, context_dim=4, cond_null="learned"),
+        array_network((64, 1), 16, 32, 64, cond_channels=3, context_dim=4),
+    ],
+)
+def test_the_starting_networks_take_every_condition(network):
+    assert takes(as_network(network)) == {"num_classes": 0, "cond_dim": 0, "cond_channels": 3, "context_dim": 4}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.conditioning import Conditioning
+from models.conditioning import Conditioning, options_for
 from tests.helpers import close
 
 KEY = jax.random.key(0)
@@ -80,7 +80,7 @@ def test_in_training_a_share_of_the_examples_has_no_condition():
         ({"cond_dim": 4}, (LABELS, VECTOR), r"expected a vector of shape \(3, 4\), got tuple"),
         ({"num_classes": 3, "cond_dim": 5}, (LABELS, VECTOR, 1), r"expected a pair \(labels, vector\), got 3 values"),
         ({"num_classes": 3, "cond_dim": 5}, {"a": VECTOR, "b": VECTOR}, r"a vector of shape \(3, 5\), got \(3, 10\)"),
-        ({"num_classes": 3}, {"a": LABELS, "b": LABELS}, "expected one labels, got a, b"),
+        ({"num_classes": 3}, {"a": LABELS, "b": LABELS}, "expected one array of labels, got 2"),
         (
             {"num_classes": 3, "context_dim": 2},
             VECTOR,
@@ -193,3 +193,39 @@ def test_each_kind_is_dropped_on_its_own_too():
     label, field = np.all(np.asarray(out.emb) == row, axis=1), np.asarray(out.x[:, 0, 1]) == 1
     for kept, share in ((label, 0.4), (field, 0.4), (label & field, 0.2)):
         assert abs(kept.mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
+
+
+def test_two_fields_and_two_sequences_in_one_dict():
+    """Fields: their channels in the order of names, each resized. Sequences of one width: one after the other."""
+    generator = np.random.default_rng(3)
+    draw = lambda *shape: jnp.asarray(generator.normal(size=shape), jnp.float32)  # noqa: E731
+    x, emb = draw(3, 4, 4, 1), EMB
+    fine, coarse = draw(3, 4, 4, 2), draw(3, 2, 2, 1)
+    module = Conditioning(cond_channels=3)
+    out = module.apply({}, emb, {"b": coarse, "a": fine}, x=x).x
+    close(out[..., :3], jnp.concatenate([x, fine], -1), 1e-6)
+    close(out[..., 3:], jax.image.resize(coarse, (3, 4, 4, 1), "linear"), 1e-6)
+    with pytest.raises(ValueError, match=r"a field of shape \(3, 4, 4, 3\), got \(3, 4, 4, 4\)"):
+        module.apply({}, emb, {"b": fine, "a": fine}, x=x)
+
+    first, second = draw(3, 5, 6), draw(3, 2, 6)
+    module = Conditioning(context_dim=6)
+    both = {"one": first, "two": second}
+    variables = module.init(KEY, emb, both)
+    joined = module.apply(variables, emb, jnp.concatenate([first, second], 1)).context
+    np.testing.assert_array_equal(module.apply(variables, emb, both).context, joined)
+    with pytest.raises(ValueError, match=r"sequences \[3, L, d\] of one width"):
+        module.apply(variables, emb, {"one": first, "two": draw(3, 2, 4)})
+
+
+def test_the_options_for_conditions_of_these_shapes():
+    assert options_for({"a": (), "b": (2,), "m": (8, 8, 1), "n": (4, 4, 3), "s": (9, 5), "t": (7, 5)}, 3) == {
+        "cond_dim": 3, "cond_channels": 4, "context_dim": 5,
+    }  # fmt: skip
+    assert options_for({"trend": (16, 2)}, 2) == {"cond_channels": 2}  # events are signals: a field
+    with pytest.raises(
+        ValueError, match=r"m: expected numbers of shape \[d\] or \[L, d\] for each example, got \(8, 8, 1\)"
+    ):
+        options_for({"m": (8, 8, 1)}, 1)
+    with pytest.raises(ValueError, match=r"t: expected sequences of one width, 5, got \(7, 4\)"):
+        options_for({"s": (9, 5), "t": (7, 4)}, 3)

@@ -14,8 +14,8 @@ from config_lib.spec import ConfigError, bind, spec, to_json
 from data_lib import ArraySource, Condition, Conditions, Dataset, Identity
 from io_lib.workdir import load_config
 from models import MLP
-from run_modes.conditions import from_columns, of_examples, read_cond
 from run_modes.experiment import make_experiment
+from run_modes.sample_conditions import from_columns, of_examples, read_cond
 from run_modes.trained import open_trained
 from sde_lib import EDMPreconditioning, EDMWeight, LogNormalTime, adam, dsm_loss
 from sde_lib.losses import mean

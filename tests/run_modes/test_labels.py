@@ -203,6 +203,11 @@ def test_guidance_towards_a_class(tmp_path):
     plain = model.sample(jax.random.key(0), 200, cond=np.ones(200, np.int32))
     close(plain, learned, 1e-5)
     close(model.sample(jax.random.key(0), 200), none, 1e-5)
+    config.sampling.guidance = 1.0
+    no_class = run_lib.sample(tmp_path, 200, devices=ONE, config=config, cond=np.full(200, 2))  # num_classes: no class
+    close(np.asarray(no_class), none, 1e-5)
+    with pytest.raises(ConfigError, match="labels from 3 to 3"):
+        run_lib.sample(tmp_path, 2, devices=ONE, config=config, cond=np.full(2, 3))
 
 
 @pytest.mark.parametrize("network", [{}, {"num_classes": 0, "cond_dropout": 0.1}])

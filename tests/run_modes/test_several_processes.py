@@ -97,7 +97,7 @@ def alone(tmp_path_factory):
     return directory
 
 
-def require_same(directory, other):
+def require_same(directory, other, atol=1e-5):
     """The runs ended alike, but for the order in which the devices' gradients were added."""
     for a, b in zip(read_metrics(directory), read_metrics(other), strict=True):
         assert a.keys() == b.keys()
@@ -105,7 +105,7 @@ def require_same(directory, other):
     a, b = (final_state(run, workdir.load_config(run)) for run in (directory, other))
     assert a.keys() == b.keys() and len(a) > 10
     for name, value in a.items():
-        np.testing.assert_allclose(value, b[name], rtol=1e-3, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(value, b[name], rtol=1e-3, atol=atol, err_msg=name)
 
 
 def test_two_processes_stop_together_and_one_goes_on(alone, tmp_path):
@@ -190,3 +190,19 @@ def test_what_fails_in_one_process_fails_in_all(monkeypatch):
 def test_a_directory_that_another_process_sees(tmp_path):
     with pytest.raises(ConfigError, match="all processes of a run must use the same directory"):
         workdir.require_claimed(tmp_path, "{}")
+
+
+@pytest.mark.slow
+def test_two_processes_are_conditioned_as_one_is(tmp_path):
+    """Each standardizes by all training examples, and its rows have their own conditions."""
+    generator = np.random.default_rng(0)
+    cond = generator.normal([100.0, 0.0], [30.0, 1.0], (400, 2))
+    np.savez(tmp_path / "table.npz", x=cond @ [[0.1, 0.0], [1.0, 2.0]] + generator.normal(size=(400, 2)), cond=cond)
+    flags = ["main.py", "--config=configs/table.py", f"--data={tmp_path / 'table.npz'}", "--config.data.cond=cond"]
+    flags += [f"--config.training.{setting}" for setting in ("num_steps=40", "eval_every=20", "checkpoint_every=40")]
+    port = free_port()
+    outputs([run(4, *flags, f"--workdir={tmp_path / 'one'}")])
+    outputs([run(2, *flags, f"--workdir={tmp_path / 'two'}", f"--processes=localhost:{port},{i}/2") for i in range(2)])
+    one, two = (workdir.load_config(tmp_path / name) for name in ("one", "two"))
+    assert one.network.cond_dim == 2 and one.cond.to_dict() == two.cond.to_dict()
+    require_same(tmp_path / "two", tmp_path / "one", atol=1e-3)  # of values near 1
