@@ -9,16 +9,18 @@ from sde_lib import (
     Augmentation,
     Likelihood,
     LogSNRGrid,
+    PowerGrid,
     PredictNoise,
     Sampler,
     ScaledTime,
     ScoreMatching,
     StratifiedTime,
+    UniformGrid,
     adam,
     as_is,
     dsm_loss,
 )
-from sde_lib.solvers import Heun, Langevin, PredictorCorrector, UniPC
+from sde_lib.solvers import DEIS, Heun, Langevin, PredictorCorrector
 
 
 def base() -> ConfigDict:
@@ -59,13 +61,15 @@ def base() -> ConfigDict:
 
     config.sampling = Config()
     config.sampling.use = "fast"  # or any name below; docs/samplers.md helps to choose
-    config.sampling.fast = spec(Sampler, solver=UniPC(order=2), grid=LogSNRGrid(), num_steps=20, denoise=as_is)
-    config.sampling.pc = spec(Sampler, solver=PredictorCorrector(), num_steps=1000)
-    config.sampling.ode = spec(Sampler, solver=Heun(), num_steps=100)
+    log_snr = LogSNRGrid(t_end=1e-4)  # fits every process; docs/samplers.md has the table that decided
+    config.sampling.fast = spec(Sampler, solver=DEIS(order=3), grid=log_snr, num_steps=20, denoise=as_is)
+    uniform = UniformGrid()  # that of the published samplers
+    config.sampling.pc = spec(Sampler, solver=PredictorCorrector(), grid=uniform, num_steps=1000)
+    config.sampling.ode = spec(Sampler, solver=Heun(), grid=PowerGrid(), num_steps=100)
     in_code = PredictorCorrector(corrector=Langevin(norm="batch"))  # score_sde's code corrects before it predicts
-    config.sampling.published = spec(Sampler, solver=in_code, num_steps=1000)
+    config.sampling.published = spec(Sampler, solver=in_code, grid=uniform, num_steps=1000)
     in_print = in_code.replace(corrector_first=False)  # algorithm 1 of Song et al. 2021 predicts first
-    config.sampling.paper = spec(Sampler, solver=in_print, num_steps=1000)
+    config.sampling.paper = spec(Sampler, solver=in_print, grid=uniform, num_steps=1000)
     config.sampling.label = -1  # the class to draw, of a class-conditional network; -1: all
     config.sampling.classes = "uniform"  # or "data", in the shares of the training examples; for label=-1
     config.sampling.guidance = 1.0  # scale, for networks with cond_dropout; 0: unconditional, 1: conditional as learned

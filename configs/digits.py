@@ -4,9 +4,9 @@
     python main.py --mode=sample --workdir=runs/digits
     python main.py --mode=eval --workdir=runs/digits
 
-On two CPU cores (jax 0.10.2) training took 4 min 20 s and sampling 46 s. Measured in one run: the Fréchet distance in
-pixels is 1.10 times that of test digits (0.333 and 0.303), the fraction classified with confidence above 0.9 is 0.96
-times theirs.
+Mean and standard deviation of three trainings, 1,000 samples each (jax 0.10.2, CPU), as ratios to test digits: Fréchet
+distance in pixels 1.04 ± 0.02, fraction classified with confidence above 0.9 0.996 ± 0.012, distance to the nearest
+training digit 1.021 ± 0.004. benchmarks/RESULTS.md has other recipes and samplers.
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +37,7 @@ from sde_lib import (
     dsm_loss,
     mean,
 )
-from sde_lib.solvers import Ancestral, Heun, Langevin, PredictorCorrector
+from sde_lib.solvers import Ancestral, DPMSolverPlusPlus, Heun, Langevin, PredictorCorrector
 
 DATA_STD = 0.75  # of the pixels in [−1, 1]
 
@@ -55,7 +55,7 @@ def get_config():
     config.loss = bind(dsm_loss, weight=EDMWeight(sigma_data=DATA_STD), reduce=mean)
 
     config.training.batch_size = 64
-    config.training.num_steps = 2000
+    config.training.num_steps = 2500
     config.training.ema = 0.995
     config.training.sample_every = 1000
     config.training.checkpoint_every = 500
@@ -63,8 +63,11 @@ def get_config():
     config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=100, decay_steps=0, b2=0.99)
     config.optimizer.decay_steps = config.training.get_oneway_ref("num_steps")
 
+    # Noise at every step corrects the network's errors: more samples are confident than those of the flow.
+    reverse_sde = DPMSolverPlusPlus(order=2, tau=1.0)
+    config.sampling.use = "sde"
+    config.sampling.sde = spec(Sampler, solver=reverse_sde, grid=PowerGrid(t_end=1e-3), num_steps=40, denoise=as_is)
     predictor_corrector = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16))
-    config.sampling.use = "pc"
     config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=60)
     config.sampling.ode = spec(Sampler, solver=Heun(), grid=EDMGrid(t_end=1e-3), num_steps=18, denoise=as_is)
     config.eval.report = bind(small_image_report, noun="digit")
@@ -77,15 +80,15 @@ def get_config():
         "coverage": coverage,
     }.items():
         config.eval.metrics[name] = bind(metric)
-    expect(config, distance=1.10, confident=0.96)
+    expect(config, distance=1.04, confident=1.0)
     return config
 
 
 def expect(config: ConfigDict, distance: float, confident: float) -> None:
     """Expected ratios of samples to test digits, as means over three seeds.
 
-    The values are those of one run. Over seeds of one training, the standard deviations were 0.07, 0.014 and 0.02 (500
-    images each); the tolerances allow for other trainings.
+    Over seeds of one training, the standard deviations were 0.07, 0.014 and 0.02 (500 images each); the tolerances
+    allow for other trainings.
     """
     config.eval.expected.distance = spec(Expected, figure="frechet.ratio", value=distance, tolerance=0.12)
     config.eval.expected.sure = spec(Expected, figure="confident.ratio", value=confident, tolerance=0.03)

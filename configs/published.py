@@ -214,5 +214,5 @@ def _langevin(snr: float) -> PredictorCorrector:
 
 def _sampled_by(config: ConfigDict, **sampler) -> ConfigDict:
     config.sampling.use = "published"
-    config.sampling.published = spec(Sampler, **sampler)
+    config.sampling.published = spec(Sampler, **{"grid": UniformGrid(), **sampler})
     return config

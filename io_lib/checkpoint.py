@@ -106,6 +106,7 @@ class Checkpoints:
         self._in_flight: int | None = None  # the step that is being written, or read back
         self._reading_back: threading.Thread | None = None
         self._unreadable: Exception | None = None
+        self._read_last: tuple[int | None, dict[str, Any]] = None, {}  # the step that was read, and its metadata
 
     def _plain(self, directory: Path) -> Path:
         """The directory, or a link to it from a path without * ? [: orbax finds its files by unescaped patterns."""
@@ -256,7 +257,8 @@ class Checkpoints:
 
     def card(self, step: int) -> dict[str, Any]:
         """The card saved with the state; empty if there was none. DamagedError as in `restore`."""
-        where, metadata = self._named / str(step), self._metadata(step)
+        where = self._named / str(step)
+        metadata = self._read_last[1] if self._read_last[0] == step else self._metadata(step)
         if "card" not in metadata:  # written by an earlier version
             return {}
         abstract = _abstract(metadata, "card", "crc32")
@@ -290,6 +292,7 @@ class Checkpoints:
 
     def _read(self, abstract_state: Any, step: int, only: tuple[str, ...]) -> Any:
         where, metadata = self._named / str(step), self._metadata(step)
+        self._read_last = step, metadata
         wanted = {name: getattr(abstract_state, name) for name in only} if only else abstract_state
         saved = {name: metadata["state"].get(name, {}) for name in only} if only else metadata["state"]
         _require_same(wanted, saved, where)

@@ -231,7 +231,7 @@ class Sampler(PyTreeNode):
     """
 
     solver: Solver = PredictorCorrector()
-    grid: Grid = UniformGrid()
+    grid: Grid = PowerGrid()
     num_steps: int = static(1000, at_least=1)
     denoise: Callable = static(last_mean)
 

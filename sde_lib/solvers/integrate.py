@@ -22,7 +22,6 @@ example, that setting is used. A network that computes in bfloat16 still does.
 Under `jit` a failure cannot raise: rows that do not finish within max_steps are NaN.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -100,7 +99,7 @@ class Adaptive(PyTreeNode):
     rtol: Scalar = number(1e-5, at_least=0)
     atol: Scalar = number(1e-5, above=0)
     power: Scalar = number(3.0, above=0)
-    method: "diffrax.AbstractERK" = dataclasses.field(default_factory=_tsit5, metadata={"static": True})
+    method: "diffrax.AbstractERK | None" = static(None)  # None: diffrax.Tsit5()
     max_steps: int = static(4096, at_least=1)
 
     def __call__(self, field: Field, y: PyTree, sde: SDE, to_noise: bool) -> tuple[PyTree, Integer[Array, " B"]]:
@@ -133,12 +132,16 @@ class Adaptive(PyTreeNode):
         return self.replace(rtol=10 * self.rtol, atol=10 * self.atol), 1 / 9
 
     @property
+    def _method(self) -> "diffrax.AbstractERK":
+        return _tsit5() if self.method is None else self.method
+
+    @property
     def _tableau(self) -> "diffrax.ButcherTableau":
         import diffrax
 
-        tableau = self.method.tableau
+        tableau = self._method.tableau
         if not isinstance(tableau, diffrax.ButcherTableau):
-            raise TypeError(f"expected a method with one Butcher tableau; got {type(self.method).__name__}")
+            raise TypeError(f"expected a method with one Butcher tableau; got {type(self._method).__name__}")
         return tableau
 
     @property
@@ -146,9 +149,9 @@ class Adaptive(PyTreeNode):
         """p of (2)."""
         import diffrax
 
-        order = self.method.order(diffrax.ODETerm(lambda t, y, args: y))
+        order = self._method.order(diffrax.ODETerm(lambda t, y, args: y))
         if order is None:
-            raise TypeError(f"expected a method of known order; got {type(self.method).__name__}")
+            raise TypeError(f"expected a method of known order; got {type(self._method).__name__}")
         return order
 
     def _try(self, slope, rows: _Rows) -> _Rows:
