@@ -23,8 +23,10 @@ from sde_lib.noise import sample_keys
 from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete, precision
 from sde_lib.numbers.keys import require_indices, require_key, rows_of_shape
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
+from sde_lib.posterior.observation import Observation
+from sde_lib.posterior.scores import MMPS, Method, posterior_score
 from sde_lib.sampling import AnySampler, Sampler, Start
-from sde_lib.sde import SDE, Time
+from sde_lib.sde import SDE, Time, has_kernel
 from sde_lib.training.xla import jit
 
 Data = np.ndarray | Array
@@ -46,6 +48,8 @@ class ScoreModel(PyTreeNode):
     trained without one too (`cond_dropout`). A score is then two calls of the network. A dict, name of a condition →
     w_k, is (3): for a cond that is a dict, and a network trained without each (`cond_dropout_each`). None is the score
     conditioned on cond; 1 is the same at twice the cost. Likelihoods, bounds and codes always use that score.
+
+    `observed` is set by `given`: what a posterior's score is conditioned on, in model space, and its method.
     """
 
     sde: SDE
@@ -60,10 +64,26 @@ class ScoreModel(PyTreeNode):
     split: Any = static(None)
     conditions: Any = static(None)
     dtype: Any = static(None)
+    observed: tuple[Observation, Method] | None = None
 
     def astype(self, dtype: Any) -> "ScoreModel":
         """The model with all its arrays in float32 or float64, in which it then computes (`numbers.precision`)."""
         return precision.cast(self, dtype).replace(dtype=np.dtype(dtype))
+
+    def given(self, observation: Observation, method: Method | None = None) -> "ScoreModel":
+        """The model of p(x | y): its samples, likelihoods and codes are the posterior's (`sde_lib.posterior`).
+
+        The observation is that of data in their own units: y, noise_std, and what the operator receives. The default
+        method is MMPS(). ValueError if it does not fit, or the transform's slope is not one number; TypeError if the
+        SDE has no kernel.
+        """
+        if not has_kernel(self.sde):
+            raise TypeError(f"a posterior requires alpha and sigma of the SDE, which {type(self.sde).__name__} lacks")
+        slope = 1.0 if self.transform is None else self.transform.slope
+        offset = self.to_model(np.zeros((1, *self.shape)))
+        method = MMPS() if method is None else method
+        method.check(observation)
+        return self.replace(observed=(observation.in_model_space(slope, offset, self.shape), method))
 
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """∇log p_t(x) [B, *shape], for x [B, *shape] in model space, t [] or [B], cond in the units of the data."""
@@ -72,7 +92,10 @@ class ScoreModel(PyTreeNode):
     def _score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """The score, for cond as the network takes it."""
         network = lambda x, c_noise: self.network(self.params, x, c_noise, cond=cond)  # noqa: E731
-        return make_score_fn(network, self.sde, self.parameterization)(x, t)
+        score = make_score_fn(network, self.sde, self.parameterization)
+        if self.observed is not None and has_kernel(self.sde):
+            score = posterior_score(score, self.sde, *self.observed)
+        return score(x, t)
 
     def _network_cond(self, cond: Any, rows: int | None) -> Any:
         return cond if self.conditions is None else self.conditions.forward(cond, rows)

@@ -84,10 +84,13 @@ class FullMixture(PyTreeNode):
     def _parts(self, x, alpha, sigma):
         """(log w_k + log N(x; …) [B, K], (α² C_k + σ² I)⁻¹ (α μ_k − x) [B, K, d])."""
         alpha, sigma = (jnp.broadcast_to(jnp.asarray(c, x.dtype), (len(x),)) for c in (alpha, sigma))
-        C, d = jnp.asarray(self.covariances)[None], x.shape[1]
-        covariance = alpha[:, None, None, None] ** 2 * C + sigma[:, None, None, None] ** 2 * jnp.eye(d)[None, None]
-        logp, solved = _log_normal(alpha[:, None, None] * jnp.asarray(self.means)[None] - x[:, None], covariance)
-        return logp + jnp.log(jnp.asarray(self.weights))[None], solved
+        means, C, weights = (jnp.asarray(a, x.dtype)[None] for a in (self.means, self.covariances, self.weights))
+        covariance = (
+            alpha[:, None, None, None] ** 2 * C
+            + sigma[:, None, None, None] ** 2 * jnp.eye(x.shape[1], dtype=x.dtype)[None, None]
+        )
+        logp, solved = _log_normal(alpha[:, None, None] * means - x[:, None], covariance)
+        return logp + jnp.log(weights), solved
 
 
 def _log_normal(difference: Array, covariance: Array) -> tuple[Array, Array]:

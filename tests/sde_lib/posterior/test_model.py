@@ -1,0 +1,63 @@
+"""A trained model given an observation: samples in the units of the data have the exact posterior's moments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_lib import Scale, Standardize
+from sde_lib import VP, Exact, Likelihood, PowerGrid, PredictNoise, Sampler, ScaledTime, ScoreModel, as_is
+from sde_lib.posterior import FullMixture, Mask, Observation, PiGDM, Project
+from sde_lib.solvers import Ancestral
+
+COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
+DATA = FullMixture(means=np.zeros((1, 2)), covariances=COVARIANCE[None], weights=np.ones(1))  # in model space
+SDE = VP()
+
+
+def network(params, x, c_noise, cond=None, key=None, train=False):
+    """ε̂ of the exact score, at c_noise = t."""
+    return -SDE.sigma(c_noise)[:, None] * DATA.score_fn(SDE)(x, c_noise)
+
+
+MODEL = ScoreModel(
+    sde=SDE, parameterization=PredictNoise(c_noise=ScaledTime()), params=jnp.zeros(()), network=network, shape=(2,),
+    transform=Scale(low=0.0, high=20.0), likelihood=Likelihood(divergence=Exact()),
+    sampler=Sampler(solver=Ancestral(), grid=PowerGrid(), num_steps=200, denoise=as_is),
+)  # fmt: skip
+
+
+def test_samples_in_the_units_of_the_data():
+    """x_data = 10 x + 10 has deviations 10; the first coordinate is measured as 20 ± 5."""
+    observation = Observation(y=np.array([[20.0]]), operator=Project(matrix=np.array([[1.0, 0.0]])), noise_std=5.0)
+    samples = MODEL.given(observation).sample(jax.random.key(0), 4000, rounded=False)
+    gain = 100 / (100 + 25)
+    mean = 10 + gain * 10 * np.array([1.0, 0.8])
+    variance = 100 * (1 - gain * np.array([1.0, 0.64]))
+    np.testing.assert_allclose(samples.mean(0), mean, atol=4 * np.sqrt(variance.max() / 4000) + 0.1)
+    np.testing.assert_allclose(samples.var(0), variance, rtol=0.12)
+    biased = MODEL.given(observation, PiGDM()).sample(jax.random.key(0), 4000, rounded=False)
+    assert biased[:, 1].mean() < mean[1] - 0.2  # FIELD's table: 0.609 for 0.640
+    assert MODEL.observed is None
+
+
+def test_each_row_has_its_own_observation():
+    y = np.array([[20.0, 0.0], [0.0, 0.0], [15.0, 0.0]])
+    observation = Observation(y=y, operator=Mask(mask=np.array([1.0, 0.0])), noise_std=0.01)
+    samples = MODEL.given(observation).sample(jax.random.key(0), 3, rounded=False)
+    np.testing.assert_allclose(samples[:, 0], y[:, 0], atol=0.3)
+
+
+def test_likelihood_of_the_posterior_in_the_units_of_the_data():
+    observation = Observation(y=np.array([[20.0]]), operator=Project(matrix=np.array([[1.0, 0.0]])), noise_std=5.0)
+    x = np.array([[18.0, 15.0], [10.0, 30.0]])
+    found = MODEL.given(observation).log_prob(jax.random.key(0), x)
+    posterior = DATA.posterior(np.array([[1.0, 0.0]]), np.array([1.0]), 0.5)
+    expected = posterior.log_prob(jnp.asarray((x - 10) / 10)) - 2 * np.log(10)
+    np.testing.assert_allclose(found.value, expected, atol=2e-2)  # the prior is p_T(x | y) to exp(−5)
+
+
+def test_a_slope_per_column_is_refused():
+    model = MODEL.replace(transform=Standardize(mean=(0.0, 1.0), std=(1.0, 2.0)))
+    with pytest.raises(ValueError, match="one slope"):
+        model.given(Observation(y=np.zeros((1, 2)), operator=lambda x: x, noise_std=1.0))
