@@ -211,3 +211,11 @@ def test_lesson_on_own_objectives_runs(tmp_path, monkeypatch):
         trained = open_trained(tmp_path / "runs" / "uncertainty")
     assert set(trained.params) == {"network", "u"} and np.all(np.abs(trained.params["u"]) > 0)
     np.testing.assert_allclose(names["part"], names["whole"][2:5], rtol=1e-6)
+
+
+def test_posterior(tmp_path, monkeypatch):
+    """The page's numbers: exact for MMPS, the known bias for PiGDM."""
+    names = run_blocks("docs/posterior.md", tmp_path, monkeypatch, at_least=1)
+    np.testing.assert_allclose(names["exact"].means[0], [0.8, 0.64], rtol=1e-5)
+    np.testing.assert_allclose(names["means"]["MMPS"], [0.8, 0.64], atol=0.04)
+    assert 0.01 < names["means"]["MMPS"][1] - names["means"]["PiGDM"][1] < 0.06
