@@ -15,6 +15,7 @@ def get_config():
         batch_size=16, num_steps=40, log_every=5, eval_every=20, sample_every=20, snapshot_size=4,
         checkpoint_every=10, keep_newest=2, keep_every=20,
     )  # fmt: skip
+    config.sampling.use = "pc"
     config.sampling.pc = spec(Sampler, num_steps=4)
     config.sampling.ode = spec(Sampler, solver=DDIM(), num_steps=4)
     config.sampling.batch_size = 16
