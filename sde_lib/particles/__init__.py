@@ -1,5 +1,6 @@
 """Particles: samplers that are exact as particles, or inner steps, grow: twisted SMC, Feynman–Kac correctors, DAPS."""
 
+from sde_lib.particles.daps import DAPS as DAPS
 from sde_lib.particles.feynman_kac import Composed as Composed
 from sde_lib.particles.feynman_kac import FeynmanKac as FeynmanKac
 from sde_lib.particles.resampling import effective_sample_size as effective_sample_size
