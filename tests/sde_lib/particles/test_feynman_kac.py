@@ -154,3 +154,13 @@ def test_groups_own_their_keys_and_errors():
         Composed(score_fns=(TWO.score_fn(sde),), weights=(1.0, 2.0))
     with pytest.raises(ValueError, match="A, the sum of the weights > 0"):
         sampler.run(keys(1), sde, composed(sde, (1.0, -1.0)), (1,))
+
+
+@pytest.mark.parametrize("weights", [PRODUCT, TEMPERED])
+def test_the_start(weights):
+    """The draws have variance prior_std²/A within 4 standard errors, and log Z_T (4) is that of quadrature."""
+    sde, n, total = VP(), 4000, sum(weights)
+    x, log_z = FeynmanKac(particles=n)._start(keys(1), sde, composed(sde, weights), (1,), None, None)
+    np.testing.assert_allclose(np.var(x) * total, 1, atol=4 * np.sqrt(2 / n))
+    p = np.exp(total * np.asarray(sde.prior_logp(jnp.asarray(X)[:, None])))
+    np.testing.assert_allclose(np.exp(log_z), p.sum() * (X[1] - X[0]), rtol=1e-6)
