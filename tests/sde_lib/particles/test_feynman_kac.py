@@ -78,7 +78,9 @@ def test_moments(sde, weights, options):
     expected = exact(weights)
     off = deviations(found, expected)
     assert np.all(np.abs(off[:3]) < 3), off
-    np.testing.assert_allclose(found[3].mean(), expected[3], rtol=0.05)
+    # Z has a bias of the order of the step, about 1 to 3 % here, next to its own error.
+    error = found[3].std(ddof=1) / np.sqrt(found.shape[1])
+    np.testing.assert_allclose(found[3].mean(), expected[3], atol=0.05 * expected[3] + 3 * error)
 
 
 @pytest.mark.parametrize("weights", [GUIDANCE, PRODUCT, TEMPERED])
