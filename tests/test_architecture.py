@@ -27,7 +27,9 @@ ROOMS = {
     "main": {"run_modes"},
 }
 # The same within sde_lib: its sub-packages, with the modules at its top as one.
-INNER = {"numbers", "guidance", "posterior", "processes", "solvers", "training", "likelihood", "check"}
+INNER = {
+    *("numbers", "guidance", "posterior", "particles", "processes", "solvers", "training", "likelihood", "check"),
+}
 OUTSIDE = {
     "sde_lib": {"jax", "flax", "jaxtyping", "optax", "numpy", "diffrax", "sklearn"},
     "models": {"jax", "flax", "jaxtyping"},
