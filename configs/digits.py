@@ -4,9 +4,9 @@
     python main.py --mode=sample --workdir=runs/digits
     python main.py --mode=eval --workdir=runs/digits
 
-Mean and standard deviation of three trainings, 1,000 samples each (jax 0.10.2, CPU), as ratios to test digits: Fréchet
-distance in pixels 1.04 ± 0.02, fraction classified with confidence above 0.9 0.996 ± 0.012, distance to the nearest
-training digit 1.021 ± 0.004. benchmarks/RESULTS.md has other recipes and samplers.
+Mean and standard deviation of four trainings, 1,000 samples each (jax 0.10.2, CPU), as ratios to test digits: Fréchet
+distance in pixels 1.06 ± 0.03, fraction classified with confidence above 0.9 0.99 ± 0.01, distance to the nearest
+training digit 1.02 ± 0.01. On two cores training takes 4 min 15 s and sampling 20 s. benchmarks/RESULTS.md has other recipes and samplers.
 """
 
 from ml_collections import ConfigDict
@@ -80,7 +80,7 @@ def get_config():
         "coverage": coverage,
     }.items():
         config.eval.metrics[name] = bind(metric)
-    expect(config, distance=1.04, confident=1.0)
+    expect(config, distance=1.06, confident=0.99)
     return config
 
 

@@ -17,7 +17,7 @@ Gaussian data its variance is too large: it ignores the prior's. Its samples are
 is the prior, which replaces p(x_T | y).
 
 Zhang et al. 2024, "Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing", arXiv:2407.01521,
-proposition 1, eq. 7 to 9. Their x̂_0 is by a few steps of the flow, where ours is Tweedie's.
+proposition 1. Their x̂_0 is by a few steps of the flow, where ours is Tweedie's.
 """
 
 from typing import Literal

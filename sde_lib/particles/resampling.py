@@ -8,8 +8,7 @@ With log weights log w [G, K], one row per group of K particles, and W_j = w_j /
 where c_j = W_1 + … + W_j, i = 0 … K − 1, and u is one uniform number per group. (2) is unbiased: the expected number of
 copies is K W_j, and the number is ⌊K W_j⌋ or ⌈K W_j⌉. Particles never leave their group.
 
-(1) Kong, Liu & Wong 1994, section 4. (2) Kitagawa 1996, appendix; Douc, Cappé & Moulines 2005, arXiv:cs/0507025,
-section 2.4.
+(1) Kong, Liu & Wong 1994. (2) Kitagawa 1996; Douc, Cappé & Moulines 2005, arXiv:cs/0507025.
 """
 
 import jax

@@ -5,7 +5,7 @@ For each group of K particles with log weights log w, and a move from t_k to t_{
     log w ← log w + increment;   if ESS < threshold · K: resample, and set log w to log mean w.      (1)
 
 So the weights are carried where nothing is resampled, and at the end log mean w estimates the logarithm of the
-normalizing constant: exp of it is unbiased, for any threshold (Del Moral 2004, section 7.4.1; Whiteley, Lee & Heine
+normalizing constant: exp of it is unbiased, for any threshold (Del Moral 2004, chapter 7; Whiteley, Lee & Heine
 2016, arXiv:1309.2918, for resampling by ESS). At the end the particles are resampled again, for equal weights.
 """
 

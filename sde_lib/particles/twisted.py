@@ -38,7 +38,7 @@ LogLikelihood = Callable[[Float[Array, "B ..."]], Float[Array, " B"]]
 
 
 def guided(score: Float[Array, "B ..."], gradient: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
-    """s + ∇log p̃, the score of the default proposal (Wu et al. 2023, eq. 8)."""
+    """s + ∇log p̃, the score of the default proposal."""
     return score + gradient
 
 
