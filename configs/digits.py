@@ -6,7 +6,8 @@
 
 Mean and standard deviation of four trainings, 1,000 samples each (jax 0.10.2, CPU), as ratios to test digits: Fréchet
 distance in pixels 1.06 ± 0.03, fraction classified with confidence above 0.9 0.99 ± 0.01, distance to the nearest
-training digit 1.02 ± 0.01. On two cores training takes 4 min 15 s and sampling 20 s. benchmarks/RESULTS.md has other recipes and samplers.
+training digit 1.02 ± 0.01. On two cores training takes 4 min 15 s and sampling 20 s. benchmarks/RESULTS.md has other
+recipes and samplers.
 """
 
 from ml_collections import ConfigDict
