@@ -10,6 +10,7 @@ from sde_lib.exact import gaussian as gaussian
 from sde_lib.guidance import classifier_free as classifier_free
 from sde_lib.guidance import classifier_guided as classifier_guided
 from sde_lib.guidance import guided_by_each as guided_by_each
+from sde_lib.guidance import in_interval as in_interval
 from sde_lib.likelihood.bits import Elbo as Elbo
 from sde_lib.likelihood.bits import bits_per_dim as bits_per_dim
 from sde_lib.likelihood.bits import elbo as elbo

@@ -5,7 +5,11 @@ By Bayes' rule at time t, ∇log p_t(x | c) = ∇log p_t(x) + ∇log p_t(c | x).
     s_w(x, t) = s(x, t) + w ∇log p_t(c | x)                      by a classifier,                           (1)
     s_w(x, t) = s(x, t) + w [s(x, t | c) − s(x, t)]              by two scores, without one,                (2)
 
-With several conditions c_1 … c_K, each may have its own weight:
+Guidance may be limited to an interval of noise levels. At high levels it costs variety, at low ones it does little:
+
+    s(x, t) = s_w(x, t)   where low ≤ σ/α ≤ high,   else s(x, t | c)                                     (4)
+
+(Kynkäänniemi et al. 2024, arXiv:2404.07724). With several conditions c_1 … c_K, each may have its own weight:
 
     s_w(x, t) = s(x, t) + Σ_k w_k [s(x, t | c_1 … c_k) − s(x, t | c_1 … c_{k−1})]                           (3)
 
@@ -28,7 +32,7 @@ from jaxtyping import Array, Float
 from sde_lib.node import Scalar
 from sde_lib.numbers import Allowed, check_number
 from sde_lib.parameterization import ScoreFn
-from sde_lib.sde import Time
+from sde_lib.sde import GaussianSDE, Time, per_time
 
 
 def classifier_guided(
@@ -79,3 +83,28 @@ def guided_by_each(
         return values[0] + sum(steps)
 
     return guided
+
+
+def in_interval(
+    guided: ScoreFn, plain: ScoreFn, sde: GaussianSDE, low: Scalar = 0.0, high: Scalar = jnp.inf
+) -> ScoreFn:
+    """(4), with `plain` the score given c. At one t for all samples, only one of the two is evaluated.
+
+    σ/α is the mean over coordinates where they differ. ValueError unless 0 ≤ low ≤ high.
+    """
+    check_number("in_interval", "low", low, Allowed(at_least=0))
+    check_number("in_interval", "high", high, Allowed(at_least=low, finite=False))
+
+    def score(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
+        level = per_time(sde.sigma(t) / sde.alpha(t), t)
+        inside = (low <= level) & (level <= high)
+        if jnp.ndim(t) == 0:
+            return jax.lax.cond(inside, guided, plain, x, t)
+        return jnp.where(expand_rows(inside, x), guided(x, t), plain(x, t))
+
+    return score
+
+
+def expand_rows(rows: Array, x: Array) -> Array:
+    """[B] as [B, 1, …, 1], with as many axes as x."""
+    return rows.reshape(rows.shape + (1,) * (x.ndim - 1))

@@ -22,6 +22,7 @@ from sde_lib import (
     classifier_guided,
     gaussian,
     guided_by_each,
+    in_interval,
 )
 from sde_lib.solvers import DDIM
 from tests.contracts import together
@@ -181,3 +182,25 @@ def test_a_later_condition_is_added_to_the_earlier_ones():
     x = jnp.ones((2, 1))
     guided = guided_by_each(product, {"a": 3.0, "b": 5.0}, {"a": 1.0, "b": 2.0})(x, jnp.ones(2))
     np.testing.assert_allclose(guided, 1 + (3 - 1) + 2 * (15 - 3))
+
+
+def test_guidance_in_an_interval_of_noise_levels():
+    """Exactly one of the two scores at each t, alone and by row; a solver, too, takes both under a loop."""
+    sde, plain = VP(), GIVEN.score_fn(VP())
+    guided = classifier_free(plain, DATA.score_fn(sde), 3.0)
+    level = lambda t: float(sde.sigma(t) / sde.alpha(t))  # noqa: E731
+    score = in_interval(guided, plain, sde, low=level(0.2), high=level(0.6))
+    x, times = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2))), jnp.asarray([0.1, 0.2, 0.4, 0.6, 0.7])
+    for t in times:
+        expected = guided if 0.2 <= t <= 0.6 else plain
+        np.testing.assert_allclose(score(x, t), expected(x, t), rtol=1e-12)
+    rows = [(guided if 0.2 <= t <= 0.6 else plain)(x[i : i + 1], t)[0] for i, t in enumerate(times)]
+    np.testing.assert_allclose(score(x, times), np.stack(rows), rtol=1e-12)
+    sampler = Sampler(solver=DDIM(), num_steps=5)
+    with_all, with_none = (
+        sampler(keys(3), sde, in_interval(guided, plain, sde, *limits), (2,)) for limits in ((0.0,), (0.0, 0.0))
+    )
+    np.testing.assert_allclose(with_all, sampler(keys(3), sde, guided, (2,)), rtol=1e-9)
+    np.testing.assert_allclose(with_none, sampler(keys(3), sde, plain, (2,)), rtol=1e-9)
+    with pytest.raises(ValueError, match="in_interval"):
+        in_interval(guided, plain, sde, low=2.0, high=1.0)
