@@ -5,11 +5,7 @@ By Bayes' rule at time t, ∇log p_t(x | c) = ∇log p_t(x) + ∇log p_t(c | x).
     s_w(x, t) = s(x, t) + w ∇log p_t(c | x)                      by a classifier,                           (1)
     s_w(x, t) = s(x, t) + w [s(x, t | c) − s(x, t)]              by two scores, without one,                (2)
 
-Guidance may be limited to an interval of noise levels. At high levels it costs variety, at low ones it does little:
-
-    s(x, t) = s_w(x, t)   where low ≤ σ/α ≤ high,   else s(x, t | c)                                     (4)
-
-(Kynkäänniemi et al. 2024, arXiv:2404.07724). With several conditions c_1 … c_K, each may have its own weight:
+With several conditions c_1 … c_K, each may have its own weight:
 
     s_w(x, t) = s(x, t) + Σ_k w_k [s(x, t | c_1 … c_k) − s(x, t | c_1 … c_{k−1})]                           (3)
 
@@ -20,6 +16,12 @@ arXiv:2207.12598, eq. 6, whose w is smaller by one). In (2), w = 0 is the uncond
 one, whose samples have the distribution p(x | c). Any other w gives, at each t, the score of p_t(x)^{1−w} p_t(x | c)^w
 up to a constant. These densities are not the marginals of one process. As w grows, samples concentrate on c, but their
 distribution also depends on the solver (Bradley & Nakkiran 2024, arXiv:2408.09000).
+
+Guidance may be limited to an interval of noise levels. At high levels it costs variety, at low ones it does little:
+
+    s(x, t) = s_w(x, t)   where low ≤ σ/α ≤ high,   else s(x, t | c)                                     (4)
+
+(Kynkäänniemi et al. 2024, arXiv:2404.07724).
 """
 
 from collections.abc import Callable, Mapping
