@@ -35,6 +35,7 @@ from sde_lib.node import Scalar
 from sde_lib.numbers import Allowed, check_number
 from sde_lib.parameterization import ScoreFn
 from sde_lib.sde import GaussianSDE, Time, per_time
+from sde_lib.solvers.step_size import where_row
 
 
 def classifier_guided(
@@ -102,11 +103,6 @@ def in_interval(
         inside = (low <= level) & (level <= high)
         if jnp.ndim(t) == 0:
             return jax.lax.cond(inside, guided, plain, x, t)
-        return jnp.where(expand_rows(inside, x), guided(x, t), plain(x, t))
+        return where_row(inside, guided(x, t), plain(x, t))
 
     return score
-
-
-def expand_rows(rows: Array, x: Array) -> Array:
-    """[B] as [B, 1, …, 1], with as many axes as x."""
-    return rows.reshape(rows.shape + (1,) * (x.ndim - 1))

@@ -31,16 +31,15 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from sde_lib.likelihood.divergence import Divergence, Exact
 from sde_lib.node import Leaf, PyTreeNode, Scalar, number, static
 from sde_lib.noise import fold, normal_like
 from sde_lib.numbers import Allowed, check_number
 from sde_lib.parameterization import ScoreFn
-from sde_lib.particles.smc import Particles, particle_keys, run_smc
-from sde_lib.particles.twisted import group_keys
-from sde_lib.sampling import Grid, Start, UniformGrid, check_pair, prior_draw
+from sde_lib.particles.smc import Particles, ParticleSampler, particle_keys, run_smc
+from sde_lib.sampling import Start, check_pair, prior_draw
 from sde_lib.sde import GaussianSDE, Time, expand
 
 
@@ -96,7 +95,7 @@ class Composed(PyTreeNode):
         return rate if laplacian is None else rate - 0.5 * (1 - c) * laplacian
 
 
-class FeynmanKac(PyTreeNode):
+class FeynmanKac(ParticleSampler):
     """(2) and (3) by Euler's steps, with K `particles` per group, resampled where their ESS is below `threshold` · K.
 
     noise: η; 0 is a flow, 1 the reverse SDE. tempered_noise: c = 1/A, with ΔU by `divergence` (an unbiased estimator
@@ -107,26 +106,14 @@ class FeynmanKac(PyTreeNode):
     noise: Scalar = number(1.0, at_least=0)
     tempered_noise: bool = static(False)
     divergence: Divergence = Exact()
-    grid: Grid = UniformGrid()
     num_steps: int = static(500, at_least=1)
     particles: int = static(256, at_least=1)
-    threshold: Scalar = number(0.5, at_least=0, at_most=1)
-
-    @property
-    def coupled(self) -> bool:
-        """True: a particle depends on the others of its group."""
-        return True
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations of each score per particle, without the products of `divergence`."""
-        return self.num_steps
 
     def run(
         self,
         keys: Key[Array, " G"],
         sde: GaussianSDE,
-        composed: Composed,
+        score_fn: ScoreFn,
         shape: tuple[int, ...],
         x_T: Start = None,
         log_z_T: Scalar | None = None,
@@ -134,8 +121,12 @@ class FeynmanKac(PyTreeNode):
         """One group of particles for each key; group g is a function of keys[g], and `log_z` estimates log Z.
 
         x_T [G·K, *shape], if given, has draws of π at t_max, with log_z_T = log ∫ Π_i q_i^{a_i} there, 0 if None; else
-        both are those of (4). Raises ValueError unless A > 0, which (4) requires, if x_T is None.
+        both are those of (4). Raises ValueError unless A > 0, which (4) requires, if x_T is None; TypeError unless
+        score_fn is `Composed`.
         """
+        if not isinstance(score_fn, Composed):
+            raise TypeError(f"FeynmanKac: expected a Composed score, got {type(score_fn).__name__}")
+        composed = score_fn
         check_pair(self.grid, sde, "grid")
         K, A, times = self.particles, composed.total, self.grid(sde, self.num_steps)
         c = 1 / A if self.tempered_noise else jnp.ones_like(A)
@@ -153,23 +144,6 @@ class FeynmanKac(PyTreeNode):
 
         log_weights = jnp.broadcast_to(jnp.asarray(log_z_T, x.dtype), (len(x) // K, K))
         return run_smc(fold(keys, 1), x, log_weights, times, move, move, self.threshold, lambda x: x)
-
-    def __call__(
-        self, keys: Key[Array, " B"], sde: GaussianSDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
-    ) -> Float[Array, "B ..."]:
-        """Samples [B, *shape]: rows g·K to g·K + K − 1 are group g, a function of keys[g·K].
-
-        Raises TypeError unless score_fn is `Composed`, ValueError unless B is a multiple of `particles`.
-        """
-        if not isinstance(score_fn, Composed):
-            raise TypeError(f"FeynmanKac: expected a Composed score, got {type(score_fn).__name__}")
-        return self.run(group_keys(keys, self.particles), sde, score_fn, shape, x_T).samples.reshape(-1, *shape)
-
-    def with_nfe(
-        self, keys: Key[Array, " B"], sde: GaussianSDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
-    ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
-        """(samples [B, *shape], evaluations of each score [B])."""
-        return self(keys, sde, score_fn, shape, x_T), jnp.full(keys.shape, self.nfe)
 
     def _start(self, keys, sde, composed, shape, x_T, log_z_T) -> tuple[Array, PyTree]:
         """x_T in rows, and log Z_T (4)."""

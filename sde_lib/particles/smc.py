@@ -9,15 +9,18 @@ normalizing constant: exp of it is unbiased, for any threshold (Del Moral 2004, 
 2016, arXiv:1309.2918, for resampling by ESS). At the end the particles are resampled again, for equal weights.
 """
 
+import abc
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Integer, Key, PyTree
 
+from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import fold
 from sde_lib.particles.resampling import copied, effective_sample_size, log_mean_weight, normalized, systematic
+from sde_lib.sampling import Grid, Start, UniformGrid
 
 Move = Callable[[Key[Array, " B"], PyTree, Array, Array], tuple[PyTree, Float[Array, " B"]]]
 """(keys, particles, t, s) → (particles at s, log increments), all with rows g·K + j for particle j of group g."""
@@ -106,3 +109,50 @@ def run_smc(
 def _ancestors(keys, k, log_weights):
     u = jax.vmap(lambda key: jax.random.uniform(key, (), log_weights.dtype))(fold(fold(keys, k), 1))
     return systematic(u, normalized(log_weights))
+
+
+class ParticleSampler(PyTreeNode, abc.ABC):
+    """A sampler of K `particles` per group, resampled where their ESS is below `threshold` · K."""
+
+    grid: Grid = UniformGrid()
+    num_steps: int = static(100, at_least=1)
+    particles: int = static(64, at_least=1)
+    threshold: Scalar = number(0.5, at_least=0, at_most=1)
+
+    @property
+    def coupled(self) -> bool:
+        """True: a particle depends on the others of its group."""
+        return True
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of each score per particle, without those within a twist or a divergence."""
+        return self.num_steps
+
+    @abc.abstractmethod
+    def run(
+        self, keys: Key[Array, " G"], sde: Any, score_fn: Any, shape: tuple[int, ...], x_T: Start = None
+    ) -> Particles:
+        """One group of particles for each key; group g is a function of keys[g]."""
+
+    def __call__(
+        self, keys: Key[Array, " B"], sde: Any, score_fn: Any, shape: tuple[int, ...], x_T: Start = None
+    ) -> Float[Array, "B ..."]:
+        """Samples [B, *shape]: rows g·K to g·K + K − 1 are group g, a function of keys[g·K].
+
+        Raises ValueError unless B is a multiple of `particles`, and as `run`.
+        """
+        return self.run(group_keys(keys, self.particles), sde, score_fn, shape, x_T).samples.reshape(-1, *shape)
+
+    def with_nfe(
+        self, keys: Key[Array, " B"], sde: Any, score_fn: Any, shape: tuple[int, ...], x_T: Start = None
+    ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
+        """(samples [B, *shape], score evaluations of each [B])."""
+        return self(keys, sde, score_fn, shape, x_T), jnp.full(keys.shape, self.nfe)
+
+
+def group_keys(keys: Key[Array, " B"], K: int) -> Key[Array, " G"]:
+    """The first key of each K. Raises ValueError unless their number is a multiple of K."""
+    if keys.shape[0] % K:
+        raise ValueError(f"keys: expected a multiple of {K}, one for each particle of a group; got {keys.shape[0]}")
+    return keys[::K]

@@ -19,14 +19,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, Float, Key
 
-from sde_lib.node import PyTreeNode, Scalar, number, static
+from sde_lib.node import static
 from sde_lib.noise import fold
 from sde_lib.parameterization import ScoreFn
-from sde_lib.particles.smc import Particles, particle_keys, run_smc
+from sde_lib.particles.smc import Particles, ParticleSampler, particle_keys, run_smc
 from sde_lib.particles.transition import check_transition, log_ratio, transition
-from sde_lib.sampling import Grid, Start, UniformGrid, check_pair, prior_draw
+from sde_lib.sampling import Start, check_pair, prior_draw
 from sde_lib.sde import SDE, Time
 from sde_lib.solvers.base import Solver
 from sde_lib.solvers.predictors import Ancestral
@@ -42,7 +42,7 @@ def guided(score: Float[Array, "B ..."], gradient: Float[Array, "B ..."], t: Tim
     return score + gradient
 
 
-class TwistedSMC(PyTreeNode):
+class TwistedSMC(ParticleSampler):
     """(1) to (3), with K `particles` per observation, resampled where their ESS is below `threshold` · K.
 
     `twist` and `log_likelihood` are for all groups at once, in rows g·K + j. `proposal(score, ∇log p̃, t)` gives the
@@ -54,21 +54,7 @@ class TwistedSMC(PyTreeNode):
     twist: Twist = static()
     log_likelihood: LogLikelihood = static()
     solver: Solver = Ancestral(large_variance=True)
-    grid: Grid = UniformGrid()
-    num_steps: int = static(100, at_least=1)
-    particles: int = static(64, at_least=1)
-    threshold: Scalar = number(0.5, at_least=0, at_most=1)
     proposal: Callable = static(guided)
-
-    @property
-    def coupled(self) -> bool:
-        """True: a particle depends on the others of its group."""
-        return True
-
-    @property
-    def nfe(self) -> int:
-        """Score evaluations per particle, without those within the twist."""
-        return self.num_steps
 
     def check(self, sde: SDE, shape: tuple[int, ...]) -> None:
         """Raises TypeError if the SDE lacks a method, or the solver's step has no Gaussian transition density."""
@@ -116,26 +102,3 @@ class TwistedSMC(PyTreeNode):
         return run_smc(
             fold(keys, 1), start, value.reshape(-1, K), times, move, last_move, self.threshold, lambda p: p[0]
         )
-
-    def __call__(
-        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
-    ) -> Float[Array, "B ..."]:
-        """Samples [B, *shape]: rows g·K to g·K + K − 1 are group g, a function of keys[g·K].
-
-        Raises ValueError unless B is a multiple of `particles`.
-        """
-        found = self.run(group_keys(keys, self.particles), sde, score_fn, shape, x_T).samples
-        return found.reshape(-1, *shape)
-
-    def with_nfe(
-        self, keys: Key[Array, " B"], sde: SDE, score_fn: ScoreFn, shape: tuple[int, ...], x_T: Start = None
-    ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
-        """(samples [B, *shape], score evaluations of each [B])."""
-        return self(keys, sde, score_fn, shape, x_T), jnp.full(keys.shape, self.nfe)
-
-
-def group_keys(keys: Key[Array, " B"], K: int) -> Key[Array, " G"]:
-    """The first key of each K. Raises ValueError unless their number is a multiple of K."""
-    if keys.shape[0] % K:
-        raise ValueError(f"keys: expected a multiple of {K}, one for each particle of a group; got {keys.shape[0]}")
-    return keys[::K]

@@ -42,7 +42,7 @@ from jaxtyping import Array, Float
 
 from sde_lib.node import Leaf, PyTreeNode, Scalar, number, static
 from sde_lib.parameterization import ScoreFn, x0_hat
-from sde_lib.posterior.observation import Observation
+from sde_lib.posterior.observation import Observation, adjoint
 from sde_lib.sde import GaussianSDE, Time, expand
 
 Rows = Float[Array, "B ..."]
@@ -76,7 +76,9 @@ class Method(PyTreeNode, abc.ABC):
 
 
 class _ByCovariance(Method):
-    """(2) with V̂ by `covariance` and J by differentiation."""
+    """(2) with V̂ by `covariance` and J by differentiation, in `iterations` steps of conjugate gradients."""
+
+    iterations = 1  # exact where V̂ = 0
 
     @abc.abstractmethod
     def covariance(self, sde: GaussianSDE, x: Rows, t: Time, transposed: Linear) -> Linear:
@@ -84,14 +86,12 @@ class _ByCovariance(Method):
 
     def solve(self, matrix: Linear, residual: Rows) -> Rows:
         """matrix⁻¹ residual, row by row."""
-        return conjugate_gradients(matrix, residual, size(residual))
+        return conjugate_gradients(matrix, residual, min(self.iterations, size(residual)))
 
     def __call__(self, score_fn, sde, observation, x, t):
         score, x0, transposed = denoised(score_fn, sde, x, t)
         found, A, At = linearized(observation, x0)
-        V = self.covariance(sde, x, t, transposed)
-        noise = jnp.asarray(observation.noise_std, x.dtype) ** 2
-        matrix = lambda u: noise * u + A(V(At(u)))  # noqa: E731
+        matrix = covariance_of_y(observation, A, At, self.covariance(sde, x, t, transposed))
         return score + transposed(At(self.solve(matrix, observation.minus(found))))
 
 
@@ -129,9 +129,6 @@ class PiGDM(_ByCovariance):
         scale = expand(variance * s2 / (variance + sde.alpha(t) ** 2 * s2), x)
         return lambda w: scale * w
 
-    def solve(self, matrix, residual):
-        return conjugate_gradients(matrix, residual, min(self.iterations, size(residual)))
-
 
 class DTMPD(_ByCovariance):
     """V̂ = diag(V 1), the sums of the rows of V, at least 0."""
@@ -143,9 +140,6 @@ class DTMPD(_ByCovariance):
         diagonal = jnp.maximum(scale * transposed(jnp.ones_like(x)), 0.0)
         return lambda w: diagonal * w
 
-    def solve(self, matrix, residual):
-        return conjugate_gradients(matrix, residual, min(self.iterations, size(residual)))
-
 
 class DPSGaussian(_ByCovariance):
     """V̂ = 0: ∇_x log N(y; A x̂(x), σ_y² I). It requires σ_y > 0."""
@@ -155,9 +149,6 @@ class DPSGaussian(_ByCovariance):
 
     def covariance(self, sde, x, t, transposed):
         return jnp.zeros_like
-
-    def solve(self, matrix, residual):
-        return conjugate_gradients(matrix, residual, 1)  # the matrix is σ_y² I
 
 
 class JFPS(Method):
@@ -175,9 +166,7 @@ class JFPS(Method):
         found, A, At = linearized(observation, x0)
         ratio = expand(sde.sigma(t) ** 2 / sde.alpha(t) ** 2, x)
         V = _shrunk(jnp.asarray(self.covariance, x.dtype), ratio, x)
-        noise = jnp.asarray(observation.noise_std, x.dtype) ** 2
-        matrix = lambda u: noise * u + A(V(At(u)))  # noqa: E731
-        residual = observation.minus(found)
+        matrix, residual = covariance_of_y(observation, A, At, V), observation.minus(found)
         u = conjugate_gradients(matrix, residual, min(self.iterations, size(residual)))
         return score + V(At(u)) * expand(sde.alpha(t) / sde.sigma(t) ** 2, x)
 
@@ -200,9 +189,8 @@ class DPS(Method):
         score, x0, transposed = denoised(score_fn, sde, x, t)
         found, _, At = linearized(observation, x0)
         residual = observation.minus(found)
-        length = norm(residual)
-        factor = 2.0 if self.norm == "squared" else 1 / jnp.where(length > 0, length, 1.0)
-        return score + self.scale * transposed(At(factor * residual))
+        along = 2 * residual if self.norm == "squared" else safe_ratio(residual, norm(residual))
+        return score + self.scale * transposed(At(along))
 
 
 # Parts
@@ -222,8 +210,12 @@ def _with_score(score_fn, sde, x, t):
 def linearized(observation: Observation, x0: Rows) -> tuple[Rows, Linear, Linear]:
     """(A(x0), A, Aᵀ), with the derivative of an A that is not linear."""
     found, A = jax.linearize(observation.operator, x0)
-    transposed = jax.linear_transpose(A, x0)
-    return found, A, lambda u: transposed(u)[0]
+    return found, A, adjoint(A, x0)
+
+
+def covariance_of_y(observation: Observation, A: Linear, At: Linear, V: Linear) -> Linear:
+    """u ↦ (A V Aᵀ + σ_y² I) u."""
+    return lambda u: jnp.asarray(observation.noise_std, u.dtype) ** 2 * u + A(V(At(u)))
 
 
 def dot(a: Rows, b: Rows) -> Rows:
@@ -278,7 +270,7 @@ def gmres(matrix: Linear, b: Rows, iterations: int) -> Rows:
                 w, column = w - part * q, column.at[:, i].add(part.reshape(-1))
         rest = norm(w)
         rest = jnp.where(rest > 10 * jnp.finfo(b.dtype).eps * before, rest, 0.0)  # what is left is rounding
-        basis.append(jnp.where(rest > 0, safe_ratio(w, rest), 0.0))
+        basis.append(safe_ratio(w, rest))
         columns.append(column.at[:, k + 1].add(rest.reshape(-1)))
     H = jnp.stack(columns, axis=-1)  # [B, k + 1, k]
     small = jnp.einsum("bij,bj->bi", jnp.linalg.pinv(H), jnp.zeros_like(H[:, :, 0]).at[:, 0].set(length.reshape(-1)))
