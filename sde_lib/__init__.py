@@ -5,6 +5,7 @@ from sde_lib.check import SolverCheckError as SolverCheckError
 from sde_lib.check import check_sde as check_sde
 from sde_lib.check import check_solver as check_solver
 from sde_lib.check.suggest import suggest as suggest
+from sde_lib.exact import FullMixture as FullMixture
 from sde_lib.exact import GaussianMixture as GaussianMixture
 from sde_lib.exact import gaussian as gaussian
 from sde_lib.guidance import classifier_free as classifier_free

@@ -1,6 +1,6 @@
 """Posterior sampling: observations y = A(x) + noise, and the scores of p(x | y) from a score of p(x)."""
 
-from sde_lib.posterior.exact import FullMixture as FullMixture
+from sde_lib.exact import FullMixture as FullMixture
 from sde_lib.posterior.observation import Observation as Observation
 from sde_lib.posterior.observation import adjoint as adjoint
 from sde_lib.posterior.operators import Blur as Blur

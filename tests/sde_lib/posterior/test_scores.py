@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sde_lib import VE, VP, Exact, GaussianMixture, Likelihood
+from sde_lib.exact import FullMixture
 from sde_lib.posterior import (
     DPS,
     DTMPD,
@@ -19,8 +20,7 @@ from sde_lib.posterior import (
     Project,
     posterior_score,
 )
-from sde_lib.posterior.exact import FullMixture
-from sde_lib.posterior.scores import conjugate_gradients, gmres
+from sde_lib.posterior.krylov import conjugate_gradients, gmres
 from tests.contracts import CLOSED, SDES
 
 RNG = np.random.default_rng(0)
