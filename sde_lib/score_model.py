@@ -83,7 +83,27 @@ class ScoreModel(PyTreeNode):
         offset = self.to_model(np.zeros((1, *self.shape)))
         method = MMPS() if method is None else method
         method.check(observation)
-        return self.replace(observed=(observation.in_model_space(slope, offset, self.shape), method))
+        return method.condition(self, observation.in_model_space(slope, offset, self.shape))
+
+    def posterior(
+        self,
+        key: Key[Array, ""],
+        observation: Observation,
+        n: Scalar,
+        method: Method | None = None,
+        cond: Any = None,
+        rounded: bool = True,
+    ) -> np.ndarray:
+        """n samples of p(x | y_i) for each of the B rows of y: [B, n, *shape], as `sample` and `given`.
+
+        Answer j to y_i is a function of (key, i, j). cond has B rows.
+        """
+        answers = []
+        for i in range(len(observation.y)):
+            rows = jax.tree.map(lambda c, i=i: np.repeat(np.asarray(c)[i : i + 1], n, axis=0), cond)
+            model = self.given(observation.take(np.array([i])), method)
+            answers.append(model.sample(jax.random.fold_in(key, i), n, rows, rounded=rounded))
+        return np.stack(answers)
 
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """∇log p_t(x) [B, *shape], for x [B, *shape] in model space, t [] or [B], cond in the units of the data."""
@@ -96,6 +116,11 @@ class ScoreModel(PyTreeNode):
         if self.observed is not None and has_kernel(self.sde):
             score = posterior_score(score, self.sde, *self.observed)
         return score(x, t)
+
+    def _require_score(self) -> None:
+        """ValueError if the model is conditioned by its sampler alone, and so has no likelihood."""
+        if self.observed is not None and not self.observed[1].has_score:
+            raise ValueError(f"{type(self.observed[1]).__name__} has samples, but no likelihood or codes; use MMPS()")
 
     def _network_cond(self, cond: Any, rows: int | None) -> Any:
         return cond if self.conditions is None else self.conditions.forward(cond, rows)
@@ -141,11 +166,13 @@ class ScoreModel(PyTreeNode):
 
     def encode(self, x: Data, cond: Any = None) -> Float[Array, "B ..."]:
         """The latent codes [B, *shape] of data x: the end of the flow at t_max."""
+        self._require_score()
         x = self.to_model(x)
         return _by_rows(partial(_encode, self), x, self._rows_of(cond, len(x)))
 
     def decode(self, z: Float[Array, "B ..."], temperature: float = 1.0, cond: Any = None) -> np.ndarray:
         """The data [B, *shape] of temperature · z, for latent codes z: the inverse of `encode` at temperature 1."""
+        self._require_score()
         check_number("decode", "temperature", temperature, Allowed(at_least=0))
         z = jnp.asarray(rows_of_shape(z, self.shape), self.dtype)
         return self.to_data(_by_rows(partial(_decode, self, temperature), z, self._rows_of(cond, len(z))))
@@ -234,6 +261,7 @@ class ScoreModel(PyTreeNode):
 
     def _keys(self, key, x, first: int = 0) -> Key[Array, " B"]:
         require_key(key)
+        self._require_score()
         return sample_keys(key, first + jnp.arange(len(rows_of_shape(x, self.shape))))
 
     def check(self) -> None:
@@ -293,7 +321,11 @@ def _by_rows(program, *rows):
 
 @jit
 def _sample(model: ScoreModel, keys: Key[Array, " B"], cond: Any, x_T: Start):
-    return model.sampler.with_nfe(keys, model.sde, model._score_given(cond), model.shape, x_T)
+    x, nfe = model.sampler.with_nfe(keys, model.sde, model._score_given(cond), model.shape, x_T)
+    if model.observed is None:
+        return x, nfe
+    observation, method = model.observed
+    return method.finish(observation, x), nfe
 
 
 @jit

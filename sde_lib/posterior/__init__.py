@@ -11,6 +11,10 @@ from sde_lib.posterior.operators import FourierMask as FourierMask
 from sde_lib.posterior.operators import Mask as Mask
 from sde_lib.posterior.operators import Project as Project
 from sde_lib.posterior.operators import Radon as Radon
+from sde_lib.posterior.replacement import Observed as Observed
+from sde_lib.posterior.replacement import ObservedCorrector as ObservedCorrector
+from sde_lib.posterior.replacement import Replacement as Replacement
+from sde_lib.posterior.replacement import observed as observed
 from sde_lib.posterior.scores import DPS as DPS
 from sde_lib.posterior.scores import DTMPD as DTMPD
 from sde_lib.posterior.scores import JFPS as JFPS

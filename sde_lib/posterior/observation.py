@@ -37,6 +37,16 @@ class Observation(PyTreeNode):
             raise ValueError(f"observation: the operator makes {found.shape}, but y has shape {y.shape}")
         return y - found
 
+    def take(self, rows: Leaf) -> "Observation":
+        """That of these rows [n]: of y, and of an operator that has values per row (`Mask.take`).
+
+        A y with a first axis of 1, and its operator, are for all rows.
+        """
+        if len(self.y) == 1:
+            return self
+        operator = self.operator.take(rows, jnp.ndim(self.y) - 1) if hasattr(self.operator, "take") else self.operator
+        return self.replace(y=jnp.asarray(self.y)[rows], operator=operator)
+
     def in_model_space(self, slope: Leaf, offset: Leaf, shape: tuple[int, ...]) -> "Observation":
         """(1): of data x_data, for a model of x = slope x_data + offset. A must be linear; the slope is one number.
 

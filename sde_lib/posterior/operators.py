@@ -42,6 +42,11 @@ class Mask(PyTreeNode):
         _require(fits, self, f"events that a mask of shape {mask.shape} fits", x)
         return mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape) * x
 
+    def take(self, rows: Leaf, event_axes: int) -> "Mask":
+        """The masks of these rows, if there is one per row: it then has more axes than an event."""
+        mask = jnp.asarray(self.mask)
+        return self.replace(mask=mask[rows]) if mask.ndim > event_axes and len(mask) > 1 else self
+
 
 class ColorMix(PyTreeNode):
     """y = Σ_c w_c x_c, [B, *space, 1]. The default is luma of Rec. 601 (ITU-R BT.601): 0.299, 0.587, 0.114."""

@@ -65,8 +65,18 @@ def posterior_score(
 class Method(PyTreeNode, abc.ABC):
     """(score_fn, sde, observation, x, t) → the score of the posterior."""
 
+    has_score = True  # and so likelihoods and codes
+
     def check(self, observation: Observation) -> None:
         """ValueError if the method does not apply to the observation."""
+
+    def condition(self, model, observation: Observation):
+        """The model conditioned on the observation in model space."""
+        return model.replace(observed=(observation, self))
+
+    def finish(self, observation: Observation, x: Rows) -> Rows:
+        """The samples, given those of the sampler."""
+        return x
 
     @abc.abstractmethod
     def __call__(self, score_fn: ScoreFn, sde: GaussianSDE, observation: Observation, x: Rows, t: Time) -> Rows: ...

@@ -7,7 +7,7 @@ import pytest
 
 from data_lib import Scale, Standardize
 from sde_lib import VP, Exact, Likelihood, PowerGrid, PredictNoise, Sampler, ScaledTime, ScoreModel, as_is
-from sde_lib.posterior import FullMixture, Mask, Observation, PiGDM, Project
+from sde_lib.posterior import FullMixture, Mask, Observation, PiGDM, Project, Replacement
 from sde_lib.solvers import Ancestral
 
 COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.0]])
@@ -61,3 +61,38 @@ def test_a_slope_per_column_is_refused():
     model = MODEL.replace(transform=Standardize(mean=(0.0, 1.0), std=(1.0, 2.0)))
     with pytest.raises(ValueError, match="one slope"):
         model.given(Observation(y=np.zeros((1, 2)), operator=lambda x: x, noise_std=1.0))
+
+
+def test_answers_to_several_observations():
+    """Answer j to y_i is a function of (key, i, j): those to one observation do not depend on the others."""
+    y = np.array([[20.0, 0.0], [0.0, 15.0]])
+    masks = np.array([[1.0, 0.0], [0.0, 1.0]])
+    observation = Observation(y=y, operator=Mask(mask=masks), noise_std=0.01)
+    key = jax.random.key(0)
+    answers = MODEL.posterior(key, observation, 3, rounded=False)
+    assert answers.shape == (2, 3, 2)
+    np.testing.assert_allclose(answers[0, :, 0], 20.0, atol=0.3)
+    np.testing.assert_allclose(answers[1, :, 1], 15.0, atol=0.3)
+    first = MODEL.posterior(key, observation.take(np.array([0])), 3, rounded=False)
+    np.testing.assert_allclose(answers[0], first[0], rtol=1e-6)
+    fewer = MODEL.posterior(key, observation, 2, rounded=False)
+    np.testing.assert_allclose(answers[:, :2], fewer, rtol=1e-6)
+
+
+def test_replacement_returns_known_values_and_has_no_likelihood():
+    """In the units of the data, in closed form biased: (y/ρ)(1 − √(1 − ρ²)) = 0.5 for y = 1."""
+    observation = Observation(y=np.array([[20.0, 0.0]]), operator=Mask(mask=np.array([1.0, 0.0])))
+    model = MODEL.given(observation, Replacement())
+    samples = model.sample(jax.random.key(0), 4000, rounded=False)
+    np.testing.assert_allclose(samples[:, 0], 20.0, rtol=1e-6)
+    assert abs(samples[:, 1].mean() - 15.0) < 4 * 7.1 / np.sqrt(4000) + 0.3  # exact 18; 200 steps
+    for use in (
+        model.log_prob,
+        model.elbo,
+        lambda key, x: model.encode(x),
+        lambda key, x: model.decode(jnp.asarray(x)),
+    ):
+        with pytest.raises(ValueError, match="no likelihood"):
+            use(jax.random.key(0), np.zeros((1, 2)))
+    again = MODEL.given(observation, Replacement(repeats=10)).sample(jax.random.key(0), 4000, rounded=False)
+    assert again[:, 1].mean() > 17.0
