@@ -3,6 +3,7 @@
     train(config, "runs/digits")          checkpoints, resumed by the same call
     sample("runs/digits", 1000)           samples, cached and resumed
     evaluate("runs/digits")               loss, likelihood, metrics of samples, a report
+    restore("runs/digits", "upscale:2", images="small", noise_std=1.0)   answers to measurements
     model = load("runs/digits")           the trained model in Python: .sample .score .log_prob .encode .decode
 
 A work directory holds one run:
@@ -37,6 +38,7 @@ from run_modes.import_published import import_checkpoint as import_checkpoint
 from run_modes.inspect_run import inspect as inspect
 from run_modes.trained import load as load
 from run_modes.sample import sample as sample
+from run_modes.restore import restore as restore
 from run_modes.compare import compare as compare
 
 # Evaluation

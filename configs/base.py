@@ -20,6 +20,7 @@ from sde_lib import (
     as_is,
     dsm_loss,
 )
+from sde_lib.posterior import MMPS
 from sde_lib.solvers import DEIS, Heun, Langevin, PredictorCorrector
 
 
@@ -75,6 +76,10 @@ def base() -> ConfigDict:
     config.sampling.guidance = 1.0  # scale, for networks with cond_dropout; 0: unconditional, 1: conditional as learned
     config.sampling.guidance_each = ConfigDict()  # name of a condition → scale; replaces guidance
     config.sampling.batch_size = 500  # samples per batch, and per file
+
+    config.restore = Config()
+    config.restore.method = spec(MMPS)  # or Replacement, or any score of sde_lib.posterior
+    config.restore.operator = Config()  # for --task=operator, such as spec(Blur, kernel=…)
 
     config.eval = Config()
     config.eval.batch_size = 128

@@ -22,6 +22,7 @@ from data_lib.describe import scale_remark as scale_remark
 from data_lib.describe import shared_examples as shared_examples
 from data_lib.digits import digits as digits
 from data_lib.images import from_folder as from_folder
+from data_lib.images import read_exact as read_exact
 from data_lib.images import read_image as read_image
 from data_lib.layout import remarks as remarks
 from data_lib.sequences import alphabet_of as alphabet_of

@@ -120,6 +120,33 @@ def read_image(
         return found
 
 
+def read_exact(path: str | PathLike, shape: tuple[int, ...]) -> np.ndarray:
+    """A file as uint8 of exactly this shape [H, W, C]: turned by EXIF, to 8 bits, but neither cropped nor resized.
+
+    RGB of equal channels fits one channel. UnreadableError for another size, colors where one channel is expected, gray
+    where three are, and transparency.
+    """
+    require_shape(shape)
+    with _open(path) as file:
+        image = _eight_bits(ImageOps.exif_transpose(file), file)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if np.asarray(image)[..., 3].min() < 255:
+                raise UnreadableError("it has transparent parts: expected opaque colors")
+        if image.size != (shape[1], shape[0]):
+            expected, got = (f"{h} × {w}" for h, w in (shape[:2], (image.height, image.width)))
+            raise UnreadableError(f"expected {expected} pixels (height × width), got {got}")
+        gray = image.mode in ("1", "L")
+        x = np.asarray(image.convert("L" if gray else "RGB"), np.uint8).reshape(*shape[:2], -1)
+    if shape[2] == 1 and not gray:
+        if np.any(x != x[..., :1]):
+            raise UnreadableError("expected gray, 1 channel, got 3 channels that differ")
+        return x[..., :1]
+    if shape[2] != x.shape[2]:
+        raise UnreadableError(f"expected {shape[2]} channels, got {x.shape[2]}")
+    return x
+
+
 def made_to(image: Image.Image, shape: tuple[int, ...], background: tuple[int, ...] = (255, 255, 255)) -> np.ndarray:
     """A picture as uint8 [H, W, C], by the rule at the head without EXIF."""
     height, width, channels = shape

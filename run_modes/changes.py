@@ -24,7 +24,7 @@ from run_modes.paths import with_absolute_paths
 HISTORY, DATA = "config_history.jsonl", "data.json"
 
 FREE = (
-    *("config.sampling.", "config.eval.", "config.license", "config.initial"),
+    *("config.sampling.", "config.eval.", "config.restore.", "config.license", "config.initial"),
     *(f"config.training.{name}_every" for name in ("log", "eval", "sample", "checkpoint", "keep")),
     *("config.training.keep_newest", "config.training.snapshot_size", "config.training.steps_per_call"),
     "config.training.accumulate",

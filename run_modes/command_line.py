@@ -91,6 +91,31 @@ def evaluate(config: ConfigDict) -> None:
 
 
 @mode(
+    "restore",
+    "draws answers to measurements: inpainting, upscaling, …",
+    flags=("task", "images", "truth", "mask", "noise_std", "num_samples", "seed", "out", "step", "num_steps", "cond"),
+    required=("task",),
+)
+def restore(config: ConfigDict) -> None:
+    from run_modes.restore import restore
+
+    restore(
+        directory=F.workdir,
+        task=F.task,
+        images=F.images,
+        truth=F.truth,
+        mask=F.mask,
+        noise_std=F.noise_std,
+        num_samples=F.num_samples or 4,
+        seed=F.seed,
+        config=with_num_steps(config, F.num_steps),
+        out=F.out,
+        step=F.step,
+        cond=F.cond,
+    )
+
+
+@mode(
     "reproduce",
     "compares a run with the config's stated figures; status 1 if one is missed",
     flags=("checkpoint", "eval_folder"),
@@ -186,14 +211,23 @@ def define_flags() -> None:
     flags.DEFINE_list("workdirs", None, "Directories of runs to compare: A,B,C.")
     flags.DEFINE_enum("mode", "train", list(MODES), modes)
     flags.DEFINE_string("checkpoint", None, "Of score_sde (flax) or score_sde_pytorch (.pth), to import or reproduce.")
-    flags.DEFINE_string("out", None, "The file that --mode=stats writes, .npz, or a picture of data or compare, .png.")
+    flags.DEFINE_string(
+        "out", None, "The file that --mode=stats writes, .npz; a picture of data or compare, .png; a folder of restore."
+    )
+    flags.DEFINE_string("task", None, "Restoration: inpaint, upscale:2, colorize, deblur:1, ct:30, mri, decimate:2, …")
+    flags.DEFINE_string("images", None, "Restoration: the measurements, an image, a folder of images, or .npy or .npz.")
+    flags.DEFINE_string("truth", None, "Restoration: true examples, or test:N; without --images they are measured.")
+    flags.DEFINE_string("mask", None, "Restoration: an image, white where it is known, a folder of them, or .npy.")
+    flags.DEFINE_float("noise_std", None, "Restoration: deviation of the measurements' noise, in the data's units.")
     flags.DEFINE_string("eval_folder", "eval", "Folder in the work directory that evaluation writes to.")
     flags.DEFINE_string("memory", None, "For --mode=plan: memory per device, such as 16GiB, if not the device's own.")
     flags.DEFINE_string(
         "processes", None, "Training in several processes: auto in a cluster, else HOST:PORT,INDEX/COUNT."
     )
     flags.DEFINE_boolean("continue", False, "Training resumes with a changed optimizer, batch size, loss or data.")
-    flags.DEFINE_integer("num_samples", None, "How many samples to draw: 1000, or the rows of --cond.", lower_bound=1)
+    flags.DEFINE_integer(
+        "num_samples", None, "How many samples: 1000, or the rows of --cond; restoration: 4 answers.", lower_bound=1
+    )
     flags.DEFINE_string("cond", None, "Sampling: the conditions, a row for each sample, in a .npy, .npz or .csv file.")
     flags.DEFINE_integer("step", None, "The checkpoint to use, if not the newest.", lower_bound=0)
     flags.DEFINE_integer("num_steps", None, "Steps of the sampler in use, config.sampling.use.", lower_bound=1)
@@ -239,7 +273,7 @@ def check_flags() -> None:
         raise ConfigError("--workdir=DIR is required")
     for flag in chosen.required:
         if F[flag].value is None:
-            raise ConfigError(f"--{flag}=FILE is required for --mode={F.mode}")
+            raise ConfigError(f"--{flag}={'NAME' if flag == 'task' else 'FILE'} is required for --mode={F.mode}")
     for flag in sorted({flag for mode in MODES.values() for flag in mode.flags}):
         if F[flag].present and flag not in chosen.flags:
             readers = " and ".join(name for name, mode in MODES.items() if flag in mode.flags)
@@ -279,7 +313,7 @@ def dispatch(config: ConfigDict | None) -> None:
     """Runs the mode of the flags."""
     check_flags()
     assert config is not None  # `saved_config` returns one or raises
-    if F.mode in ("sample", "eval"):
+    if F.mode in ("sample", "eval", "restore"):
         check_samplers(config, sys.argv[1:])
     logging.set_verbosity(logging.WARNING)  # absl's default is INFO, where JAX reports each missing backend
     if not F.compile_cache:

@@ -25,7 +25,7 @@ from sde_lib import SDE, ScoreModel
 log = logging.getLogger(__name__)
 
 # Sections that may differ from the work directory's config when a trained model is used.
-CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.")
+CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.", "config.restore.")
 # Other sections on which samples depend, in addition to step, parameters, seed and sampler.
 DECIDES = ("shape", "sde", "parameterization", "network", "transform", "cond")
 

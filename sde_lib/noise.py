@@ -22,6 +22,14 @@ def fold(keys: Key[Array, " B"], data: int | Integer[Array, ""]) -> Key[Array, "
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
+def answer_keys(
+    key: Key[Array, ""], observations: Integer[Array, " B"], answers: Integer[Array, " B"]
+) -> Key[Array, " B"]:
+    """One key per answer: fold_in(fold_in(key, i), j) for answer j to observation i."""
+    require_key(key)
+    return jax.vmap(lambda i, j: jax.random.fold_in(jax.random.fold_in(key, i), j))(observations, answers)
+
+
 def normal(keys: Key[Array, " B"], shape: tuple[int, ...], dtype=None) -> Float[Array, "B ..."]:
     """Standard normal noise [B, *shape]; row i is a function of keys[i]."""
     require_keys(keys)

@@ -154,9 +154,14 @@ class ScoreModel(PyTreeNode):
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """(samples with these indices [B, *shape] in model space, score evaluations of each [B])."""
         require_indices(indices)
-        keys, cond = sample_keys(key, indices), self._rows_of(cond, len(indices))
+        return self.of_keys(sample_keys(key, indices), cond, x_T)
+
+    def of_keys(
+        self, keys: Key[Array, " B"], cond: Any = None, x_T: Start = None
+    ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
+        """As `with_nfe`: sample i is a function of keys[i]."""
         self.check()
-        return _by_rows(partial(_sample, self), keys, cond, x_T)
+        return _by_rows(partial(_sample, self), keys, self._rows_of(cond, len(keys)), x_T)
 
     def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`LogProb`)."""

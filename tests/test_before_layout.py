@@ -87,8 +87,8 @@ LATER = (
 )
 
 
-# Values that measurements have changed since (benchmarks/RESULTS.md); saved runs have their own.
-MEASURED = r"config\.(sampling\.fast\.|sampling\.ode\.grid|eval\.likelihood\.solver\.method)"
+# Values that measurements have changed since (benchmarks/RESULTS.md), and sections added; saved runs have their own.
+MEASURED = r"config\.(restore\.|sampling\.fast\.|sampling\.ode\.grid|eval\.likelihood\.solver\.method)"
 MEASURED_ON_DIGITS = r"config\.(sampling\.(use|sde)\b|training\.num_steps|optimizer\.decay_steps|eval\.expected\.)"
 
 

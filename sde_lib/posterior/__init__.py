@@ -11,6 +11,8 @@ from sde_lib.posterior.operators import FourierMask as FourierMask
 from sde_lib.posterior.operators import Mask as Mask
 from sde_lib.posterior.operators import Project as Project
 from sde_lib.posterior.operators import Radon as Radon
+from sde_lib.posterior.operators import gaussian_blur as gaussian_blur
+from sde_lib.posterior.operators import parallel_beam as parallel_beam
 from sde_lib.posterior.replacement import Observed as Observed
 from sde_lib.posterior.replacement import ObservedCorrector as ObservedCorrector
 from sde_lib.posterior.replacement import Replacement as Replacement

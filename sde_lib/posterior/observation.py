@@ -8,10 +8,12 @@ space as A's argument. If the data are transformed affinely, x = a x_data + b, t
 """
 
 from collections.abc import Callable
+from inspect import isfunction
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from sde_lib.node import Leaf, PyTreeNode, Scalar, number
@@ -26,9 +28,9 @@ class Observation(PyTreeNode):
     operator: Any
     noise_std: Scalar = number(0.0, at_least=0)
 
-    def residual(self, x0: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-        """y − A(x0). ValueError if A(x0) has another shape than y."""
-        return self.minus(jnp.asarray(self.operator(x0)))
+    def __post_init__(self):
+        if isfunction(self.operator):
+            object.__setattr__(self, "operator", Partial(self.operator))  # a pytree, which a program may receive
 
     def minus(self, found: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
         """y − found, of found = A(x0). ValueError for another shape than y's."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from sde_lib.node import Leaf, PyTreeNode, number, static
@@ -97,6 +98,17 @@ class Blur(PyTreeNode):
         return jnp.moveaxis(out.reshape(len(x), x.shape[-1], *x.shape[1:-1]), 1, -1)
 
 
+def gaussian_blur(std: float = 1.0, axes: int = 2) -> Blur:
+    """The blur by a normal density of this standard deviation in pixels, cut off at 4 deviations, along `axes` axes."""
+    at = np.arange(-math.ceil(4 * std), math.ceil(4 * std) + 1)
+    line = np.exp(-0.5 * (at / std) ** 2)
+    line /= line.sum()
+    kernel = line
+    for _ in range(axes - 1):
+        kernel = kernel[..., None] * line
+    return Blur(kernel=kernel)
+
+
 class FourierMask(PyTreeNode):
     """m F x per channel: F is the orthonormal discrete Fourier transform over space, m [*space] of 0 and 1.
 
@@ -145,6 +157,11 @@ class Radon(PyTreeNode):
             at = images[jnp.clip(at_row, 0, n - 1).astype(int), jnp.clip(at_column, 0, n - 1).astype(int)]
             total = total + jnp.where(inside, weight, 0.0)[..., None, None] * at
         return total.sum(axis=1)  # over u: [n, B, C]
+
+
+def parallel_beam(count: int = 30) -> Radon:
+    """The Radon transform at `count` angles, evenly spaced over 180 degrees."""
+    return Radon(angles=tuple(180 * k / count for k in range(count)))
 
 
 class Project(PyTreeNode):

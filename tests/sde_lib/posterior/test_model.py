@@ -94,5 +94,14 @@ def test_replacement_returns_known_values_and_has_no_likelihood():
     ):
         with pytest.raises(ValueError, match="no likelihood"):
             use(jax.random.key(0), np.zeros((1, 2)))
-    again = MODEL.given(observation, Replacement(repeats=10)).sample(jax.random.key(0), 4000, rounded=False)
+    again = MODEL.given(observation, Replacement(repeats=10)).sample(jax.random.key(0), 1000, rounded=False)
     assert again[:, 1].mean() > 17.0
+
+
+def test_any_function_is_an_operator():
+    """A plain function gives the samples of the shipped operator."""
+    y = np.array([[20.0]])
+    first = MODEL.given(Observation(y=y, operator=lambda x: x[:, :1], noise_std=5.0)).sample(jax.random.key(0), 5)
+    matrix = Project(matrix=np.array([[1.0, 0.0]]))
+    again = MODEL.given(Observation(y=y, operator=matrix, noise_std=5.0)).sample(jax.random.key(0), 5)
+    np.testing.assert_allclose(first, again, rtol=1e-6)

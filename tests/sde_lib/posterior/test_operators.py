@@ -118,5 +118,5 @@ def test_an_observation_in_the_units_of_the_data():
     with pytest.raises(ValueError, match="one slope"):
         observed.in_model_space(jnp.ones((2,)), 0.0, (6, 7, 2))
     with pytest.raises(ValueError, match=r"the operator makes \(2, 6, 7, 2\), but y has shape \(2, 5\)"):
-        Observation(y=jnp.zeros((2, 5)), operator=operator).residual(data)
+        Observation(y=jnp.zeros((2, 5)), operator=operator).minus(operator(data))
     assert jax.tree.leaves(observed)

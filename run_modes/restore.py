@@ -1,0 +1,219 @@
+"""--mode=restore: several answers to each measurement y = A x + σ_y n, drawn from p(x | y) by a trained model.
+
+    OUT/NAME_0.png …      answers to the measurement NAME, as PNG if the data are images
+    OUT/restored.npz      all answers [N, n, *shape], in the units of the data or as uint8 images
+    OUT/restored.png      [observed | answers | mean | std], and the truth where it is known, of the first measurements
+    OUT/report.json       how well each measurement is met; where the truth is known PSNR and SSIM of the mean
+
+Answer j to measurement i is a function of (seed, i, j). Answers are cached as samples are, so a call resumes after a
+kill. How well y is met is the root mean square of A x − y, next to σ_y; for images it includes the rounding to 8 bits.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from config_lib.spec import ConfigError, build, spec
+from eval_lib.restoration import psnr, ssim
+from io_lib import pictures, workdir
+from io_lib.metrics import Progress
+from io_lib.restored_pictures import save_restored
+from io_lib.shards import Shards, fill, mapped
+from run_modes.labels import num_classes
+from run_modes.measurements import Measurements, read_measurements
+from run_modes.sample import whole_batch
+from run_modes.sample_conditions import SampleConditions, conditions_of_samples
+from run_modes.trained import Trained, made_with, open_trained, require_finite
+from sde_lib.noise import answer_keys
+from sde_lib.posterior import MMPS, Observation, adjoint
+
+SHOWN = 8  # measurements in the picture
+
+
+def restore(
+    directory: str | Path,
+    task: str,
+    images: Any = None,
+    truth: Any = None,
+    mask: Any = None,
+    noise_std: float | None = None,
+    num_samples: int = 4,
+    seed: int = 0,
+    config: ConfigDict | None = None,
+    out: str | Path | None = None,
+    devices: list | None = None,
+    step: int | None = None,
+    cond: Any = None,
+) -> np.ndarray | None:
+    """Draws `num_samples` answers to each measurement into the folder `out`, DIRECTORY/restored/TASK by default.
+
+    `task`, `images`, `truth`, `mask` and `noise_std` are described in `run_modes.measurements`. The method is
+    config.restore.method, a posterior score or Replacement, with the sampler that config.sampling.use names. A model
+    that is conditional requires config.sampling.label, or `cond` with a row for each measurement.
+
+    Returns all answers [N, n, *shape], a read-only memory map: uint8 for images, else in the units of the data; None if
+    SIGTERM or Ctrl-C stopped it. ConfigError of one line for measurements that do not fit; FloatingPointError for an
+    answer that is not finite.
+    """
+    if task is None:
+        raise ConfigError("--task=NAME is required for restoration: inpaint, upscale:2, colorize, deblur:1.0, ct:30, …")
+    trained = open_trained(directory, config, devices, step)
+    measured = read_measurements(trained.experiment, task, images, truth, mask, noise_std, seed)
+    conditions = required_conditions(trained, cond)
+    folder = Path(out) if out else trained.directory / "restored" / task.replace(":", "_")
+    shards = shards_of(trained, measured, num_samples, seed, conditions)
+    with workdir.lock(trained.directory, "restoring"):
+        if not draw(trained, measured, shards, num_samples, seed, conditions):
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        file, count = folder / "restored.npz", len(measured.names) * num_samples
+        if not shards.is_union(file, count):
+            shards.union(file, count)
+    answers = mapped(file).reshape(len(measured.names), num_samples, *trained.experiment.shape)
+    write_results(trained, measured, answers, folder)
+    return answers
+
+
+def required_conditions(trained: Trained, cond: Any) -> SampleConditions | None:
+    """What answers are conditioned on; None for an unconditional model. ConfigError if it is not given."""
+    experiment, label = trained.experiment, trained.config.sampling.get("label", -1)
+    conditional = experiment.conditions is not None or num_classes(trained.config) > 0
+    if conditional and cond is None and label < 0:
+        what = f"0 … {num_classes(trained.config) - 1}" if num_classes(trained.config) else "a row for each measurement"
+        raise ConfigError(f"the model is conditional: set --config.sampling.label, or --cond=FILE ({what})")
+    return conditions_of_samples(trained, cond=cond) if conditional or cond is not None else None
+
+
+def method_of(config: ConfigDict) -> Any:
+    """config.restore.method; MMPS() for runs of earlier versions."""
+    return build(config.get("restore", {}).get("method", spec(MMPS)), "config.restore.method")
+
+
+def shards_of(
+    trained: Trained, measured: Measurements, answers: int, seed: int, conditions: SampleConditions | None
+) -> Shards:
+    """The cache of these answers: row r is answer r mod n to measurement ⌊r/n⌋."""
+    config, choice = trained.config, trained.config.sampling.use
+    section = config.get("restore", {}).get("method", spec(MMPS))
+    used = {
+        "sampler": config.sampling[choice],
+        "restore": {"task": measured.task, "measured": measured.digest(), "answers": answers, "method": section},
+        **(conditions.made if conditions else {}),
+    }
+    if trained.model.guidance is not None:
+        used["guidance"] = str(trained.model.guidance)
+    name = f"step{trained.step}_seed{seed}_{choice}"
+    return Shards(trained.directory / "restored" / "shards", name, made_with(trained, seed, used))
+
+
+def draw(
+    trained: Trained, measured: Measurements, shards: Shards, n: int, seed: int, conditions: SampleConditions | None
+) -> bool:
+    """Draws the missing answers, one file per batch; False if a signal stopped it."""
+    devices, count = trained.experiment.devices, len(measured.names) * n
+    size = whole_batch(trained, min(trained.config.sampling.batch_size, count))
+    model, method, key = (
+        jax.device_put(trained.model, devices.replicated),
+        method_of(trained.config),
+        jax.random.key(seed),
+    )
+    done = shards.count()
+    if done > 0:
+        print(f"{min(done, count)} of {count} answers are there already: {shards.folder}")
+
+    def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.arange(first, first + size)
+        i, j = np.minimum(rows // n, len(measured.names) - 1), rows % n
+        try:
+            given = model.given(measured.observation.take(i), method)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"config.restore.method: {error}") from error
+        keys = jax.device_put(answer_keys(key, jnp.asarray(i), jnp.asarray(j)), devices.batch)
+        x, nfe = jax.device_get(given.of_keys(keys, None if conditions is None else conditions.of(i)))
+        require_finite(
+            x, first, "answer", "the score of the posterior is not finite there: try more iterations, or noise"
+        )
+        return model.to_samples(x), nfe
+
+    return fill(shards, count, batch, "answer", lambda x, nfe: f"NFE {np.mean(nfe):.4g}")
+
+
+# Results
+
+
+def write_results(trained: Trained, measured: Measurements, answers: np.ndarray, folder: Path) -> None:
+    """Writes PNG files, the picture and the report, and prints the report's means."""
+    experiment, rows = trained.experiment, []
+    low, high = data_range(experiment, answers)
+    with Progress(len(answers), 0, "measurement") as progress:
+        for i, (name, x) in enumerate(zip(measured.names, answers, strict=True)):
+            if experiment.is_image():
+                for j, one in enumerate(x):
+                    pictures.save_png(folder / f"{name}_{j}.png", one)
+            rows.append({"name": name, **figures(measured, i, in_data_units(experiment, x), high - low)})
+            progress.update(i + 1, lambda: "written")
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "name"}
+    report = {"task": measured.task, "noise_std": float(measured.observation.noise_std), "mean": means, "each": rows}
+    workdir.write_atomic(folder / "report.json", json.dumps(report, indent=1))
+    first = measured.observation.take(np.arange(min(SHOWN, len(answers))))
+    x = in_data_units(experiment, answers[:SHOWN])
+    truth = None if measured.truth is None else np.asarray(measured.truth[:SHOWN], np.float32)
+    save_restored(folder / "restored.png", as_event(first, x[:, 0]), x, truth, low, high)
+    print(f"noise_std {report['noise_std']:g}  " + "  ".join(f"{key} {value:.4g}" for key, value in means.items()))
+    print(f"{answers.shape[1]} answers to each of {len(answers)} measurements: {folder}")
+
+
+def figures(measured: Measurements, i: int, x: np.ndarray, width: float) -> dict[str, float]:
+    """Of the answers x [n, *shape] to measurement i, in the units of the data, whose range is `width`.
+
+    misfit is √mean (A x − y)², spread √mean Var x. With the truth: error is √mean (mean x − truth)², psnr and ssim are
+    those of the mean, psnr_of_one is the mean of the answers'.
+    """
+    observation = measured.observation.take(np.array([i]))
+    residual = np.asarray(observation.operator(jnp.asarray(x))) - np.asarray(observation.y)
+    found = {"misfit": float(np.sqrt(np.mean(residual**2)))}
+    if len(x) > 1:
+        found["spread"] = float(np.sqrt(np.mean(np.var(x, axis=0, ddof=1))))
+    if measured.truth is None:
+        return found
+    mean, truth = x.mean(axis=0), np.asarray(measured.truth[i], np.float32)
+    found["error"] = float(np.sqrt(np.mean((mean - truth) ** 2)))
+    found["psnr"] = psnr(mean, truth, width)
+    found["psnr_of_one"] = float(np.mean([psnr(one, truth, width) for one in x]))
+    if truth.ndim > 1:
+        found["ssim"] = ssim(mean, truth, width)
+    return found
+
+
+def data_range(experiment: Any, answers: np.ndarray) -> tuple[float, float]:
+    """The transform's low and high, else those of the first answers."""
+    x = in_data_units(experiment, answers[:SHOWN])
+    transform = experiment.transform
+    return float(getattr(transform, "low", x.min())), float(getattr(transform, "high", x.max()))
+
+
+def in_data_units(experiment: Any, x: np.ndarray) -> np.ndarray:
+    """Answers as they are stored, in the units of the data: v of uint8 images is low + (high − low) v/255."""
+    x = np.asarray(x, np.float32)
+    if not experiment.is_image():
+        return x
+    transform = experiment.transform
+    return np.float32(transform.low) + x * np.float32((transform.high - transform.low) / 255)
+
+
+def as_event(observation: Observation, like: np.ndarray) -> np.ndarray:
+    """y in the space of the events: as it is, enlarged if the sizes divide, else the back projection Aᵀy."""
+    y = np.broadcast_to(observation.y, (len(like), *np.shape(observation.y)[1:]))
+    space, event = y.shape[1:-1], like.shape[1:-1]
+    if like.ndim < 4 or (space == event and y.shape[-1] in (1, like.shape[-1])):
+        return y
+    if len(space) == len(event) and y.shape[-1] == like.shape[-1] and not any(np.mod(event, space)):
+        for axis, factor in enumerate(np.floor_divide(event, space), start=1):
+            y = y.repeat(factor, axis=axis)
+        return y
+    return np.asarray(adjoint(observation.operator, jnp.asarray(like))(jnp.asarray(y)))
