@@ -276,8 +276,13 @@ def check_flags() -> None:
             raise ConfigError(f"--{flag}={'NAME' if flag == 'task' else 'FILE'} is required for --mode={F.mode}")
     for flag in sorted({flag for mode in MODES.values() for flag in mode.flags}):
         if F[flag].present and flag not in chosen.flags:
-            readers = " and ".join(name for name, mode in MODES.items() if flag in mode.flags)
+            readers = listed([name for name, mode in MODES.items() if flag in mode.flags])
             raise ConfigError(f"--{flag} is for --mode={readers}; --mode={F.mode} does not read it")
+
+
+def listed(names: list[str]) -> str:
+    """a, b and c."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def with_num_steps(config: ConfigDict, num_steps: int | None) -> ConfigDict:
