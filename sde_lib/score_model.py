@@ -24,7 +24,7 @@ from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concr
 from sde_lib.numbers.keys import require_indices, require_key, rows_of_shape
 from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
 from sde_lib.posterior.observation import Observation
-from sde_lib.posterior.scores import MMPS, Method, posterior_score
+from sde_lib.posterior.scores import MMPS, Method
 from sde_lib.sampling import AnySampler, Sampler, Start
 from sde_lib.sde import SDE, Time, has_kernel
 from sde_lib.training.xla import jit
@@ -111,11 +111,11 @@ class ScoreModel(PyTreeNode):
 
     def _score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """The score, for cond as the network takes it."""
-        network = lambda x, c_noise: self.network(self.params, x, c_noise, cond=cond)  # noqa: E731
-        score = make_score_fn(network, self.sde, self.parameterization)
+        network = partial(self.network, self.params)
         if self.observed is not None and has_kernel(self.sde):
-            score = posterior_score(score, self.sde, *self.observed)
-        return score(x, t)
+            observation, method = self.observed
+            return method.model_score(network, self.sde, self.parameterization, observation, cond)(x, t)
+        return make_score_fn(partial(network, cond=cond), self.sde, self.parameterization)(x, t)
 
     def _require_score(self) -> None:
         """ValueError if the model is conditioned by its sampler alone, and so has no likelihood."""

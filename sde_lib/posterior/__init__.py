@@ -1,6 +1,10 @@
 """Posterior sampling: observations y = A(x) + noise, and the scores of p(x | y) from a score of p(x)."""
 
 from sde_lib.exact import FullMixture as FullMixture
+from sde_lib.posterior.eps import EPS as EPS
+from sde_lib.posterior.eps import MaskedDenoising as MaskedDenoising
+from sde_lib.posterior.eps import RandomMasks as RandomMasks
+from sde_lib.posterior.eps import eps_score as eps_score
 from sde_lib.posterior.observation import Observation as Observation
 from sde_lib.posterior.observation import adjoint as adjoint
 from sde_lib.posterior.operators import Blur as Blur

@@ -35,6 +35,7 @@ arXiv:2209.14687, algorithm 1. JFPS: as in azula's `JFPSDenoiser`.
 """
 
 import abc
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from sde_lib.node import Leaf, PyTreeNode, Scalar, number, static
-from sde_lib.parameterization import ScoreFn, x0_hat
+from sde_lib.parameterization import ScoreFn, make_score_fn, x0_hat
 from sde_lib.posterior.krylov import Linear, Rows, conjugate_gradients, gmres, norm, safe_ratio, size
 from sde_lib.posterior.observation import Observation, adjoint
 from sde_lib.sde import GaussianSDE, Time, expand
@@ -75,6 +76,11 @@ class Method(PyTreeNode, abc.ABC):
     def condition(self, model, observation: Observation):
         """The model conditioned on the observation in model space."""
         return model.replace(observed=(observation, self))
+
+    def model_score(self, network, sde, parameterization, observation: Observation, cond=None) -> ScoreFn:
+        """The score of the posterior by a network (x, c_noise, cond) → F, with the model's cond."""
+        plain = make_score_fn(partial(network, cond=cond), sde, parameterization)
+        return posterior_score(plain, sde, observation, self)
 
     def finish(self, observation: Observation, x: Rows) -> Rows:
         """The samples, given those of the sampler."""
