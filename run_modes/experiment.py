@@ -22,7 +22,10 @@ from sde_lib import Augmentation, Likelihood, ScoreModel
 from sde_lib.score_model import is_image
 from sde_lib.training.augmentation import DIM
 
-NO_SAMPLERS = ("use", "batch_size", "label", "classes", "guidance", "guidance_each")
+NO_SAMPLERS = (
+    *("use", "batch_size", "label", "classes", "guidance", "guidance_each", "guidance_interval"),
+    *("classifier", "classifier_scale"),
+)
 """The entries of config.sampling that are not samplers."""
 OF_OBJECTIVES = ("sde", "parameterization", "loss", "time_distribution")
 """Sections of a config that an objective receives if it has a field of that name."""
