@@ -1,7 +1,7 @@
 """A classifier of noisy 8×8 digits, which guides the samples of configs/digits.py toward a class.
 
-    python main.py --config=configs/digits_classifier.py --workdir=runs/digits_classifier
-    python main.py --mode=sample --workdir=runs/digits --config.sampling.classifier=runs/digits_classifier
+python main.py --config=configs/digits_classifier.py --workdir=runs/digits_classifier
+python main.py --mode=sample --workdir=runs/digits --config.sampling.classifier=runs/digits_classifier
 """
 
 from ml_collections import ConfigDict

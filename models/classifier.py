@@ -7,9 +7,9 @@
 
     emb            c_noise ── features ── dense ── act ── dense ──►, which enters every block
 
-WideResNet is the wide residual network of Zagoruyko & Komodakis (2016, arXiv 1605.07146), conditioned on the noise level
-as in Song et al. (2021, arXiv 2011.13456, appendix I). A level after the first starts with a block that halves the
-size; there it has means, and the original a stride of 2. UNetEncoder is the first half of ADM with attention pooling
+WideResNet is the wide residual network of Zagoruyko & Komodakis (2016, arXiv 1605.07146), conditioned on the noise
+level as in Song et al. (2021, arXiv 2011.13456, appendix I). Each level but the first starts with a block that halves
+the size, by means where the original has a stride of 2. UNetEncoder is the first half of ADM with attention pooling
 (Dhariwal & Nichol 2021, arXiv 2105.05233, section 4.2). The mean over positions is one more token, and all tokens have
 learned positions. Logits are this token's output, so the network takes x of the shape that it was initialized with.
 

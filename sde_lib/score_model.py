@@ -44,10 +44,10 @@ class ScoreModel(PyTreeNode):
     `conditions` maps cond from the units of the data to the network's input, by `forward(cond, rows)`; None passes it
     as it is.
 
-    `guidance` applies to samples with a cond. It is a Guidance (`sde_lib.guidance`: `ClassifierFree`, `ByEach`,
-    `ByClassifier`, `InInterval`), a number for `ClassifierFree`, or a dict for `ByEach`. The first two require a network
-    that was trained without its condition too (`cond_dropout`, `cond_dropout_each`). None is the score conditioned on
-    cond. Likelihoods, bounds and codes always use that score.
+    `guidance` applies to samples with a cond: a `ClassifierFree`, `ByEach`, `ByClassifier` or `InInterval` of
+    `sde_lib.guidance`. A number w is `ClassifierFree(scale=w)`, a dict `ByEach(scales=…)`; they require a network that
+    was trained without its condition too (`cond_dropout`, `cond_dropout_each`). None is the score conditioned on cond.
+    Likelihoods, bounds and codes always use that score.
 
     `observed` is set by `given`: what a posterior's score is conditioned on, in model space, and its method.
     """
