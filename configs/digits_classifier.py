@@ -18,7 +18,7 @@ def get_config():
     config.objective = bind(NoisyClassification)
     config.time_distribution = spec(LogNormalTime, mean=-0.3, std=1.3)
 
-    config.training.num_steps = 1500
+    config.training.num_steps = 3000
     config.training.sample_every = 0  # it has no samples
     config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=100, decay_steps=0, b2=0.99, weight_decay=1e-2)
     config.optimizer.decay_steps = config.training.get_oneway_ref("num_steps")
