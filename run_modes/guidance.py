@@ -9,13 +9,13 @@ A classifier guides the score of a network without classes. The classes of sampl
 guides a network with the same classes: its conditional score, or that of classifier-free guidance.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
 from run_modes.labels import guidance, num_classes
-from sde_lib import ByClassifier, InInterval, NoisyClassifier, Unconditional
+from sde_lib import ByClassifier, GaussianSDE, Guidance, InInterval, NoisyClassifier, Unconditional
 from sde_lib.guidance import as_guidance
 from sde_lib.sde import SDE, has_kernel
 
@@ -37,7 +37,7 @@ def guidance_of(config: ConfigDict, sde: SDE, classifier: NoisyClassifier | None
         )
     try:
         low, high = map(float, interval)
-        return InInterval(guidance=as_guidance(found), sde=sde, low=low, high=high)
+        return InInterval(guidance=cast(Guidance, as_guidance(found)), sde=cast(GaussianSDE, sde), low=low, high=high)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"config.sampling.guidance_interval={interval}: expected () or (low, high), with 0 <= low <= high, in σ/α"

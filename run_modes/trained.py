@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from run_modes.experiment import Experiment, make_experiment
 from run_modes.guidance import made_by_guidance
 from run_modes.labels import check_label, num_classes
 from run_modes.state import digest, restore_state
-from sde_lib import SDE, NoisyClassifier, ScoreModel
+from sde_lib import SDE, GaussianSDE, NoisyClassifier, ScoreModel
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +103,8 @@ def open_classifier(directory: str | Path, devices: list | None = None) -> Train
 
 def as_classifier(trained: Trained) -> NoisyClassifier:
     """The classifier of a run that `open_classifier` has opened."""
-    model = trained.model
-    return NoisyClassifier(
-        sde=model.sde, parameterization=model.parameterization, params=model.params, network=model.network
-    )
+    model, sde = trained.model, cast(GaussianSDE, trained.model.sde)  # by NoisyClassification.requires
+    return NoisyClassifier(sde=sde, parameterization=model.parameterization, params=model.params, network=model.network)
 
 
 def require_fitting(classifier: Trained, experiment: Experiment) -> None:

@@ -7,7 +7,7 @@ The equations are those of `sde_lib.guidance.scores`. Values compose: `InInterva
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -117,8 +117,8 @@ class InInterval(Guidance):
 def as_guidance(guidance: Any) -> Guidance | None:
     """A number as `ClassifierFree`, a dict of numbers as `ByEach`, a Guidance or None as it is."""
     if guidance is None or callable(guidance):
-        return guidance
-    return ByEach(scales=guidance) if isinstance(guidance, Mapping) else ClassifierFree(scale=guidance)
+        return cast("Guidance | None", guidance)
+    return ByEach(scales=guidance) if isinstance(guidance, dict) else ClassifierFree(scale=guidance)
 
 
 def labels_of(cond: Any) -> Any:
