@@ -79,7 +79,8 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
     if any(evaluators) or with_bits or with_intervals:
         require_score(trained, "samples or likelihoods, which config.eval names")
     folder.mkdir(parents=True, exist_ok=True)
-    report = {"step": trained.step, "seed": seed, "nfe": experiment.sampler.nfe, "code": code_version()}
+    nfe = experiment.sampler.nfe if experiment.objective.learns_score else 0
+    report = {"step": trained.step, "seed": seed, "nfe": nfe, "code": code_version()}
     report["eval_loss"] = EvalLoss(experiment, dataset)(trained.params, trained.step)
     if (curve := loss_curve(experiment, trained.params, trained.step, dataset)) is not None:
         report["loss_of_t"] = curve
