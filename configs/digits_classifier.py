@@ -1,7 +1,10 @@
-"""A classifier of noisy 8×8 digits, which guides the samples of configs/digits.py toward a class.
+"""A classifier of noisy 8×8 digits, which guides the samples of configs/digits.py to a class.
 
-python main.py --config=configs/digits_classifier.py --workdir=runs/digits_classifier
-python main.py --mode=sample --workdir=runs/digits --config.sampling.classifier=runs/digits_classifier
+    python main.py --config=configs/digits_classifier.py --workdir=runs/digits_classifier
+    python main.py --mode=sample --workdir=runs/digits --config.sampling.classifier=runs/digits_classifier
+
+On two cores training takes a minute (jax 0.10.2, CPU). Over all noise levels, the test loss is 0.737, the test accuracy
+0.740. Of 500 guided samples, 98.0 % are of the wanted class by the reports' classifier (benchmarks/RESULTS.md).
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +19,7 @@ def get_config():
     config = digits_config()
     config.network = spec(WideResNet, nf=32, ch_mult=(1, 2), num_res_blocks=1, dropout=0.2, num_classes=10)
     config.objective = bind(NoisyClassification)
-    config.time_distribution = spec(LogNormalTime, mean=-0.3, std=1.3)
+    config.time_distribution = spec(LogNormalTime, mean=-0.3, std=1.3)  # wider than the score's: all levels are guided
 
     config.training.num_steps = 3000
     config.training.sample_every = 0  # it has no samples

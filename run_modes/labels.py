@@ -13,7 +13,8 @@ If the counts are unknown, all num_classes classes are drawn by (1).
 
 `run_lib.load(…).sample(key, n, cond=labels)` draws samples of any labels, and cond=None draws unconditional samples
 from a network that was trained with cond_dropout. Such a network can be guided toward the class by
-config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned.
+config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned. A classifier guides samples of any network to
+its own classes (`run_modes.guidance`).
 """
 
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def num_classes(config: ConfigDict) -> int:
 
 
 def _count(config: ConfigDict, classes: int | None) -> int:
+    """The number of classes: the network's, unless it is given."""
     return num_classes(config) if classes is None else classes
 
 
@@ -142,8 +144,7 @@ def classes_of(
     """(1) or (2) for the samples of these indices; None for a network without classes.
 
     `counts` are the training examples of each class, None if they are unknown; `classes` is as in `check_label`.
-    ConfigError for a class that has none,
-    if config.sampling.label names it, and for "data" without counts.
+    ConfigError for a class that has none, if config.sampling.label names it, and for "data" without counts.
     """
     label = config.sampling.get("label", -1)
     if not _count(config, classes):

@@ -69,7 +69,7 @@ def conditions_of_samples(trained: Any, dataset: Dataset | None = None, cond: An
 
 def of_classes(config: ConfigDict, counts: Sequence[int] | None, classes: int | None = None) -> SampleConditions:
     """The classes that `run_modes.labels` gives to samples; `classes` is their number, if it is not the network's."""
-    count = num_classes(config) if classes is None else classes
+    count = num_classes(config) if classes is None else classes  # 0: none
     made: dict[str, Any] = {"label": config.sampling.get("label", -1)} if count else {}
     if counts and (law_name(config) == "data" or not all(counts)):
         made |= {"classes": law_name(config), "counts": list(counts)}

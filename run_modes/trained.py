@@ -56,9 +56,13 @@ class Trained(NamedTuple):
 
 
 def open_trained(
-    directory: str | Path, config: ConfigDict | None = None, devices: list | None = None, step: int | None = None
+    directory: str | Path,
+    config: ConfigDict | None = None,
+    devices: list | None = None,
+    step: int | None = None,
+    guided: bool = True,
 ) -> Trained:
-    """A work directory with the checkpoint of `step`, or the newest.
+    """A work directory with the checkpoint of `step`, or the newest; if `guided`, with config.sampling.classifier.
 
     ConfigError if it is not a work directory, belongs to another config, or has no such checkpoint.
     """
@@ -77,8 +81,8 @@ def open_trained(
     require_same_process(card, experiment.sde, directory)
     classes = card.get("data", {}).get("classes") if num_classes(config) else None
     counts = None if classes is None else tuple(classes)
-    if (guide := config.sampling.get("classifier", "")) and experiment.objective.learns_score:
-        classifier = open_classifier(guide, devices)
+    if guided and config.sampling.get("classifier", "") and experiment.objective.learns_score:
+        classifier = guide_of(config, devices)
         require_fitting(classifier, experiment)
         experiment = experiment._replace(classifier=as_classifier(classifier))
         check_label(config, experiment.num_classes)
@@ -89,16 +93,21 @@ def open_trained(
 
 def open_classifier(directory: str | Path, devices: list | None = None) -> Trained:
     """The work directory of a classifier, with its newest checkpoint. ConfigError if it is not one."""
-    try:
-        found = open_trained(directory, devices=devices)
-    except ConfigError as error:
-        raise ConfigError(f"config.sampling.classifier: {error}") from error
+    found = open_trained(directory, devices=devices, guided=False)
     if found.experiment.objective.learns_score or not found.experiment.num_classes:
         raise ConfigError(
-            f"config.sampling.classifier={directory}: expected a run with config.objective NoisyClassification and "
-            f"config.network.num_classes, such as configs/digits_classifier.py; got another"
+            f"{directory}: expected a run with config.objective NoisyClassification and config.network.num_classes, "
+            f"such as that of configs/digits_classifier.py; got another"
         )
     return found
+
+
+def guide_of(config: ConfigDict, devices: list | None) -> Trained:
+    """The classifier that config.sampling.classifier names. ConfigError, naming that entry, if it is not one."""
+    try:
+        return open_classifier(config.sampling.classifier, devices)
+    except ConfigError as error:
+        raise ConfigError(f"config.sampling.classifier: {error}") from error
 
 
 def as_classifier(trained: Trained) -> NoisyClassifier:

@@ -228,7 +228,7 @@ def test_a_model_that_the_classifier_does_not_fit(runs, change, message):
 
 
 def test_a_run_that_is_no_classifier(runs):
-    with pytest.raises(ConfigError, match=r"expected a run with config\.objective NoisyClassification"):
+    with pytest.raises(ConfigError, match=r"classifier: .*expected a run with config\.objective NoisyClass"):
         run_lib.load(runs[0], guided_by(runs[0], runs[0]))
 
 
