@@ -161,8 +161,11 @@ def build_objective(experiment: Experiment):
         raise ConfigError(f"config.objective: {error}") from error
     missing = [name for name in requires(objective) if not hasattr(experiment.sde, name)]
     if missing:
+        what = f"requires {' and '.join(missing)} of the SDE, which {type(experiment.sde).__name__} lacks"
+        if not objective.learns_score:
+            raise ConfigError(f"config.objective {what}")
         raise ConfigError(
-            f"config.loss requires {' and '.join(missing)} of the SDE, which {type(experiment.sde).__name__} lacks: "
+            f"config.loss {what}: "
             f"without a kernel use transition_loss or sliced_loss, with PredictPathScore for config.parameterization"
         )
     return objective
