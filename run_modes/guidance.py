@@ -53,7 +53,7 @@ def made_by_guidance(config: ConfigDict, classifier: str = "") -> dict[str, Any]
     made: dict[str, Any] = {} if scales is None else {"guidance": scales}
     if classifier:
         made |= {"classifier": classifier, "classifier_scale": scale_of(config)}
-    return made | ({"guidance_interval": list(interval)} if made and interval else {})
+    return made | ({"guidance_interval": [float(level) for level in interval]} if made and interval else {})
 
 
 def text_of_guidance(made: dict[str, Any]) -> str:
