@@ -37,6 +37,7 @@ from run_modes.import_published import import_checkpoint as import_checkpoint
 # A trained run
 from run_modes.inspect_run import inspect as inspect
 from run_modes.trained import load as load
+from run_modes.trained import load_classifier as load_classifier
 from run_modes.sample import sample as sample
 from run_modes.restore import restore as restore
 from run_modes.compare import compare as compare

@@ -75,6 +75,9 @@ def base() -> ConfigDict:
     config.sampling.classes = "uniform"  # or "data", in the shares of the training examples; for label=-1
     config.sampling.guidance = 1.0  # scale, for networks with cond_dropout; 0: unconditional, 1: conditional as learned
     config.sampling.guidance_each = ConfigDict()  # name of a condition → scale; replaces guidance
+    config.sampling.guidance_interval = ()  # (low, high) in σ/α, the noise levels with guidance; (): all
+    config.sampling.classifier = ""  # the work directory of a classifier that guides samples to their class; "": none
+    config.sampling.classifier_scale = 1.0  # its gradient's scale; 1: Bayes' rule
     config.sampling.batch_size = 500  # samples per batch, and per file
 
     config.restore = Config()

@@ -71,6 +71,7 @@ def get_config():
     predictor_corrector = PredictorCorrector(predictor=Ancestral(), corrector=Langevin(snr=0.16))
     config.sampling.pc = spec(Sampler, solver=predictor_corrector, grid=PowerGrid(t_end=1e-3), num_steps=60)
     config.sampling.ode = spec(Sampler, solver=Heun(), grid=EDMGrid(t_end=1e-3), num_steps=18, denoise=as_is)
+    config.sampling.classifier_scale = 2.0  # of configs/digits_classifier.py: docs/conditioning.md
     config.eval.report = bind(small_image_report, noun="digit")
     config.eval.features = spec(ClassifierFeatures)
     for name, metric in {

@@ -1,6 +1,8 @@
 """Networks, and the one interface through which the rest of the library calls them."""
 
 from models.adm import ADM as ADM
+from models.classifier import UNetEncoder as UNetEncoder
+from models.classifier import WideResNet as WideResNet
 from models.dit import DIT_SIZES as DIT_SIZES
 from models.dit import DiT as DiT
 from models.mlp import MLP as MLP

@@ -5,6 +5,8 @@
     module or function ── as_network ──► Network ── init(key, x, c_noise) ──► params, owned by the caller
                                             └────── network(params, x, c_noise, cond=, key=, train=) ──► F
 
+A classifier has another output: its module states it by output_shape(x.shape) (`models.classifier`).
+
 The score is c_skip x + c_out F(c_in x, c_noise) (as in Karras et al. 2022, arXiv 2206.00364, eq. 7). The coefficients
 are the parameterization's. x is [B, ...], c_noise a float [B] (a function of the noise level), and cond anything that
 the network is conditioned on. Parameters are a plain nested dict of arrays that the caller owns. An adapter is frozen
@@ -57,8 +59,9 @@ class Network(Protocol):
 class LinenNetwork:
     """A flax.linen module with __call__(x, c_noise), and optionally cond and train, as a Network.
 
-    Errors: ValueError for an output shape other than x's, for train=True without a key if the module draws random
-    numbers, and for collections other than "params" (batch statistics, caches)."""
+    Errors: ValueError for an output shape other than x's, or output_shape(x.shape) if the module has that method; for
+    train=True without a key if the module draws random numbers; and for collections other than "params" (batch
+    statistics, caches)."""
 
     module: nn.Module
 
@@ -256,8 +259,10 @@ def _check_inputs(x: Array, c_noise: Array) -> None:
 
 
 def _checked_output(out: Any, x: Array, module: Any) -> Array:
-    shape = getattr(out, "shape", type(out).__name__)
-    if shape != x.shape:
+    shape, output_shape = getattr(out, "shape", type(out).__name__), getattr(module, "output_shape", None)
+    if output_shape is not None and shape != output_shape(x.shape):
+        raise ValueError(f"{_name(module)}: expected an output of shape {output_shape(x.shape)}, got {shape}")
+    if output_shape is None and shape != x.shape:
         raise ValueError(f"{_name(module)}: expected an output of x's shape {x.shape}, got {shape}")
     return out
 

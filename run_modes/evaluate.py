@@ -19,7 +19,7 @@ from run_modes.eval_loss import EvalLoss, loss_curve
 from run_modes.experiment import make_experiment
 from run_modes.features import write_statistics
 from run_modes.paths import require_config
-from run_modes.trained import Trained, open_trained
+from run_modes.trained import Trained, open_trained, require_score
 
 
 def stats(config: ConfigDict, out: str | Path, dataset: Dataset | None = None) -> Statistics:
@@ -76,12 +76,21 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
     experiment, folder, text = trained.experiment, trained.directory / into, ""
     evaluators = sample_metrics.build_evaluators(experiment, dataset, folder)
     with_bits, with_intervals = bits.wanted(trained.config), intervals.wanted(trained)
+    if any(evaluators) or with_bits or with_intervals:
+        require_score(trained, "samples or likelihoods, which config.eval names")
     folder.mkdir(parents=True, exist_ok=True)
-    report = {"step": trained.step, "seed": seed, "nfe": experiment.sampler.nfe, "code": code_version()}
+    nfe = experiment.sampler.nfe if experiment.objective.learns_score else 0
+    report = {"step": trained.step, "seed": seed, "nfe": nfe, "code": code_version()}
     report["eval_loss"] = EvalLoss(experiment, dataset)(trained.params, trained.step)
     if (curve := loss_curve(experiment, trained.params, trained.step, dataset)) is not None:
         report["loss_of_t"] = curve
         pictures.plot_loss_over_time(folder / "loss_of_t.png", **curve)
+    for name, figure in experiment.objective.figures().items():
+        one = experiment._replace(objective=figure)
+        report[name] = EvalLoss(one, dataset)(trained.params, trained.step)
+        text += f"\ntest {name} {report[name]:.4f}\n"
+        if (curve := loss_curve(one, trained.params, trained.step, dataset)) is not None:
+            report[f"{name}_of_t"] = curve
     if with_bits:
         report["bits"] = bits.bits_of(trained, dataset, seed, folder)
         if report["bits"] is None:

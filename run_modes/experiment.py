@@ -17,19 +17,26 @@ from models.network import as_network
 from run_modes.compilation import use_cache
 from run_modes.conditions import built_conditions
 from run_modes.devices import Devices, make_devices
+from run_modes.guidance import guidance_of, interval_of
 from run_modes.labels import check_label, guidance, num_classes
-from sde_lib import Augmentation, Likelihood, ScoreModel
+from sde_lib import Augmentation, Likelihood, NoisyClassifier, ScoreModel
 from sde_lib.score_model import is_image
 from sde_lib.training.augmentation import DIM
 
-NO_SAMPLERS = ("use", "batch_size", "label", "classes", "guidance", "guidance_each")
+NO_SAMPLERS = (
+    *("use", "batch_size", "label", "classes", "guidance", "guidance_each", "guidance_interval"),
+    *("classifier", "classifier_scale"),
+)
 """The entries of config.sampling that are not samplers."""
 OF_OBJECTIVES = ("sde", "parameterization", "loss", "time_distribution")
 """Sections of a config that an objective receives if it has a field of that name."""
 
 
 class Experiment(NamedTuple):
-    """A config, the objects built from it, and the devices."""
+    """A config, the objects built from it, and the devices.
+
+    `classifier` is that of config.sampling. `open_trained` reads it; it is None in training.
+    """
 
     config: ConfigDict
     devices: Devices
@@ -43,6 +50,12 @@ class Experiment(NamedTuple):
     likelihood: Likelihood
     augment: Augmentation | None = None
     conditions: Conditions | None = None
+    classifier: NoisyClassifier | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of samples: the network's, or else that of the classifier that guides it; 0: none."""
+        return num_classes(self.config) or getattr(self.classifier, "num_classes", 0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,7 +71,7 @@ class Experiment(NamedTuple):
             params=params,
             sampler=self.sampler,
             likelihood=self.likelihood,
-            guidance=guidance(self.config),
+            guidance=guidance_of(self.config, self.sde, self.classifier),
             conditions=self.conditions,
             shape=self.shape,
             transform=self.transform,
@@ -101,7 +114,16 @@ def make_experiment(config: ConfigDict, devices: list | None = None, processes: 
 
 
 def check_guidance(experiment: Experiment) -> None:
-    """ConfigError unless config.sampling.guidance_each names the run's conditions, of which there are several."""
+    """ConfigError unless config.sampling.guidance_each names the run's conditions, of which there are several.
+
+    Also for an interval of guidance that is none, or that limits no guidance.
+    """
+    config = experiment.config
+    if guidance_of(config, experiment.sde) is None and interval_of(config) and not config.sampling.get("classifier"):
+        raise ConfigError(
+            "config.sampling.guidance_interval limits guidance, but there is none: set config.sampling.guidance, "
+            "guidance_each or classifier"
+        )
     scales, conditions = guidance(experiment.config), experiment.conditions
     if not isinstance(scales, dict):
         return
@@ -139,8 +161,11 @@ def build_objective(experiment: Experiment):
         raise ConfigError(f"config.objective: {error}") from error
     missing = [name for name in requires(objective) if not hasattr(experiment.sde, name)]
     if missing:
+        what = f"requires {' and '.join(missing)} of the SDE, which {type(experiment.sde).__name__} lacks"
+        if not objective.learns_score:
+            raise ConfigError(f"config.objective {what}")
         raise ConfigError(
-            f"config.loss requires {' and '.join(missing)} of the SDE, which {type(experiment.sde).__name__} lacks: "
+            f"config.loss {what}: "
             f"without a kernel use transition_loss or sliced_loss, with PredictPathScore for config.parameterization"
         )
     return objective

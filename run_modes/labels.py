@@ -13,7 +13,8 @@ If the counts are unknown, all num_classes classes are drawn by (1).
 
 `run_lib.load(…).sample(key, n, cond=labels)` draws samples of any labels, and cond=None draws unconditional samples
 from a network that was trained with cond_dropout. Such a network can be guided toward the class by
-config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned.
+config.sampling.guidance (`sde_lib.guidance`); 1 is the score as learned. A classifier guides samples of any network to
+its own classes (`run_modes.guidance`).
 """
 
 from collections.abc import Sequence
@@ -38,6 +39,11 @@ def num_classes(config: ConfigDict) -> int:
     return config.network.get("num_classes", 0)
 
 
+def _count(config: ConfigDict, classes: int | None) -> int:
+    """The number of classes: the network's, unless it is given."""
+    return num_classes(config) if classes is None else classes
+
+
 def guidance(config: ConfigDict) -> float | dict[str, float] | None:
     """The guidance scale in sampling, or that of each condition; None for 1, which needs one call of the network."""
     if each := config.sampling.get("guidance_each"):
@@ -46,8 +52,11 @@ def guidance(config: ConfigDict) -> float | dict[str, float] | None:
     return None if weight == 1 else weight
 
 
-def check_label(config: ConfigDict) -> None:
-    """ConfigError if the network lacks the class to draw, or lacks the unconditional score that guidance requires."""
+def check_label(config: ConfigDict, classes: int | None = None) -> None:
+    """ConfigError if the network lacks the class to draw, or lacks the unconditional score that guidance requires.
+
+    `classes` is the number of classes of samples, if it is not the network's: a classifier's.
+    """
     scales, network = guidance(config), config.network
     if isinstance(scales, dict):
         if not network.get("cond_dropout_each", 1):
@@ -60,7 +69,7 @@ def check_label(config: ConfigDict) -> None:
             f"config.sampling.guidance={scales:g} requires a network trained with and without its condition: "
             f"config.network.num_classes or cond_dim, and cond_dropout (0.1, say); otherwise it must be 1"
         )
-    count, label = num_classes(config), config.sampling.get("label", -1)
+    count, label = _count(config, classes), config.sampling.get("label", -1)
     if count and not -1 <= label < count:
         raise ConfigError(f"config.sampling.label={label}: expected 0 to {count - 1}, or −1 for each class in turn")
     if (law := law_name(config)) not in LAWS:
@@ -99,18 +108,22 @@ def check_labels(config: ConfigDict, dataset: Dataset) -> None:
         for_network(config, {"label": getattr(source, "label", first["label"])})  # all labels if they are in memory
 
 
-def for_network(config: ConfigDict, batch: dict[str, np.ndarray], null: bool = False) -> dict[str, np.ndarray]:
+def for_network(
+    config: ConfigDict, batch: dict[str, np.ndarray], null: bool = False, classes: int | None = None
+) -> dict[str, np.ndarray]:
     """The batch with int32 labels for a network with classes, else without labels. ConfigError for an unknown class.
 
-    With `null`, num_classes is allowed too: it means no class, for a network trained with cond_dropout.
+    With `null`, num_classes is allowed too: it means no class, for a network trained with cond_dropout. `classes` is as
+    in `check_label`.
     """
-    count = num_classes(config)
+    count = _count(config, classes)
     if not count:
         return {key: value for key, value in batch.items() if key != "label"}
     low, high = np.min(batch["label"]), np.max(batch["label"])
     null = null and bool(config.network.get("cond_dropout", 1) or config.network.get("cond_dropout_each", 0))
     if low < 0 or high >= count + null:
-        raise ConfigError(f"labels from {low} to {high}: config.network.num_classes={count} allows 0 to {count - 1}")
+        whose = f"config.network.num_classes={count}" if num_classes(config) else f"a classifier of {count} classes"
+        raise ConfigError(f"labels from {low} to {high}: {whose} allows 0 to {count - 1}")
     return batch | {"label": np.asarray(batch["label"], np.int32)}
 
 
@@ -123,17 +136,20 @@ def class_counts(config: ConfigDict, dataset: Dataset) -> tuple[int, ...] | None
 
 
 def classes_of(
-    config: ConfigDict, indices: Integer[Array, " B"], counts: Sequence[int] | None = None
+    config: ConfigDict,
+    indices: Integer[Array, " B"],
+    counts: Sequence[int] | None = None,
+    classes: int | None = None,
 ) -> Integer[Array, " B"] | None:
     """(1) or (2) for the samples of these indices; None for a network without classes.
 
-    `counts` are the training examples of each class, None if they are unknown. ConfigError for a class that has none,
-    if config.sampling.label names it, and for "data" without counts.
+    `counts` are the training examples of each class, None if they are unknown; `classes` is as in `check_label`.
+    ConfigError for a class that has none, if config.sampling.label names it, and for "data" without counts.
     """
     label = config.sampling.get("label", -1)
-    if not num_classes(config):
+    if not _count(config, classes):
         return None
-    present = drawn_classes(config, counts)
+    present = drawn_classes(config, counts, classes)
     if label >= 0:
         return jnp.full(indices.shape, label, jnp.int32)
     if law_name(config) == "uniform" or counts is None:
@@ -144,9 +160,9 @@ def classes_of(
     return jnp.asarray(present, jnp.int32)[jnp.searchsorted(ends, u, side="right")]
 
 
-def drawn_classes(config: ConfigDict, counts: Sequence[int] | None) -> list[int]:
+def drawn_classes(config: ConfigDict, counts: Sequence[int] | None, classes: int | None = None) -> list[int]:
     """The classes that samples may have. ConfigError as in `classes_of`."""
-    count, label = num_classes(config), config.sampling.get("label", -1)
+    count, label = _count(config, classes), config.sampling.get("label", -1)
     if counts is None:
         if label < 0 and law_name(config) == "data":
             raise ConfigError(
@@ -159,12 +175,12 @@ def drawn_classes(config: ConfigDict, counts: Sequence[int] | None) -> list[int]
     return [k for k in range(count) if counts[k]] if label < 0 else [label]
 
 
-def law_of_classes(config: ConfigDict, counts: Sequence[int] | None = None) -> str:
+def law_of_classes(config: ConfigDict, counts: Sequence[int] | None = None, classes: int | None = None) -> str:
     """A line for a report: the classes of its samples. "" for a network without classes."""
-    count, label = num_classes(config), config.sampling.get("label", -1)
+    count, label = _count(config, classes), config.sampling.get("label", -1)
     if not count:
         return ""
-    present = drawn_classes(config, counts)
+    present = drawn_classes(config, counts, classes)
     if label >= 0:
         return f"classes of samples: {label} only"
     if counts is None:

@@ -17,7 +17,7 @@ def require_config(config: Any) -> None:
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
-    """A copy whose paths mean the same files from every folder: of data, reference statistics and initial parameters.
+    """A copy whose paths mean the same files from every folder: of data, reference, initial parameters, classifier.
 
     In config.data, a path is an argument `path`, or a `labels` or `data_dir` that exists; in config.eval.features, a
     `path` or `weights` that exists. What contains :// stays as it is.
@@ -25,7 +25,7 @@ def with_absolute_paths(config: ConfigDict) -> ConfigDict:
     require_config(config)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        for section, name in ((config.eval, "reference"), (config, "initial")):
+        for section, name in ((config.eval, "reference"), (config, "initial"), (config.sampling, "classifier")):
             if section.get(name, ""):
                 section[name] = _absolute(section[name])
         data = config.get("data", ConfigDict())

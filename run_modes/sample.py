@@ -13,7 +13,7 @@ from io_lib import pictures, workdir
 from io_lib.sample_pictures import save_samples
 from io_lib.shards import Shards, fill, mapped
 from run_modes.sample_conditions import SampleConditions, conditions_of_samples
-from run_modes.trained import Trained, made_with, open_trained, require_finite
+from run_modes.trained import Trained, made_with, open_trained, require_finite, require_score
 from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
 from sde_lib.training.xla import jit
@@ -39,13 +39,14 @@ def sample(
     result is a read-only memory map of the file. Sample i is a function of (seed, i): neither
     config.sampling.batch_size nor the devices change it (except under Langevin's batch norm). Batches are cached under
     samples/shards/ as they are drawn, so a call resumes after a kill, or draws only the missing samples of a larger
-    number. Samples from another step, seed, sampler, label or guidance scale are cached separately. `animate` adds
+    number. Samples from another step, seed, sampler, label or guidance are cached separately. `animate` adds
     samples/animation.gif, the path from noise to data.
 
     After SIGTERM or Ctrl-C it ends after the current batch and returns None. FloatingPointError for a sample that is
     not finite. ConfigError as `load`, and for an animation that cannot be drawn.
     """
     trained = open_trained(directory, config, devices, step)
+    require_score(trained, "samples")
     if animate:
         require_animation(trained)
     conditions = conditions_of_samples(trained, cond=cond)
@@ -82,7 +83,7 @@ def samples_of(
         save_samples(folder / "samples.png", x)
     nfe = f"NFE {np.mean(each):.4g}"
     print(f"{count} samples of step {trained.step} (EMA), seed {seed}, {nfe}: {file}")
-    if trained.experiment.conditions is not None or conditions.rows:
+    if trained.experiment.conditions is not None or trained.experiment.classifier is not None or conditions.rows:
         print(conditions.law)
     return x, each
 
@@ -93,9 +94,7 @@ def shards_of(trained: Trained, seed: int, conditions: SampleConditions | None =
     Langevin's batch norm is the exception: with it, the batch size is part of the key.
     """
     config, choice = trained.config, trained.config.sampling.use
-    used = dict((conditions or conditions_of_samples(trained)).made)
-    if trained.model.guidance is not None:
-        used["guidance"] = trained.model.guidance
+    used = (conditions or conditions_of_samples(trained)).made | trained.guidance_made()
     made = made_with(trained, seed, {"sampler": config.sampling[choice], **used})
     if coupled(trained):
         made["batch_size"] = whole_batch(trained, config.sampling.batch_size)

@@ -52,7 +52,7 @@ def conditions_of_samples(trained: Any, dataset: Dataset | None = None, cond: An
     if cond is not None:
         return of_rows(experiment, read_cond(cond) if isinstance(cond, str | Path) else cond)
     if experiment.conditions is None:
-        return of_classes(trained.config, trained.class_counts)
+        return of_classes(trained.config, trained.class_counts, experiment.num_classes)
     split = trained.config.eval.get("reference_split", "train")
     if dataset is None:
         try:
@@ -67,13 +67,16 @@ def conditions_of_samples(trained: Any, dataset: Dataset | None = None, cond: An
     return found._replace(made=found.made | {"cond": digest(source) or _digest(found.of(np.arange(64)))})
 
 
-def of_classes(config: ConfigDict, counts: Sequence[int] | None) -> SampleConditions:
-    """The classes that `run_modes.labels` gives to samples."""
-    made: dict[str, Any] = {"label": config.sampling.get("label", -1)} if num_classes(config) else {}
+def of_classes(config: ConfigDict, counts: Sequence[int] | None, classes: int | None = None) -> SampleConditions:
+    """The classes that `run_modes.labels` gives to samples; `classes` is their number, if it is not the network's."""
+    count = num_classes(config) if classes is None else classes  # 0: none
+    made: dict[str, Any] = {"label": config.sampling.get("label", -1)} if count else {}
     if counts and (law_name(config) == "data" or not all(counts)):
         made |= {"classes": law_name(config), "counts": list(counts)}
     return SampleConditions(
-        lambda indices: classes_of(config, jnp.asarray(indices), counts), law_of_classes(config, counts), made
+        lambda indices: classes_of(config, jnp.asarray(indices), counts, count),
+        law_of_classes(config, counts, count),
+        made,
     )
 
 
@@ -94,10 +97,9 @@ def of_rows(experiment: Any, cond: Any) -> SampleConditions:
             if num_classes(experiment.config) and isinstance(mapped, dict) and "label" in mapped:
                 for_network(experiment.config, {"label": mapped["label"]}, null=True)  # for its errors
             found = cond
-        elif num_classes(experiment.config) and np.ndim(named := label_of(cond)) == 1:
-            found = for_network(experiment.config, {"label": whole(named, "label")}, null=True)["label"]
+        elif (count := experiment.num_classes) and np.ndim(named := label_of(cond)) == 1:
+            found = for_network(experiment.config, {"label": whole(named, "label")}, True, count)["label"]
         else:
-            count = num_classes(experiment.config)
             expected = (
                 f"whole numbers from 0 to {count - 1}, or {count} for no class"
                 if count

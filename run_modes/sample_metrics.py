@@ -16,6 +16,7 @@ from io_lib import pictures
 from run_modes import features
 from run_modes.experiment import Experiment, requires
 from run_modes.features import FeatureMetrics, RealSplits, as_saved, build_feature_metrics, has_floor
+from run_modes.guidance import text_of_guidance
 from run_modes.sample import samples_of, shards_of
 from run_modes.sample_conditions import conditions_of_samples
 from run_modes.trained import Trained
@@ -66,7 +67,8 @@ def evaluate_samples(
 
     samples      number of samples of each seed
     nfe          score evaluations per sample, mean; a guided evaluation calls the network twice
-    guidance     config.sampling.guidance, unless it is 1
+    guidance     config.sampling.guidance, unless it is 1; with a classifier also the digest of its parameters and its
+                 scale, and the interval of guidance if there is one (`run_modes.guidance`)
     seconds      of sampling per sample, mean over the cached samples
     metrics      figures: key → mean and sd over the seeds, and each; names of those whose name is not the key;
                  floors: the same figures of real examples; protocol and reference of the features
@@ -97,8 +99,7 @@ def evaluate_samples(
     found = {**reports[-1], "samples": count, "nfe": float(nfe), "seconds": float(seconds)}
     if conditions.law:
         found["classes"] = conditions.law
-    if trained.model.guidance is not None:
-        found["guidance"] = trained.model.guidance
+    found |= trained.guidance_made()
     if feature_metrics is not None and data is not None:
         about = {"protocol": dict(feature_metrics.protocol), "reference": dict(data.about)}
         names = {key: name for key in figures[0] if (name := figure_name(key, feature_metrics.protocol)) != key}
@@ -170,10 +171,8 @@ def text_of(found: dict) -> str:
     rows += coordinate_table(figures, floors["figures"])
     if floors["figures"]:
         rows += [f"Figures with a floor compare groups of {floors['rows']} samples with as many real examples.", ""]
-    scales = found.get("guidance", {})
-    scales = scales if isinstance(scales, dict) else {"": scales}
-    guided = "".join(f", guidance {name}{' ' if name else ''}{scale:g}" for name, scale in scales.items())
-    rows.append(f"{found['samples']} samples, NFE {found['nfe']:.4g} and {found['seconds']:.3g} s per sample{guided}")
+    cost = f"NFE {found['nfe']:.4g} and {found['seconds']:.3g} s per sample"
+    rows.append(f"{found['samples']} samples, {cost}{text_of_guidance(found)}")
     if figures:
         reference = ", ".join(f"{name} {value}" for name, value in metrics["reference"].items())
         protocol = (f"- {name}: {value}" for name, value in metrics["protocol"].items())

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -18,9 +18,10 @@ from run_modes.card import DEFAULT_GENERATOR, fingerprint, generator
 from run_modes.changes import changes_between
 from run_modes.conditions import with_saved_conditions
 from run_modes.experiment import Experiment, make_experiment
-from run_modes.labels import num_classes
+from run_modes.guidance import made_by_guidance
+from run_modes.labels import check_label, num_classes
 from run_modes.state import digest, restore_state
-from sde_lib import SDE, ScoreModel
+from sde_lib import SDE, GaussianSDE, NoisyClassifier, ScoreModel
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ DECIDES = ("shape", "sde", "parameterization", "network", "transform", "cond")
 class Trained(NamedTuple):
     """A work directory with a checkpoint: `params` are all EMA parameters of `step`, `model` has the network's.
 
-    `class_counts` are the training examples per class, None if the checkpoint's card does not have them.
+    `class_counts` are the training examples per class, None if the checkpoint's card does not have them. They are those
+    of the classifier that guides the samples, for a network without classes.
     """
 
     directory: Path
@@ -47,11 +49,20 @@ class Trained(NamedTuple):
     def config(self) -> ConfigDict:
         return self.experiment.config
 
+    def guidance_made(self) -> dict[str, Any]:
+        """What samples depend on through their guidance (`run_modes.guidance`)."""
+        classifier = self.experiment.classifier
+        return made_by_guidance(self.config, "" if classifier is None else digest(classifier.params))
+
 
 def open_trained(
-    directory: str | Path, config: ConfigDict | None = None, devices: list | None = None, step: int | None = None
+    directory: str | Path,
+    config: ConfigDict | None = None,
+    devices: list | None = None,
+    step: int | None = None,
+    guided: bool = True,
 ) -> Trained:
-    """A work directory with the checkpoint of `step`, or the newest.
+    """A work directory with the checkpoint of `step`, or the newest; if `guided`, with config.sampling.classifier.
 
     ConfigError if it is not a work directory, belongs to another config, or has no such checkpoint.
     """
@@ -70,8 +81,80 @@ def open_trained(
     require_same_process(card, experiment.sde, directory)
     classes = card.get("data", {}).get("classes") if num_classes(config) else None
     counts = None if classes is None else tuple(classes)
+    if guided and config.sampling.get("classifier", "") and experiment.objective.learns_score:
+        classifier = guide_of(config, devices)
+        require_fitting(classifier, experiment)
+        experiment = experiment._replace(classifier=as_classifier(classifier))
+        check_label(config, experiment.num_classes)
+        counts = counts if num_classes(config) else classifier.class_counts
     model = experiment.score_model(experiment.objective.network_params(state.ema_params))
     return Trained(directory, experiment, model, state.ema_params, int(state.step), counts)
+
+
+def open_classifier(directory: str | Path, devices: list | None = None) -> Trained:
+    """The work directory of a classifier, with its newest checkpoint. ConfigError if it is not one."""
+    found = open_trained(directory, devices=devices, guided=False)
+    if found.experiment.objective.learns_score or not found.experiment.num_classes:
+        raise ConfigError(
+            f"{directory}: expected a run with config.objective NoisyClassification and config.network.num_classes, "
+            f"such as that of configs/digits_classifier.py; got another"
+        )
+    return found
+
+
+def guide_of(config: ConfigDict, devices: list | None) -> Trained:
+    """The classifier that config.sampling.classifier names. ConfigError, naming that entry, if it is not one."""
+    try:
+        return open_classifier(config.sampling.classifier, devices)
+    except ConfigError as error:
+        raise ConfigError(f"config.sampling.classifier: {error}") from error
+
+
+def as_classifier(trained: Trained) -> NoisyClassifier:
+    """The classifier of a run that `open_classifier` has opened."""
+    model, sde = trained.model, cast(GaussianSDE, trained.model.sde)  # by NoisyClassification.requires
+    return NoisyClassifier(sde=sde, parameterization=model.parameterization, params=model.params, network=model.network)
+
+
+def require_fitting(classifier: Trained, experiment: Experiment) -> None:
+    """ConfigError if a classifier cannot guide this model: other data, model space, process, or classes."""
+    ours, theirs = experiment.config, classifier.config
+    where = f"config.sampling.classifier={classifier.directory}"
+    for name in ("shape", "transform"):
+        if changed := changes_between(ConfigDict({name: theirs[name]}), ConfigDict({name: ours[name]})):
+            raise ConfigError(f"{where}: the classifier was trained with another {name}: {'; '.join(changed[:3])}")
+    then, now = fingerprint(classifier.experiment.sde), fingerprint(experiment.sde)
+    if then.keys() != now.keys() or any(not np.allclose(then[name], now[name], rtol=1e-4, atol=1e-6) for name in now):
+        raise ConfigError(
+            f"{where}: the classifier was trained with another process: {type(classifier.experiment.sde).__name__} and "
+            f"{type(experiment.sde).__name__} differ in alpha, sigma or the range of t"
+        )
+    if experiment.conditions is not None:
+        names = ", ".join(experiment.conditions.names)
+        raise ConfigError(f"{where}: a classifier guides networks without conditions but classes; got {names}")
+    if (count := num_classes(ours)) not in (0, classifier.experiment.num_classes):
+        raise ConfigError(
+            f"{where}: expected a classifier of the network's {count} classes, got {classifier.experiment.num_classes}"
+        )
+
+
+def load_classifier(directory: str | Path, classes: Sequence[Callable] = ()) -> NoisyClassifier:
+    """The classifier of a work directory, with the EMA parameters of its newest checkpoint, for `ByClassifier`.
+
+    ConfigError and `classes` as in `load`, and ConfigError if the run is not of a classifier.
+    """
+    for each in classes:
+        offer(each)
+    return as_classifier(open_classifier(directory))
+
+
+def require_score(trained: Trained, what: str) -> None:
+    """ConfigError if the run has no score, but is a classifier."""
+    if not trained.experiment.objective.learns_score:
+        raise ConfigError(
+            f"{trained.directory} has no {what}: its network is a classifier, not a score. It guides the samples of "
+            f"another run: --workdir=RUN --config.sampling.classifier={trained.directory}"
+        )
 
 
 def load(
@@ -94,7 +177,9 @@ def load(
             "load(…).astype(jnp.float64) computes in float64",
             directory,
         )
-    return open_trained(directory, config, step=step).model
+    trained = open_trained(directory, config, step=step)
+    require_score(trained, "score model")
+    return trained.model
 
 
 def require_same_process(card: dict[str, Any], sde: SDE, directory: Path) -> None:

@@ -89,6 +89,8 @@ class TrainingRun:
         self.directory, self.log, self.checkpoints, self.card = directory, log, checkpoints, card
         self.one_step, self.many_steps = train_steps(experiment)
         self.eval_loss = EvalLoss(experiment, dataset)
+        figures = experiment.objective.figures()
+        self.eval_figures = {k: EvalLoss(experiment._replace(objective=one), dataset) for k, one in figures.items()}
         classes = of_classes(self.config, class_counts(self.config, dataset))
         self.drawn = (
             classes
@@ -149,7 +151,8 @@ class TrainingRun:
         if due(self.training.eval_every):
             if last:
                 progress.doing("computing the test loss")
-            self.log.write(step, eval_loss=self.eval_loss(state.ema_params, step))
+            figures = {f"eval_{name}": figure(state.ema_params, step) for name, figure in self.eval_figures.items()}
+            self.log.write(step, eval_loss=self.eval_loss(state.ema_params, step), **figures)
         if due(self.training.sample_every):
             if last:
                 progress.doing("drawing samples")
@@ -197,7 +200,7 @@ class TrainingRun:
 
     def snapshot(self, step: int, params) -> None:
         """Draws a grid of samples, from the same noise at every step, in the first process alone."""
-        if is_main_process() and self.experiment.is_image():
+        if is_main_process() and self.experiment.is_image() and self.experiment.objective.learns_score:
             folder = self.directory / "samples"
             folder.mkdir(exist_ok=True)
             if jax.process_count() > 1:

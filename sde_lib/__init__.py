@@ -12,6 +12,12 @@ from sde_lib.guidance import classifier_free as classifier_free
 from sde_lib.guidance import classifier_guided as classifier_guided
 from sde_lib.guidance import guided_by_each as guided_by_each
 from sde_lib.guidance import in_interval as in_interval
+from sde_lib.guidance.values import ByClassifier as ByClassifier
+from sde_lib.guidance.values import ByEach as ByEach
+from sde_lib.guidance.values import ClassifierFree as ClassifierFree
+from sde_lib.guidance.values import Guidance as Guidance
+from sde_lib.guidance.values import InInterval as InInterval
+from sde_lib.guidance.values import Unconditional as Unconditional
 from sde_lib.likelihood.bits import Elbo as Elbo
 from sde_lib.likelihood.bits import bits_per_dim as bits_per_dim
 from sde_lib.likelihood.bits import elbo as elbo
@@ -101,6 +107,8 @@ from sde_lib.solvers.integrate import Fixed as Fixed
 from sde_lib.solvers.optimized_grid import TabulatedGrid as TabulatedGrid
 from sde_lib.solvers.optimized_grid import optimized_grid as optimized_grid
 from sde_lib.training.augmentation import Augmentation as Augmentation
+from sde_lib.training.classification import NoisyClassification as NoisyClassification
+from sde_lib.training.classification import NoisyClassifier as NoisyClassifier
 from sde_lib.training.likelihood_weighting import ImportanceLikelihoodWeight as ImportanceLikelihoodWeight
 from sde_lib.training.likelihood_weighting import LogSNRTime as LogSNRTime
 from sde_lib.training.objective import AppliedNetwork as AppliedNetwork

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from sde_lib.guidance import classifier_free, guided_by_each
+from sde_lib.guidance import Guidance, as_guidance, labels_of
 from sde_lib.likelihood.bits import Elbo, bits_per_dim, elbo
 from sde_lib.likelihood.dequantization import Dequantizer
 from sde_lib.likelihood.divergence import Exact
@@ -44,10 +44,10 @@ class ScoreModel(PyTreeNode):
     `conditions` maps cond from the units of the data to the network's input, by `forward(cond, rows)`; None passes it
     as it is.
 
-    `guidance` is w of (2) in `sde_lib.guidance`. It applies to samples with a cond, and requires a network that was
-    trained without one too (`cond_dropout`). A score is then two calls of the network. A dict, name of a condition →
-    w_k, is (3): for a cond that is a dict, and a network trained without each (`cond_dropout_each`). None is the score
-    conditioned on cond; 1 is the same at twice the cost. Likelihoods, bounds and codes always use that score.
+    `guidance` applies to samples with a cond: a `ClassifierFree`, `ByEach`, `ByClassifier` or `InInterval` of
+    `sde_lib.guidance`. A number w is `ClassifierFree(scale=w)`, a dict `ByEach(scales=…)`; they require a network that
+    was trained without its condition too (`cond_dropout`, `cond_dropout_each`). None is the score conditioned on cond.
+    Likelihoods, bounds and codes always use that score.
 
     `observed` is set by `given`: what a posterior's score is conditioned on, in model space, and its method.
     """
@@ -57,7 +57,7 @@ class ScoreModel(PyTreeNode):
     params: Any
     sampler: AnySampler = Sampler()
     likelihood: Likelihood = dataclasses.field(default_factory=lambda: Likelihood())
-    guidance: Scalar | dict[str, Scalar] | None = number(None)
+    guidance: Guidance | Scalar | dict[str, Scalar] | None = number(None)
     network: Any = static(None)
     shape: tuple[int, ...] = static(())
     transform: Any = static(None)
@@ -281,9 +281,8 @@ class ScoreModel(PyTreeNode):
         shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(cond)}
         if wrong := [shape for shape in shapes if shape[:1] != (rows,)]:
             raise ValueError(f"cond: expected {rows} rows, one for each sample; got shape {wrong[0]}")
-        labels = cond[0] if isinstance(cond, list | tuple) else cond
-        labels = labels.get("label") if isinstance(labels, dict) else labels
-        classes = getattr(self.network, "num_classes", None)
+        labels = labels_of(cond)
+        classes = getattr(self.network, "num_classes", None) or getattr(self.guidance, "num_classes", None)
         whole = jnp.issubdtype(getattr(labels, "dtype", object), np.integer)
         values = concrete(labels) if classes and whole else None
         if classes and values is not None and np.any((values < 0) | (values > classes)):
@@ -301,14 +300,8 @@ class ScoreModel(PyTreeNode):
         return self._score_given(self._network_cond(cond, None))
 
     def _score_given(self, cond: Any = None) -> ScoreFn:
-        given = partial(self._score, cond=cond)
-        if cond is None or self.guidance is None:
-            return given
-        if isinstance(self.guidance, dict):
-            if not isinstance(cond, dict):
-                raise ValueError("guidance: a scale for each condition requires several; for one use a number")
-            return guided_by_each(lambda cond: partial(self._score, cond=cond), cond, self.guidance)
-        return classifier_free(given, self._score, self.guidance)
+        score_given, guidance = lambda cond: partial(self._score, cond=cond), as_guidance(self.guidance)
+        return score_given(cond) if cond is None or guidance is None else guidance(score_given, cond)
 
 
 def is_image(shape: tuple[int, ...], transform: Any) -> bool:

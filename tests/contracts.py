@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import ADM, MLP, NCSN, DiT, NCSNpp, NCSNv2
+from models import ADM, MLP, NCSN, DiT, NCSNpp, NCSNv2, UNetEncoder, WideResNet
 from sde_lib import (
     EDM,
     VE,
@@ -248,5 +248,10 @@ NETWORKS = {
     "ncsn": partial(NCSN, nf=4, ch_mult=(1, 2), dilations=(1, 2), refine_mult=(2, 1), num_levels=4),
     "adm": partial(ADM, **_U_NET, nf=4, head_features=4),
     "dit": partial(DiT, features=12, depth=2, heads=2, frequencies=8),
+}
+# The same of those whose output is logits.
+CLASSIFIERS = {
+    "wide_resnet": partial(WideResNet, nf=4, ch_mult=(1, 2), num_res_blocks=1, num_classes=3),
+    "unet_encoder": partial(UNetEncoder, **_U_NET, nf=4, head_features=4, num_classes=3),
 }
 CONVOLUTIONAL = ("ncsnpp", "ddpm", "ncsnv2", "ncsn", "adm")

@@ -82,6 +82,8 @@ def test_the_old_directory_belongs_to_the_same_config_of_today(run):
 # Keys that later versions added, with the values that change nothing.
 LATER = (
     *("config.initial: (absent) -> ''", "config.sampling.classes: (absent) -> 'uniform'"),
+    *("config.sampling.guidance_interval: (absent) -> ()", "config.sampling.classifier: (absent) -> ''"),
+    *("config.sampling.classifier_scale: (absent) -> 1.0", "config.sampling.classifier_scale: (absent) -> 2.0"),
     "config.eval.report.noun: 'image' -> 'digit'",
     *("config.eval.intervals.examples: (absent) -> 0", "config.eval.intervals.draws: (absent) -> 39"),
 )

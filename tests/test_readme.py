@@ -184,6 +184,7 @@ def test_every_plug_runs_with_its_signature(tmp_path, monkeypatch):
     assert names["evaluations"] == 2 and set(np.asarray(names["nfe"]).tolist()) == {60}
     np.testing.assert_allclose(names["spread"], [1, 0.5**0.5], rtol=0.08)
     assert 0.98 < names["share"] <= 1
+    np.testing.assert_allclose(names["rescaled"], 0.5, rtol=1e-5)
     assert names["samples"].shape == (100, 2) and np.max(np.abs(names["samples"])) < 0.1
     for name in ("radius", "largest"):
         assert np.isfinite(names["figures"][name]["mean"])

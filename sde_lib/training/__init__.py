@@ -1,6 +1,8 @@
 """Training: objectives, losses on simulated paths, the state, the optimizer, and the step."""
 
 from sde_lib.training.augmentation import Augmentation as Augmentation
+from sde_lib.training.classification import NoisyClassification as NoisyClassification
+from sde_lib.training.classification import NoisyClassifier as NoisyClassifier
 from sde_lib.training.likelihood_weighting import ImportanceLikelihoodWeight as ImportanceLikelihoodWeight
 from sde_lib.training.likelihood_weighting import LogSNRTime as LogSNRTime
 from sde_lib.training.objective import AppliedNetwork as AppliedNetwork

@@ -20,7 +20,7 @@ parameters of its own creates them in `init`; `network_params` selects the netwo
 import abc
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,12 @@ class AppliedNetwork(PyTreeNode):
 
 
 class Objective(PyTreeNode, abc.ABC):
-    """What a training step minimizes (1). A subclass defines `times` and `__call__`."""
+    """What a training step minimizes (1). A subclass defines `times` and `__call__`.
+
+    `learns_score` is False where the trained network gives no score, so that no samples can be drawn from it.
+    """
+
+    learns_score: ClassVar[bool] = True
 
     @abc.abstractmethod
     def times(self, key: Key[Array, ""], n: int) -> Float[Array, "n ..."]:
@@ -71,6 +76,10 @@ class Objective(PyTreeNode, abc.ABC):
     def network_params(self, params: Params) -> Params:
         """The network's part of all trained parameters."""
         return params
+
+    def figures(self) -> dict[str, "Objective"]:
+        """Further figures of the test data, by name: means of these objectives, which are not minimized."""
+        return {}
 
 
 class ScoreMatching(Objective):
