@@ -80,7 +80,7 @@ def keys_to_use(config: ConfigDict, network: Any, dataset: Dataset) -> tuple[str
             f"the data have {', '.join(conditions)}, but the network takes no cond: {remedy}, or leave it out of the "
             f"data"
         )
-    if others and not conditions and not augmented(config):
+    if others and not conditions and not augmented(config) and not made_by_objective(config):
         raise ConfigError(
             f"config.network.{others[0]}={options[others[0]]} requires a cond in the data, but they have "
             f"{' and '.join(label) or 'none'}: Dataset examples or arrays with a key 'cond', --config.data.cond=NAME"
@@ -93,6 +93,12 @@ def keys_to_use(config: ConfigDict, network: Any, dataset: Dataset) -> tuple[str
 def augmented(config: ConfigDict) -> bool:
     """Whether training augments images, and conditions the network on how."""
     return bool(config.get("augmentation", {}).get("probability", 0))
+
+
+def made_by_objective(config: ConfigDict) -> bool:
+    """Whether the objective draws a condition of the network itself."""
+    objective = build(config.objective, "config.objective")
+    return getattr(getattr(objective, "func", objective), "makes_condition", False)
 
 
 def shown_options(config: ConfigDict, first: Mapping[str, np.ndarray], keys: Sequence[str]) -> str:

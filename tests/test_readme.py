@@ -111,28 +111,15 @@ COMMANDS = "".join((ROOT / page).read_text() for page in PAGES)
 def test_every_command_has_flags_that_exist(line, monkeypatch):
     """What is run in full elsewhere is at least spelled right here."""
     from config_lib.command_line import apply_overrides, load_config
+    from run_modes.command_line import MODES
 
     monkeypatch.chdir(ROOT)
     flags = dict(part.lstrip("-").partition("=")[::2] for part in line.split())
     config = load_config(flags.pop("config", "digits"))
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
-    assert set(flags) <= {
-        "workdir",
-        "mode",
-        "num_samples",
-        "num_steps",
-        "cond",
-        "step",
-        "workdirs",
-        "continue",
-        "seed",
-        "animate",
-        "checkpoint",
-        "data",
-        "out",
-        "eval_folder",
-    }
+    of_modes = {flag for mode in MODES.values() for flag in mode.flags}
+    assert set(flags) <= {"workdir", "mode", "data", *of_modes}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

@@ -96,10 +96,12 @@ def with_mask(cond: Any, mask: Array) -> Any:
 
 
 class EPS(Method):
-    """(3), of a network that was trained by `MaskedDenoising`, with the same noise_std. The operator is a Mask.
+    """(3), of a network that was trained by `MaskedDenoising` with this noise_std (in model space). A is a Mask.
 
     An evaluation costs one of the network, and no derivative.
     """
+
+    noise_std: Scalar = number(0.0, at_least=0)
 
     def check(self, observation: Observation) -> None:
         """ValueError unless the operator is a mask of 0 and 1."""
@@ -107,6 +109,13 @@ class EPS(Method):
         values = None if mask is None else concrete(mask)
         if mask is None or (values is not None and np.any((values != 0) & (values != 1))):
             raise ValueError(f"EPS: expected a Mask of 0 and 1, got {type(observation.operator).__name__}")
+
+    def condition(self, model, observation: Observation):
+        """ValueError for another σ_y than that of training."""
+        given, expected = concrete(observation.noise_std), concrete(self.noise_std)
+        if given is not None and expected is not None and not np.isclose(given, expected, rtol=1e-3, atol=1e-6):
+            raise ValueError(f"EPS: expected noise_std {expected:g} in model space, that of training, got {given:g}")
+        return super().condition(model, observation)
 
     def model_score(self, network, sde, parameterization, observation, cond=None):
         mask = jnp.asarray(observation.operator.mask)
@@ -153,6 +162,7 @@ class MaskedDenoising(Objective):
     events [d] a vector (cond_dim=d). `noise_std` is σ_y in model space. TypeError for another parameterization.
     """
 
+    makes_condition = True
     sde: GaussianSDE
     parameterization: Parameterization
     time_distribution: TimeDistribution

@@ -55,9 +55,11 @@ class Objective(PyTreeNode, abc.ABC):
     """What a training step minimizes (1). A subclass defines `times` and `__call__`.
 
     `learns_score` is False where the trained network gives no score, so that no samples can be drawn from it.
+    `makes_condition` is True where the objective draws a condition of the network itself, such as a mask.
     """
 
     learns_score: ClassVar[bool] = True
+    makes_condition: ClassVar[bool] = False
 
     @abc.abstractmethod
     def times(self, key: Key[Array, ""], n: int) -> Float[Array, "n ..."]:

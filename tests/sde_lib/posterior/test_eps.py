@@ -184,5 +184,9 @@ def test_what_does_not_fit():
         EPS().check(Observation(y=jnp.zeros((1, 2, 2, 1)), operator=BoxDownsample()))
     with pytest.raises(ValueError, match="of 0 and 1"):
         EPS().check(Observation(y=jnp.zeros((1, 2)), operator=Mask(mask=np.array([0.5, 1.0]))))
+    model = ScoreModel(sde=VP(), parameterization=EDMPreconditioning(), params=None, network=network, shape=(2,))
+    noisy = Observation(y=jnp.zeros((1, 2)), operator=Mask(mask=np.ones(2)), noise_std=0.1)
+    with pytest.raises(ValueError, match=r"expected noise_std 0 in model space, that of training, got 0.1"):
+        model.given(noisy, EPS())
     with pytest.raises(TypeError, match="expected EDMPreconditioning, got PlainScore"):
         denoiser_of(network, VP(), PlainScore())
