@@ -77,7 +77,7 @@ def learned(tmp_path_factory):
 def test_samples_have_the_conditional_moments(learned):
     """Of class and vector together, within 0.15 deviations: means, deviations, and without a condition those of x."""
     model = run_lib.load(learned)
-    n = 1500
+    n = 1000
     for label, c in ((0, M), (1, M + S * [1, -1]), (2, M + S * [-1, 0.5])):
         x = model.sample(jax.random.key(1), n, cond={"label": np.full(n, label), "cond": np.tile(c, (n, 1))})
         np.testing.assert_allclose(x.mean(0), expected(label, c), atol=0.15 * NOISE + 0.03)
