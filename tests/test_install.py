@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from packaging.version import Version
 
@@ -138,6 +139,7 @@ def test_the_console_script(installed, tmp_path):
     assert all(flag in helped.stdout for flag in ("--config", "--workdir", "--mode", "--num_samples"))
     small = ("--config.network.features=8", "--config.training.batch_size=8")
     short = ("--config.training.num_steps=2", "--config.training.sample_every=0", "--config.training.eval_every=0")
+    np.savez(tmp_path / "points.npz", x=np.random.default_rng(0).normal(size=(100, 2)))
     done = run(installed.script, "--config=points", "--workdir=run", *small, *short, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()

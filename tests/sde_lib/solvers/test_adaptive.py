@@ -193,7 +193,7 @@ SLOW_TOO = [pytest.param(sde, marks=pytest.mark.slow) for sde in (VE(sigma_max=2
 @pytest.mark.parametrize("sde", [VP(), *SLOW_TOO], ids=["vp", "ve", "straight_line"])
 def test_moments_of_a_gaussian(sde):
     """Means and standard deviations within 4.5 standard errors, and 0.02 for the bias at rel_tol = 0.05."""
-    n, dim = 300, 4
+    n, dim = 600, 4
     data = gaussian(jnp.linspace(-1, 1, dim), jnp.linspace(0.3, 1.5, dim))
     x, evaluations = run(AdaptiveSDE(rel_tol=0.05, t_end=1e-3), keys(n), sde, data, (dim,))
     z = standardized(x, sde, data, float(jnp.maximum(1e-3, sde.t_min)))

@@ -239,7 +239,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "sliced")) for n in CASES])
 def test_a_batch_in_parts_is_the_batch_at_once(name):
     """Loss, gradient and what comes of them to 1e-6, with labels and padding; and the parts are processed in turn."""
     seen, judge = [], CASES[name][0]
