@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 def pytest_collection_finish():
-    """What is imported by now stays: the garbage collector passed over it for a tenth of the time."""
+    """The garbage collector leaves out what is imported by now, whose passes took up to a tenth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -19,7 +19,7 @@ ORDERS |= {name: (solver, 2) for name, solver in FAST_NOISY.items() if name not 
 
 @pytest.fixture
 def few_draws(monkeypatch):
-    """Draws of each c_k, whose error is one factor that drops out of the order; and samples, of which `allowed` is."""
+    """Fewer draws of each c_k, whose error drops out of the order; and fewer samples, from which `allowed` follows."""
     monkeypatch.setattr(check, "DRAWS", 64)
     monkeypatch.setattr(check, "SAMPLES", 2**12)
 
