@@ -176,13 +176,14 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
         pytest.param([CONFIG], "--workdir=DIR is required", marks=pytest.mark.slow),
         pytest.param(["--workdir=W"], "--config=FILE is required for --mode=train", marks=pytest.mark.slow),
         pytest.param([CONFIG, "--workdir=W", "--mode=dream"], "--mode", marks=pytest.mark.slow),
-        (["--workdir=W", "--mode=sample"], "W is not a work directory"),
+        pytest.param(["--workdir=W", "--mode=sample"], "W is not a work directory", marks=pytest.mark.slow),
         pytest.param([CONFIG, "--workdir=W", "--mode=sample"], "W is not a work directory", marks=pytest.mark.slow),
         pytest.param([CONFIG, "--workdir=W", "--config.seed=-1"], "seed must not be negative", marks=pytest.mark.slow),
         pytest.param([CONFIG, "--workdir=W", "--config.training.keep_newest=0"], "keep_newest", marks=pytest.mark.slow),
-        (
+        pytest.param(
             [CONFIG, "--workdir=W", "--num_samples=3"],
-            "--num_samples is for --mode=sample, eval and restore; --mode=train",
+            "--num_samples is for --mode=sample, eval and restore; --mode=train does",
+            marks=pytest.mark.slow,
         ),
         ([CONFIG, "--workdir=FULL"], "is not a work directory: it has no config.json and holds thesis.tex"),
         pytest.param(

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -34,9 +35,22 @@ def final_state(directory, config):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
 
-def test_a_run_leaves_what_it_promises(tmp_path):
-    config, directory = get_config(), tmp_path / "run"
-    assert run_lib.train(config, directory, devices=jax.devices()[:1])
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Forty steps of the small config."""
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    with jax.numpy_dtype_promotion("standard"):
+        assert run_lib.train(get_config(), directory, devices=jax.devices()[:1])
+    return directory
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_a_run_leaves_what_it_promises(run):
+    directory = run
     found = {path.name for path in directory.iterdir()}
     assert {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples"} <= found
     assert {p.name for p in (directory / "checkpoints").iterdir() if p.name.isdigit()} == {"20", "30", "40"}
@@ -66,10 +80,9 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert all((directory / "eval" / name).is_file() for name in ("report.md", "samples.png", "loss.png"))
 
 
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path):
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(run):
     """Training goes on from there to the state and the metrics that it had."""
-    config, directory = get_config(), tmp_path / "run"
-    assert run_lib.train(config, directory, devices=jax.devices()[:1])
+    config, directory = get_config(), run
     expected, metrics = final_state(directory, config), read_metrics(directory)
     shutil.rmtree(directory / "checkpoints" / "40")
     for file in (directory / "checkpoints" / "30").rglob("*"):
@@ -82,10 +95,8 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path):
     assert read_metrics(directory) == metrics
 
 
-def test_sampling_choices_go_through_the_config(tmp_path):
+def test_sampling_choices_go_through_the_config(run, tmp_path):
     config = get_config()
-    config.training.update(num_steps=2, log_every=0, eval_every=0, sample_every=0)
-    run_lib.train(config, tmp_path / "run", devices=jax.devices()[:1])
     first = run_lib.sample(tmp_path / "run", 16, 0)
     config.sampling.use = "ode"
     second = run_lib.sample(tmp_path / "run", 16, 0, config)
@@ -101,7 +112,7 @@ def test_sampling_choices_go_through_the_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("network", "steps", "counts"), [("mlp", 50, (1, 8)), pytest.param("unet", 8, (1, 2, 8), marks=pytest.mark.slow)]
+    ("network", "steps", "counts"), [("mlp", 12, (1, 8)), pytest.param("unet", 8, (1, 2, 8), marks=pytest.mark.slow)]
 )
 def test_any_number_of_devices_gives_the_same_curve(tmp_path, network, steps, counts):
     """One and eight devices, or two: the loss of every step to 1e-4, of the U-Net with dropout."""

@@ -77,7 +77,7 @@ SIZES = {
 }
 COUNTED = {name: (network, size) for name, (network, size) in SIZES.items() if network is not None}
 QUICK_SIZES = ("cifar10_ncsnpp_ve", "cifar10_ddpm_unconditional_vp_discrete")
-QUICK_RUNS = ("cifar10_ddpmpp_vp_discrete",)
+QUICK_RUN = "cifar10_ddpmpp_vp_discrete"
 
 
 def config_of(name):
@@ -283,21 +283,24 @@ def test_high_resolutions_have_the_published_values(name, largest, snr, batch, e
     assert (keywords(parts).get("reduce", half_sum) is mean) == (name == "ffhq_1024_ncsnpp_ve")
 
 
-def shrunk(config):
+def shrunk(config, ch_mult=(1, 1)):
     """The experiment with a network and images that train in seconds; all that it chooses stays."""
     network = config.network
     unet = dict(num_res_blocks=1, attn_resolutions=())
     network.update(
-        nf=4, ch_mult=(1, 1), **(unet if "num_res_blocks" in network else dict(dilations=(1, 2), refine_mult=(1, 1)))
+        nf=4, ch_mult=ch_mult, **(unet if "num_res_blocks" in network else dict(dilations=(1, 2), refine_mult=(1, 1)))
     )
     config.shape = (4, 4, 3)
     config.training.update(num_steps=2, batch_size=4, sample_every=0, eval_every=0, log_every=1, checkpoint_every=2)
     return config
 
 
-@pytest.mark.parametrize("name", marked(PUBLISHED, QUICK_RUNS))
-def test_experiment_trains(name, tmp_path, usual_promotion):
-    config = shrunk(config_of(name))
+@pytest.mark.parametrize(
+    ("name", "ch_mult"),
+    [(QUICK_RUN, (1,)), *(pytest.param(name, (1, 1), marks=pytest.mark.slow) for name in PUBLISHED)],
+)
+def test_experiment_trains(name, ch_mult, tmp_path, usual_promotion):
+    config = shrunk(config_of(name), ch_mult)
     x = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3)).astype(np.uint8)
     data = Dataset(ArraySource(x), ArraySource(x[:4]))
     assert run_lib.train(config, tmp_path / "run", data, jax.devices()[:1])

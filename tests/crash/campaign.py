@@ -81,7 +81,7 @@ EACH = (  # of one work directory, in the order in which they can come
     "start-up", "step", "checkpoint", "deletion", "start-up", "checkpoint", "step", "sampling", "end of samples",
     "evaluation",
 )  # fmt: skip
-SHORT = ("checkpoint", "step", "sampling")
+SHORT = ("checkpoint", "sampling")
 
 
 class Kill(NamedTuple):

@@ -57,7 +57,7 @@ def test_the_resize_is_that_of_tensorflow_1(golden, size):
     close(rows, golden[f"resized_row150_{size}"], 2e-6)
 
 
-@pytest.mark.parametrize("size", ["32x32", "64x48"])
+@pytest.mark.parametrize("size", ["32x32", pytest.param("64x48", marks=pytest.mark.slow)])
 def test_every_tap_is_that_of_the_reference(params, golden, size):
     """Largest values are 2.2, 4.9, 19, 37 and 20."""
     found = jax.device_get(jax.jit(inception)(params, golden[f"images_{size}"]))

@@ -59,10 +59,10 @@ def test_copies_of_the_training_images_are_recognized(real):
     "spoil",
     [
         lambda x: (x + np.roll(x, 1, axis=2)) / 2,
-        lambda x: np.roll(x, 1, axis=1),
-        lambda x: x + 0.3,
+        pytest.param(lambda x: np.roll(x, 1, axis=1), marks=pytest.mark.slow),
+        pytest.param(lambda x: x + 0.3, marks=pytest.mark.slow),
         lambda x: 0.8 * x,
-        lambda x: x + np.random.default_rng(0).normal(scale=0.3, size=x.shape),
+        pytest.param(lambda x: x + np.random.default_rng(0).normal(scale=0.3, size=x.shape), marks=pytest.mark.slow),
     ],
     ids=["blurred", "shifted", "brightened", "faded", "noisy"],
 )

@@ -59,7 +59,10 @@ def test_numbers_are_refused_where_a_network_is_built(name):
 
 
 @quickly(*NEW, among=NETWORKS)
-@pytest.mark.parametrize("event", [(28, 28, 1), (50, 37, 2), (64, 3), (5, 1), (4, 3, 5, 1)])
+@pytest.mark.parametrize(
+    "event",
+    [*(pytest.param(e, marks=pytest.mark.slow) for e in ((28, 28, 1), (64, 3))), (50, 37, 2), (5, 1), (4, 3, 5, 1)],
+)
 def test_any_spatial_shape(name, event):
     net = NETWORKS[name]()
     out = jax.eval_shape(lambda p, x: LinenNetwork(net)(p, x, jnp.zeros(2)), shapes(net, *event), batch(2, *event))
@@ -100,7 +103,7 @@ def test_samples_are_independent_of_their_neighbors(name):
     assert float(jnp.min(jnp.max(jnp.abs(changed - out)[1:], axis=(1, 2, 3)))) > 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"ncsn", "ncsnv2"}))
+@quickly("mlp", "ncsnpp", "adm", "dit", among=sorted(set(NETWORKS) - {"ncsn", "ncsnv2"}))
 def test_fields_and_sequences_have_influence_on_their_own_sample_only(name):
     """Of rows 1 … 4 each differs from row 0 in one thing: field, a token, the order of tokens, nulls of both."""
     net = NETWORKS[name](cond_channels=1, context_dim=2, cond_null="learned")

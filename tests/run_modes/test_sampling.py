@@ -272,7 +272,10 @@ def test_a_loaded_model_gives_images_as_the_mode_does(tmp_path, caplog):
         assert not caplog.records
 
 
-@pytest.mark.parametrize(("shape", "smallest"), [((2,), 500), ((30, 1), 500), ((5,), 500), ((4, 6, 2), 100)])
+@pytest.mark.parametrize(
+    ("shape", "smallest"),
+    [((2,), 500), ((4, 6, 2), 100), *(pytest.param(shape, 500, marks=pytest.mark.slow) for shape in ((30, 1), (5,)))],
+)
 def test_samples_that_are_no_images_have_a_picture(tmp_path, shape, smallest):
     config = trained(tmp_path, shape)
     run_lib.sample(tmp_path, 8, 0, config, devices=jax.devices()[:1])

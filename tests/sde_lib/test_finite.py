@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sde_lib import VP, PredictNoise, SigmaSquared, dsm_loss, make_score_fn
-from tests.contracts import CORE, DIAGONAL, PARAMETERIZATIONS, SDES, WEIGHTS, quick
+from tests.contracts import CORE, DIAGONAL, PARAMETERIZATIONS, SDES, WEIGHTS
 from tests.helpers import keys
 
 DIMENSION = 64  # DiagonalVP's
@@ -52,8 +52,20 @@ def everything(sde):
     return x0, jnp.asarray(ends, jnp.float32)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize(("name", "sde"), quick(CORE, SDES | DIAGONAL))
+@pytest.mark.parametrize(
+    ("name", "sde", "dtype"),
+    [
+        pytest.param(
+            name,
+            sde,
+            dtype,
+            id=f"{name}-{dtype.dtype}",
+            marks=[] if name == "vp" or (name in CORE and dtype is jnp.float32) else pytest.mark.slow,
+        )
+        for dtype in (jnp.float32, jnp.bfloat16)
+        for name, sde in (SDES | DIAGONAL).items()
+    ],
+)
 def test_loss_and_gradient_are_finite_at_both_ends(name, sde, dtype):
     x0, times = everything(sde)
     wrong = [

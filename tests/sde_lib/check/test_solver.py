@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 
 from sde_lib import VE, DiagonalVP, LogSNRGrid, SolverCheckError, check_solver, expand
+from sde_lib.check import solver as check
 from sde_lib.check.solver import SolverReport
-from sde_lib.node import static
 from sde_lib.noise import normal_like
-from sde_lib.solvers import DDIM, SEEDS2, Euler, EulerMaruyama, Heun, Solver, SolverState
+from sde_lib.solvers import DDIM, Euler, EulerMaruyama, Heun, Solver, SolverState
 from tests.contracts import CORRECTED, FAST_FLOW, FAST_NOISY, STEPPERS, DoubleWell
 
-QUICK = ("euler", "heun", "ddim", "euler_maruyama", "dpm++2m", "unipc2", "deis3")
+QUICK = ("heun", "ddim", "euler_maruyama", "unipc2")  # and euler below
 ORDERS = {name: found for name, found in (STEPPERS | FAST_FLOW).items()}
 ORDERS |= {name: (solver, 2) for name, solver in FAST_NOISY.items() if name not in ("edm_churn", "sde_dpm++3m")}
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Fewer draws of each c_k, whose error drops out of the order; and fewer samples, from which `allowed` follows."""
+    monkeypatch.setattr(check, "DRAWS", 64)
+    monkeypatch.setattr(check, "SAMPLES", 2**12)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +70,12 @@ class Wrong(Solver):
 
     drift: float = 1.0
     score: float = 1.0
-    noise: float = static(1.0)
+    noise: float = 1.0
 
     nfe = 1
 
     def step(self, keys, state, t, s, sde, score_fn):
-        x, dt, share = state.x, s - t, 1.0 if self.noise else 0.5
+        x, dt, share = state.x, s - t, jnp.where(self.noise > 0, 1.0, 0.5)
         g = expand(sde.diffusion(t), x)
         change = self.drift * sde.drift(x, t) - share * self.score * g**2 * score_fn(x, t)
         mean = x + expand(dt, x) * change
@@ -92,7 +99,7 @@ class Wrong(Solver):
     ],
     ids=str,
 )
-def test_a_wrong_factor_is_found(factors):
+def test_a_wrong_factor_is_found(few_draws, factors):
     with pytest.raises(
         SolverCheckError, match="expected the exact mean and deviation of the normal at the end"
     ) as caught:
@@ -100,12 +107,12 @@ def test_a_wrong_factor_is_found(factors):
     assert not caught.value.report.laws[0].ok
 
 
-def test_right_factors_pass():
+def test_right_factors_pass(few_draws):
     for factors in ({}, {"noise": 0.0}):
         assert abs(check_solver(Wrong(**factors), order=1, verbose=False).order - 1) < 0.25
 
 
-def test_the_error_names_the_order_that_was_expected_and_measured():
+def test_the_error_names_the_order_that_was_expected_and_measured(few_draws):
     with pytest.raises(SolverCheckError, match=r"^Euler\(\) on VP\(.*\): expected order 2, within 0\.25, got 1\.00$"):
         check_solver(Euler(), order=2, verbose=False)
     with pytest.raises(SolverCheckError, match=r"expected weak order 2, within 0\.25, got 1\.\d\d$"):
@@ -132,7 +139,7 @@ class Explodes(Euler):
         return SolverState(state.x * jnp.nan, state.x)
 
 
-def test_other_mistakes():
+def test_other_mistakes(few_draws):
     for solver, message in (
         (CountsWrong(), "expected 1 evaluations of the score per step, as its `nfe` says, got 2"),
         (LosesSecondOrder(), r"expected order 2, within 0\.25, got 1\."),
@@ -164,8 +171,8 @@ def test_a_solver_that_is_not_linear_is_measured_by_samples():
     assert np.isnan(report.order) or abs(report.order - 1) < 0.5
 
 
-def test_it_works_without_float64_and_leaves_the_setting_alone():
+def test_it_works_without_float64_and_leaves_the_setting_alone(few_draws):
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        report = check_solver(SEEDS2(tau=0.0), order=2, verbose=False)
+        report = check_solver(DDIM(eta=0.0), order=1, verbose=False)
         assert not jax.config.jax_enable_x64 and jnp.ones(1).dtype == jnp.float32
-    assert abs(report.order - 2) < 0.1
+    assert abs(report.order - 1) < 0.1

@@ -66,7 +66,7 @@ def deviations(found, expected):
     [
         (VARIANCE_EXPLODING, GUIDANCE, {}),
         (VP(), GUIDANCE, {"noise": 0.0}),
-        (VP(), GUIDANCE, {"noise": 1.0}),
+        pytest.param(VP(), GUIDANCE, {"noise": 1.0}, marks=pytest.mark.slow),
         (VARIANCE_EXPLODING, PRODUCT, {"tempered_noise": True}),
         pytest.param(VARIANCE_EXPLODING, TEMPERED, {"tempered_noise": True}, marks=pytest.mark.slow),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in LARGE),

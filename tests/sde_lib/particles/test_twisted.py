@@ -108,7 +108,7 @@ def modes_sampler(sde, K):
 
 def test_two_modes():
     """p(y) of the discretized sampler from unguided chains, error as K^(−1/2), and the modes' posterior weights."""
-    sde, n = VE(sigma_max=20.0), 100_000
+    sde, n = VE(sigma_max=20.0), 25_000
     start = prior_draw(keys(n, 3), sde, (1,))
     chains = jax.jit(
         lambda keys, x: sample(
@@ -121,7 +121,7 @@ def test_two_modes():
     weight = (terms * right).sum() / terms.sum()
     weight_error = np.std(terms * (right - weight)) / expected / np.sqrt(n)
     spread = {}
-    for K, groups in ((8, 1600), (128, 200)):
+    for K, groups in ((8, 800), (128, 100)):
         found = run(modes_sampler(sde, K), sde, MODES, groups, seed=K)
         z = np.exp(np.asarray(found.log_z))
         spread[K] = z.std()
