@@ -246,7 +246,12 @@ def saved_config() -> ConfigDict:
         return load_config(F.workdir)  # of a run that is resumed by its directory alone
     if MODES[F.mode].makes_workdir:
         raise ConfigError(f"--config=FILE is required for --mode={F.mode}, configs/digits.py for instance")
-    return load_config(F.workdir)
+    config = load_config(F.workdir)
+    if F.mode == "restore" and "restore" not in config:  # a run of an earlier version
+        from run_modes.restore import default_section
+
+        config.restore = default_section()
+    return config
 
 
 def class_names(message: str) -> str:

@@ -89,9 +89,14 @@ def required_conditions(trained: Trained, cond: Any) -> SampleConditions | None:
     return conditions_of_samples(trained, cond=cond) if conditional or cond is not None else None
 
 
+def default_section() -> ConfigDict:
+    """config.restore of runs of earlier versions, which is that of configs/base.py."""
+    return ConfigDict({"method": spec(MMPS), "operator": ConfigDict()})
+
+
 def method_of(config: ConfigDict) -> Any:
     """config.restore.method; MMPS() for runs of earlier versions."""
-    return build(config.get("restore", {}).get("method", spec(MMPS)), "config.restore.method")
+    return build(config.get("restore", default_section()).method, "config.restore.method")
 
 
 def shards_of(
@@ -99,7 +104,7 @@ def shards_of(
 ) -> Shards:
     """The cache of these answers: row r is answer r mod n to measurement ⌊r/n⌋."""
     config, choice = trained.config, trained.config.sampling.use
-    section = config.get("restore", {}).get("method", spec(MMPS))
+    section = config.get("restore", default_section()).method
     used = {
         "sampler": config.sampling[choice],
         "restore": {"task": measured.task, "measured": measured.digest(), "answers": answers, "method": section},
