@@ -54,12 +54,20 @@ TASKS: dict[str, tuple[Callable[..., Any], str, float | int | None]] = {
 
 
 class Measurements(NamedTuple):
-    """N observations with their names, and the truth [N, *shape] in the units of the data where it is known."""
+    """N observations with their names; the truth [N, *shape] in the units of the data; the mask that was given."""
 
     task: str
     observation: Observation
     names: list[str]
     truth: np.ndarray | None = None
+    known: np.ndarray | None = None
+
+    def known_of(self, i: int) -> np.ndarray:
+        """1 where measurement i has values, 0 elsewhere, in a form that broadcasts against y."""
+        if self.known is None:
+            return np.ones(1)
+        rows = self.known if self.known.ndim == np.ndim(self.observation.y) else self.known[None]
+        return rows[i if len(rows) > 1 else 0][None]
 
     def digest(self) -> str:
         """A hash of y, of σ_y and of the operator's arrays."""
@@ -87,6 +95,8 @@ def read_measurements(
         raise ConfigError("--images=PATH (measurements), or --truth=PATH to simulate them, is required for restoration")
     if noise_std is None:
         raise ConfigError("--noise_std is required: the deviation of y's noise in the units of the data, 0 if exact")
+    if not noise_std >= 0:
+        raise ConfigError(f"--noise_std={noise_std}: expected at least 0")
     shape = experiment.shape
     known = None if mask is None else read_mask(mask, shape)
     operator = operator_of(experiment, task, known)
@@ -99,12 +109,12 @@ def read_measurements(
         if given is not None and len(given) != len(y):
             raise ConfigError(f"--truth has {len(given)} examples, --images {len(y)}: expected as many")
         require_as_many(known, shape, len(y))
-        y = y if known is None else y * known  # whatever fills the holes
     else:
         assert given is not None
         y = simulated(operator, given, noise_std, seed)
         print(f"measurements are simulated from {len(y)} true examples, with noise of deviation {noise_std:g}")
-    return Measurements(task, Observation(y=y, operator=operator, noise_std=float(noise_std)), names, given)
+    y = y if known is None else y * known  # whatever fills the holes
+    return Measurements(task, Observation(y=y, operator=operator, noise_std=float(noise_std)), names, given, known)
 
 
 def operator_of(experiment: Experiment, task: str, mask: np.ndarray | None) -> Any:

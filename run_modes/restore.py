@@ -24,9 +24,8 @@ from io_lib import pictures, workdir
 from io_lib.metrics import Progress
 from io_lib.restored_pictures import save_restored
 from io_lib.shards import Shards, fill, mapped
-from run_modes.labels import num_classes
 from run_modes.measurements import Measurements, read_measurements
-from run_modes.sample import whole_batch
+from run_modes.sample import coupled, whole_batch
 from run_modes.sample_conditions import SampleConditions, conditions_of_samples
 from run_modes.trained import Trained, made_with, open_trained, require_finite
 from sde_lib.noise import answer_keys
@@ -64,7 +63,7 @@ def restore(
         raise ConfigError("--task=NAME is required for restoration: inpaint, upscale:2, colorize, deblur:1.0, ct:30, …")
     trained = open_trained(directory, config, devices, step)
     measured = read_measurements(trained.experiment, task, images, truth, mask, noise_std, seed)
-    conditions = required_conditions(trained, cond)
+    conditions = required_conditions(trained, len(measured.names), cond)
     folder = Path(out) if out else trained.directory / "restored" / task.replace(":", "_")
     shards = shards_of(trained, measured, num_samples, seed, conditions)
     with workdir.lock(trained.directory, "restoring"):
@@ -79,14 +78,21 @@ def restore(
     return answers
 
 
-def required_conditions(trained: Trained, cond: Any) -> SampleConditions | None:
-    """What answers are conditioned on; None for an unconditional model. ConfigError if it is not given."""
+def required_conditions(trained: Trained, count: int, cond: Any) -> SampleConditions | None:
+    """What answers are conditioned on; None for an unconditional model.
+
+    ConfigError if it is not given, and for rows of another number than the `count` of measurements, or 1.
+    """
     experiment, label = trained.experiment, trained.config.sampling.get("label", -1)
-    conditional = experiment.conditions is not None or num_classes(trained.config) > 0
-    if conditional and cond is None and label < 0:
-        what = f"0 … {num_classes(trained.config) - 1}" if num_classes(trained.config) else "a row for each measurement"
-        raise ConfigError(f"the model is conditional: set --config.sampling.label, or --cond=FILE ({what})")
-    return conditions_of_samples(trained, cond=cond) if conditional or cond is not None else None
+    classes = experiment.num_classes
+    conditional = experiment.conditions is not None or classes > 0
+    if conditional and cond is None and (label < 0 or not classes):
+        by_label = f"--config.sampling.label=0 … {classes - 1}, or " if classes else ""
+        raise ConfigError(f"the model is conditional: set {by_label}--cond=FILE with a row for each measurement")
+    found = conditions_of_samples(trained, cond=cond) if conditional or cond is not None else None
+    if found is not None and found.rows not in (None, 1, count):
+        raise ConfigError(f"--cond has {found.rows} rows for {count} measurements: expected one, or one each")
+    return found
 
 
 def default_section() -> ConfigDict:
@@ -110,10 +116,10 @@ def shards_of(
         "restore": {"task": measured.task, "measured": measured.digest(), "answers": answers, "method": section},
         **(conditions.made if conditions else {}),
     }
-    if trained.model.guidance is not None:
-        used["guidance"] = str(trained.model.guidance)
-    name = f"step{trained.step}_seed{seed}_{choice}"
-    return Shards(trained.directory / "restored" / "shards", name, made_with(trained, seed, used))
+    made = made_with(trained, seed, used | trained.guidance_made())
+    if coupled(trained):
+        made["batch_size"] = whole_batch(trained, config.sampling.batch_size)
+    return Shards(trained.directory / "restored" / "shards", f"step{trained.step}_seed{seed}_{choice}", made)
 
 
 def draw(
@@ -121,13 +127,10 @@ def draw(
 ) -> bool:
     """Draws the missing answers, one file per batch; False if a signal stopped it."""
     devices, count = trained.experiment.devices, len(measured.names) * n
-    size = whole_batch(trained, min(trained.config.sampling.batch_size, count))
-    model, method, key = (
-        jax.device_put(trained.model, devices.replicated),
-        method_of(trained.config),
-        jax.random.key(seed),
-    )
-    done = shards.count()
+    size = trained.config.sampling.batch_size
+    size = whole_batch(trained, size if coupled(trained) else min(size, count))
+    model, key = jax.device_put(trained.model, devices.replicated), jax.random.key(seed)
+    method, done = method_of(trained.config), shards.count()
     if done > 0:
         print(f"{min(done, count)} of {count} answers are there already: {shards.folder}")
 
@@ -140,9 +143,7 @@ def draw(
             raise ConfigError(f"config.restore.method: {error}") from error
         keys = jax.device_put(answer_keys(key, jnp.asarray(i), jnp.asarray(j)), devices.batch)
         x, nfe = jax.device_get(given.of_keys(keys, None if conditions is None else conditions.of(i)))
-        require_finite(
-            x, first, "answer", "the score of the posterior is not finite there: try more iterations, or noise"
-        )
+        require_finite(x, first, "answer", "the posterior's score is not finite there: try more iterations, or noise")
         return model.to_samples(x), nfe
 
     return fill(shards, count, batch, "answer", lambda x, nfe: f"NFE {np.mean(nfe):.4g}")
@@ -176,12 +177,13 @@ def write_results(trained: Trained, measured: Measurements, answers: np.ndarray,
 def figures(measured: Measurements, i: int, x: np.ndarray, width: float) -> dict[str, float]:
     """Of the answers x [n, *shape] to measurement i, in the units of the data, whose range is `width`.
 
-    misfit is √mean (A x − y)², spread √mean Var x. With the truth: error is √mean (mean x − truth)², psnr and ssim are
-    those of the mean, psnr_of_one is the mean of the answers'.
+    misfit is √mean (A x − y)² over what is measured, spread √mean Var x. With the truth: error is √mean (mean − truth)²
+    of the answers' mean; psnr and ssim are the mean's too, psnr_of_one is the average of the answers'.
     """
     observation = measured.observation.take(np.array([i]))
     residual = np.asarray(observation.operator(jnp.asarray(x))) - np.asarray(observation.y)
-    found = {"misfit": float(np.sqrt(np.mean(residual**2)))}
+    measured_part = np.mean(np.broadcast_to(measured.known_of(i), residual.shape))
+    found = {"misfit": float(np.sqrt(np.mean(residual**2) / measured_part))}
     if len(x) > 1:
         found["spread"] = float(np.sqrt(np.mean(np.var(x, axis=0, ddof=1))))
     if measured.truth is None:
