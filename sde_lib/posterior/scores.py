@@ -2,21 +2,21 @@
 
 With x_t = α x_0 + σ ε and y = A x_0 + σ_y n, Bayes' rule at time t adds ∇log p_t(y | x) to the score s. Let
 
-    x̂ = (x + σ² s)/α = E[x_0 | x_t = x],   J = ∂x̂/∂x,   V = Cov[x_0 | x_t = x] = (σ²/α) J              (1)
+    x̂ = (x + σ² s)/α = E[x_0 | x_t = x],   J = ∂x̂/∂x,   V = Cov[x_0 | x_t = x] = J (σ²/α)              (1)
 
 (Tweedie's formula and its second order). If p(x_0 | x_t) were N(x̂, V̂) for some V̂, the added term would be
 
-    g = Jᵀ Aᵀ (A V̂ Aᵀ + σ_y² I)⁻¹ (y − A x̂),                                                           (2)
+    g = Jᵀ Aᵀ (A V̂ Aᵀ + σ_y² I)⁻¹ (y − A x̂),   Jᵀ = (α/σ²) V,                                          (2)
 
-with V̂ constant in x. By (1) J is symmetric, so (2) is computed with J, in forward mode. In a sampler's loop on CPUs
-that is ten times faster than Jᵀ. A network's J is not symmetric. With V̂ = (σ²/α) J throughout, the estimate of x_0
-given y, x̂ + (σ²/α) g, then agrees with y as (2) says. The methods differ in V̂ and J:
+with V̂ constant in x. V w is the product J (σ²/α w) in forward mode: in a sampler's loop on CPUs that is ten times
+faster than Jᵀ. By (1) it is symmetric; a network's is not. With V̂ = V throughout, the estimate of x_0 given y,
+x̂ + (σ²/α) g, agrees with y as (2) says. The methods differ in V̂ and J:
 
     method         V̂                                   J            exact for
     MMPS           V                                    ∂x̂/∂x       every Gaussian prior, every t, every linear A
     PiGDM          r² I, r² = σ² s²/(σ² + α² s²)        ∂x̂/∂x       the prior N(m, s² I)
     DTMPD          diag(V 1), the sums of rows of V     ∂x̂/∂x       Gaussian priors of independent coordinates
-    JFPS           (C⁻¹ + (α²/σ²) I)⁻¹                  (α/σ²) V̂    the prior N(m, C)
+    JFPS           (C⁻¹ + (α²/σ²) I)⁻¹                  V̂ (α/σ²)    the prior N(m, C)
     DPSGaussian    0                                    ∂x̂/∂x       nothing: it ignores what x_t leaves open
     DPS            g = −ζ ∇_x ‖y − A x̂‖, or of its square           nothing
 
@@ -26,7 +26,7 @@ of x_2, for y = 1: exact and MMPS 0.800, 0.360; PiGDM 0.763, 0.379; JFPS with C 
 
 In float32, x̂ has a rounding error of about 10⁻⁷/α, so α at t_max should not be far below 10⁻³.
 
-Cost per evaluation: one score, and its Jacobian k + 1 times for MMPS with k iterations, twice for DTMPD, once for PiGDM
+Cost per evaluation: one score, and V k + 1 times for MMPS with k iterations, twice for DTMPD, once for PiGDM
 and DPSGaussian; DPS takes its gradient once. JFPS needs no derivative of the network.
 
 MMPS: Rozet et al. 2024, arXiv:2405.13712, section 4. PiGDM: Song et al. 2023, ICLR, "Pseudoinverse-guided diffusion
@@ -96,24 +96,25 @@ class _ByCovariance(Method):
     iterations = 1  # exact where V̂ = 0
 
     @abc.abstractmethod
-    def covariance(self, sde: GaussianSDE, x: Rows, t: Time, jacobian: Linear) -> Linear:
-        """w ↦ V̂ w, given w ↦ J w."""
+    def covariance(self, sde: GaussianSDE, x: Rows, t: Time, V: Linear) -> Linear:
+        """w ↦ V̂ w, given w ↦ V w."""
 
     def solve(self, matrix: Linear, residual: Rows) -> Rows:
         """matrix⁻¹ residual, row by row."""
         return conjugate_gradients(matrix, residual, min(self.iterations, size(residual)))
 
     def __call__(self, score_fn, sde, observation, x, t):
-        score, x0, jacobian = denoised(score_fn, sde, x, t)
+        score, x0, V = denoised(score_fn, sde, x, t)
         found, A, At = linearized(observation, x0)
-        matrix = covariance_of_y(observation, A, At, self.covariance(sde, x, t, jacobian))
-        return score + jacobian(At(self.solve(matrix, observation.minus(found))))
+        matrix = covariance_of_y(observation, A, At, self.covariance(sde, x, t, V))
+        pull = V(At(self.solve(matrix, observation.minus(found))))
+        return score + expand(sde.alpha(t) / sde.sigma(t) ** 2, x) * pull
 
 
 class MMPS(_ByCovariance):
-    """V̂ = V = (σ²/α) J, (2) solved in `iterations` steps of "gmres" or "cg".
+    """V̂ = V, (2) solved in `iterations` steps of "gmres" or "cg".
 
-    J is symmetric for an exact score, where conjugate gradients are the cheaper choice. A network's J is not: then
+    V is symmetric for an exact score, where conjugate gradients are the cheaper choice. A network's is not: then
     they may diverge, and GMRES does not. As many iterations as y has numbers solve (2) exactly.
     """
 
@@ -124,9 +125,8 @@ class MMPS(_ByCovariance):
         if self.solver not in ("gmres", "cg"):
             raise ValueError(f"MMPS: expected the solver 'gmres' or 'cg', got {self.solver!r}")
 
-    def covariance(self, sde, x, t, jacobian):
-        scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), x)
-        return lambda w: scale * jacobian(w)
+    def covariance(self, sde, x, t, V):
+        return V
 
     def solve(self, matrix, residual):
         iterations = min(self.iterations, size(residual))
@@ -139,7 +139,7 @@ class PiGDM(_ByCovariance):
     data_std: Scalar = number(1.0, above=0)
     iterations: int = static(20, at_least=1)
 
-    def covariance(self, sde, x, t, jacobian):
+    def covariance(self, sde, x, t, V):
         variance, s2 = sde.sigma(t) ** 2, self.data_std**2
         scale = expand(variance * s2 / (variance + sde.alpha(t) ** 2 * s2), x)
         return lambda w: scale * w
@@ -150,9 +150,8 @@ class DTMPD(_ByCovariance):
 
     iterations: int = static(20, at_least=1)
 
-    def covariance(self, sde, x, t, jacobian):
-        scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), x)
-        diagonal = jnp.maximum(scale * jacobian(jnp.ones_like(x)), 0.0)
+    def covariance(self, sde, x, t, V):
+        diagonal = jnp.maximum(V(jnp.ones_like(x)), 0.0)
         return lambda w: diagonal * w
 
 
@@ -162,7 +161,7 @@ class DPSGaussian(_ByCovariance):
     def check(self, observation):
         _require_noise(self, observation)
 
-    def covariance(self, sde, x, t, jacobian):
+    def covariance(self, sde, x, t, V):
         return jnp.zeros_like
 
 
@@ -212,9 +211,10 @@ class DPS(Method):
 
 
 def denoised(score_fn: ScoreFn, sde: GaussianSDE, x: Rows, t: Time) -> tuple[Rows, Rows, Linear]:
-    """(s, x̂, w ↦ J w) of (1), by one evaluation of the score."""
+    """(s, x̂, w ↦ V w) of (1), by one evaluation of the score."""
     x0, jacobian, score = jax.linearize(lambda x: _with_score(score_fn, sde, x, t), x, has_aux=True)
-    return score, x0, jacobian
+    scale = expand(sde.sigma(t) ** 2 / sde.alpha(t), x)
+    return score, x0, lambda w: jacobian(scale * w)
 
 
 def _with_score(score_fn, sde, x, t):
@@ -236,6 +236,15 @@ def covariance_of_y(observation: Observation, A: Linear, At: Linear, V: Linear) 
 def _shrunk(C: Array, ratio: Array, x: Rows) -> Linear:
     """w ↦ (C⁻¹ + I/ratio)⁻¹ w = ratio C (C + ratio I)⁻¹ w, ratio = σ²/α²."""
     d = size(x)
+    if C.ndim == 2 and C.shape == (d, d) and x.shape[1:] != C.shape and ratio.ndim == x.ndim and size(ratio) == d:
+        of_rows = jnp.broadcast_to(ratio, x.shape).reshape(len(x), d)  # each coordinate has its own
+        total = C[None] + of_rows[:, :, None] * jnp.eye(d, dtype=C.dtype)[None]
+
+        def by_solve(w: Rows) -> Rows:
+            Cw = jnp.matmul(w.reshape(len(w), d), C.T, precision="highest")
+            return (of_rows * jnp.linalg.solve(total, Cw[..., None])[..., 0]).reshape(w.shape)
+
+        return by_solve
     if C.ndim == 2 and C.shape == (d, d) and x.shape[1:] != C.shape:
         values, vectors = jnp.linalg.eigh(C)
         flat = jnp.broadcast_to(ratio.reshape(-1, 1), (len(x), 1)) if ratio.ndim else ratio

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sde_lib import VE, VP, Exact, GaussianMixture, Likelihood
+from sde_lib import VE, VP, DiagonalVP, Exact, GaussianMixture, Likelihood
 from sde_lib.exact import FullMixture
 from sde_lib.posterior import (
     DPS,
@@ -55,6 +55,31 @@ def test_mmps_is_exact_for_gaussians(name, solver):
         x = jnp.asarray(RNG.normal(size=(3, 5)) * np.sqrt(float(sde.sigma(t)) ** 2 + 1))
         expected = exact(x, t)
         np.testing.assert_allclose(guided(x, t), expected, rtol=0, atol=1e-5 * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize("method", [MMPS(iterations=2), MMPS(iterations=2, solver="cg"), JFPS])
+def test_coordinates_that_differ(method):
+    """α and σ per coordinate: x_t ~ N(D m, D C D + Σ) with D = diag α, Σ = diag σ²; the same exactness."""
+    sde, d = DiagonalVP(scales=(0.3, 1.0, 2.5)), 3
+    C, matrix, y, noise_std = random_covariance(d), RNG.normal(size=(2, d)), RNG.normal(size=2), 0.3
+    S = matrix @ C @ matrix.T + noise_std**2 * np.eye(2)
+    gain = C @ matrix.T @ np.linalg.inv(S)
+    m_y, C_y = gain @ y, C - gain @ matrix @ C
+
+    def exact(mean, C):
+        def score(x, t):
+            D, s = (np.broadcast_to(c, (1, d))[0] for c in (sde.alpha(t), sde.sigma(t)))
+            return -(x - (D * mean)[None]) @ np.linalg.inv(D[:, None] * C * D[None] + np.diag(s**2))
+
+        return score
+
+    observation = Observation(y=y[None], operator=Project(matrix=matrix), noise_std=noise_std)
+    method = JFPS(covariance=C, iterations=2) if method is JFPS else method
+    for t in (0.1, 0.4, 0.8):
+        x = jnp.asarray(RNG.normal(size=(4, d)))
+        expected = exact(m_y, C_y)(x, t)
+        found = posterior_score(exact(np.zeros(d), C), sde, observation, method)(x, t)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.max(np.abs(expected)))
 
 
 def test_the_exact_mixture():
