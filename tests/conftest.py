@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 from tests.environment import SMALL_PROGRAMS
 
@@ -28,6 +29,16 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """A worker that holds more than 3 GiB after a file, most of it compiled programs, drops them."""
+    yield
+    statm = Path("/proc/self/statm")
+    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 3 * 2**30:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
