@@ -25,6 +25,8 @@ from data_lib.images import from_folder as from_folder
 from data_lib.images import read_exact as read_exact
 from data_lib.images import read_image as read_image
 from data_lib.layout import remarks as remarks
+from data_lib.phantoms import Phantoms as Phantoms
+from data_lib.phantoms import phantoms as phantoms
 from data_lib.sequences import alphabet_of as alphabet_of
 from data_lib.sequences import from_audio as from_audio
 from data_lib.sequences import from_text as from_text
