@@ -259,6 +259,8 @@ def plot(results: dict, path: str) -> None:
             axis.plot([int(n) for n in row], values, "--" if i >= 10 else "-", marker="osv^D"[i % 5], ms=4,
                       color=f"C{i % 10}", label=name)  # fmt: skip
         axis.set(xscale="log", yscale="log", title=title, xlabel="score evaluations")
+        axis.set_xticks(STEPS, list(map(str, STEPS)))
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_ylabel("distance / floor")
