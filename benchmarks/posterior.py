@@ -19,7 +19,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ class Mixture(NamedTuple):
         center = self.weights @ self.means
         return float(np.sqrt(STD**2 + np.mean(self.weights @ (self.means - center) ** 2)))
 
-    def joint(self, x: jax.Array, t: Any) -> tuple[jax.Array, jax.Array]:
+    def joint(self, x: jax.Array, t: Any) -> tuple[jax.Array, Any]:
         """(log w_k + log N(x; α μ_k, v), up to a constant [B, 25]; v = α² s² + σ²)."""
         alpha, variance = SDE.alpha(t), (SDE.alpha(t) * STD) ** 2 + SDE.sigma(t) ** 2
         means = jnp.asarray(self.means, x.dtype)
@@ -181,7 +181,7 @@ def methods(problem: Problem, kind: str) -> dict[str, Callable[[int], Callable]]
 
         return with_steps
 
-    def daps(inner: str, cost: int) -> Callable[[int], Callable]:
+    def daps(inner: Literal["exact", "gaussian"], cost: int) -> Callable[[int], Callable]:
         precision = float(np.linalg.norm(problem.matrix, 2) ** 2 / noise_std**2 + 1 / STD**2)
         common = {"log_likelihood": log_likelihood, "precision": precision, "grid": GRID}
 
@@ -259,6 +259,8 @@ def plot(results: dict, path: str) -> None:
             axis.plot([int(n) for n in row], values, "--" if i >= 10 else "-", marker="osv^D"[i % 5], ms=4,
                       color=f"C{i % 10}", label=name)  # fmt: skip
         axis.set(xscale="log", yscale="log", title=title, xlabel="score evaluations")
+        axis.set_xticks(STEPS, list(map(str, STEPS)))
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_ylabel("distance / floor")

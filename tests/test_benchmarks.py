@@ -14,10 +14,12 @@ from benchmarks import (
     long_run,
     networks,
     overhead,
+    posterior,
     resampling,
     sampler_problems,
     samplers,
 )
+from sde_lib.exact import FullMixture
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
 
@@ -156,3 +158,19 @@ def test_networks(capsys):
     networks.main(config, batch=2, repeats=1)
     out = capsys.readouterr().out
     assert "| forward | 2 | float32 |" in out and "| step | 2 | float32 |" in out and "| convolution" in out
+
+
+def test_exact_draws_of_the_posterior():
+    """The low-rank draws of `posterior.exact` have the moments of FullMixture's posterior."""
+    problem = posterior.problem(8, "project")
+    data, A, y = problem.data, problem.matrix, problem.y[0]
+    covariances = np.broadcast_to(posterior.STD**2 * np.eye(8), (25, 8, 8))
+    full = FullMixture(means=data.means, covariances=covariances, weights=data.weights)
+    expected = full.posterior(A, y, problem.noise_std)
+    x = posterior.exact(data, A, y, problem.noise_std, 20_000, seed=0)
+    weights, means = np.asarray(expected.weights), np.asarray(expected.means)
+    center = weights @ means
+    within = np.einsum("k,kij->ij", weights, np.asarray(expected.covariances))
+    covariance = within + (means - center).T @ np.diag(weights) @ (means - center)
+    assert np.all(np.abs(x.mean(axis=0) - center) < 5 * np.sqrt(np.diag(covariance) / len(x)))
+    np.testing.assert_allclose(np.cov(x.T), covariance, rtol=0, atol=0.05 * np.max(covariance))
