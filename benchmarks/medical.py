@@ -31,7 +31,7 @@ from eval_lib.restoration import psnr, ssim
 from sde_lib.posterior import MMPS, FourierMask, Observation, Project, parallel_beam
 
 FILTERS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
-WEIGHTS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3)  # of TV, w/‖A‖²
+WEIGHTS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)  # of TV, w/‖A‖²
 DEVELOPMENT = 4  # training phantoms on which filter and weight are chosen
 INSIDE = 0.02  # pixels of larger true values are inside the outer ellipse
 
