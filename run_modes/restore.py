@@ -25,9 +25,9 @@ from io_lib.metrics import Progress
 from io_lib.restored_pictures import save_restored
 from io_lib.shards import Shards, fill, mapped
 from run_modes.measurements import Measurements, read_measurements
-from run_modes.sample import coupled, whole_batch
+from run_modes.sample import batch_size, cache_of
 from run_modes.sample_conditions import SampleConditions, conditions_of_samples
-from run_modes.trained import Trained, made_with, open_trained, require_finite
+from run_modes.trained import Trained, open_trained, require_finite
 from sde_lib.noise import answer_keys
 from sde_lib.posterior import MMPS, Observation, adjoint
 
@@ -109,17 +109,9 @@ def shards_of(
     trained: Trained, measured: Measurements, answers: int, seed: int, conditions: SampleConditions | None
 ) -> Shards:
     """The cache of these answers: row r is answer r mod n to measurement ⌊r/n⌋."""
-    config, choice = trained.config, trained.config.sampling.use
-    section = config.get("restore", default_section()).method
-    used = {
-        "sampler": config.sampling[choice],
-        "restore": {"task": measured.task, "measured": measured.digest(), "answers": answers, "method": section},
-        **(conditions.made if conditions else {}),
-    }
-    made = made_with(trained, seed, used | trained.guidance_made())
-    if coupled(trained):
-        made["batch_size"] = whole_batch(trained, config.sampling.batch_size)
-    return Shards(trained.directory / "restored" / "shards", f"step{trained.step}_seed{seed}_{choice}", made)
+    section = trained.config.get("restore", default_section()).method
+    used = {"task": measured.task, "measured": measured.digest(), "answers": answers, "method": section}
+    return cache_of(trained, "restored", seed, {"restore": used, **(conditions.made if conditions else {})})
 
 
 def draw(
@@ -127,10 +119,9 @@ def draw(
 ) -> bool:
     """Draws the missing answers, one file per batch; False if a signal stopped it."""
     devices, count = trained.experiment.devices, len(measured.names) * n
-    size = trained.config.sampling.batch_size
-    size = whole_batch(trained, size if coupled(trained) else min(size, count))
     model, key = jax.device_put(trained.model, devices.replicated), jax.random.key(seed)
     method, done = method_of(trained.config), shards.count()
+    size = batch_size(trained, count - done)
     if done > 0:
         print(f"{min(done, count)} of {count} answers are there already: {shards.folder}")
 
@@ -155,7 +146,11 @@ def draw(
 def write_results(trained: Trained, measured: Measurements, answers: np.ndarray, folder: Path) -> None:
     """Writes PNG files, the picture and the report, and prints the report's means."""
     experiment, rows = trained.experiment, []
-    low, high = data_range(experiment, answers)
+    first, shown = (
+        measured.observation.take(np.arange(min(SHOWN, len(answers)))),
+        in_data_units(experiment, answers[:SHOWN]),
+    )
+    low, high = data_range(experiment, shown)
     with Progress(len(answers), 0, "measurement") as progress:
         for i, (name, x) in enumerate(zip(measured.names, answers, strict=True)):
             if experiment.is_image():
@@ -166,10 +161,8 @@ def write_results(trained: Trained, measured: Measurements, answers: np.ndarray,
     means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "name"}
     report = {"task": measured.task, "noise_std": float(measured.observation.noise_std), "mean": means, "each": rows}
     workdir.write_atomic(folder / "report.json", json.dumps(report, indent=1))
-    first = measured.observation.take(np.arange(min(SHOWN, len(answers))))
-    x = in_data_units(experiment, answers[:SHOWN])
     truth = None if measured.truth is None else np.asarray(measured.truth[:SHOWN], np.float32)
-    save_restored(folder / "restored.png", as_event(first, x[:, 0]), x, truth, low, high)
+    save_restored(folder / "restored.png", as_event(first, shown[:, 0]), shown, truth, low, high)
     print(f"noise_std {report['noise_std']:g}  " + "  ".join(f"{key} {value:.4g}" for key, value in means.items()))
     print(f"{answers.shape[1]} answers to each of {len(answers)} measurements: {folder}")
 
@@ -197,20 +190,16 @@ def figures(measured: Measurements, i: int, x: np.ndarray, width: float) -> dict
     return found
 
 
-def data_range(experiment: Any, answers: np.ndarray) -> tuple[float, float]:
-    """The transform's low and high, else those of the first answers."""
-    x = in_data_units(experiment, answers[:SHOWN])
+def data_range(experiment: Any, x: np.ndarray) -> tuple[float, float]:
+    """The transform's low and high, else those of the answers x."""
     transform = experiment.transform
     return float(getattr(transform, "low", x.min())), float(getattr(transform, "high", x.max()))
 
 
 def in_data_units(experiment: Any, x: np.ndarray) -> np.ndarray:
     """Answers as they are stored, in the units of the data: v of uint8 images is low + (high − low) v/255."""
-    x = np.asarray(x, np.float32)
-    if not experiment.is_image():
-        return x
     transform = experiment.transform
-    return np.float32(transform.low) + x * np.float32((transform.high - transform.low) / 255)
+    return transform.inverse(transform.from_uint8(x)) if experiment.is_image() else np.asarray(x, np.float32)
 
 
 def as_event(observation: Observation, like: np.ndarray) -> np.ndarray:

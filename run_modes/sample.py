@@ -93,12 +93,16 @@ def shards_of(trained: Trained, seed: int, conditions: SampleConditions | None =
 
     Langevin's batch norm is the exception: with it, the batch size is part of the key.
     """
+    return cache_of(trained, "samples", seed, (conditions or conditions_of_samples(trained)).made)
+
+
+def cache_of(trained: Trained, folder: str, seed: int, used: dict[str, Any]) -> Shards:
+    """The cache in `folder` of what this model, sampler, guidance and seed draw, and `used` besides."""
     config, choice = trained.config, trained.config.sampling.use
-    used = (conditions or conditions_of_samples(trained)).made | trained.guidance_made()
-    made = made_with(trained, seed, {"sampler": config.sampling[choice], **used})
+    made = made_with(trained, seed, {"sampler": config.sampling[choice], **used, **trained.guidance_made()})
     if coupled(trained):
         made["batch_size"] = whole_batch(trained, config.sampling.batch_size)
-    return Shards(trained.directory / "samples" / "shards", f"step{trained.step}_seed{seed}_{choice}", made)
+    return Shards(trained.directory / folder / "shards", f"step{trained.step}_seed{seed}_{choice}", made)
 
 
 def coupled(trained: Trained) -> bool:
@@ -113,14 +117,19 @@ def whole_batch(trained: Trained, size: int) -> int:
     return trained.experiment.devices.whole(size)
 
 
+def batch_size(trained: Trained, left: int) -> int:
+    """The rows of a batch, for all devices, when `left` are to be drawn."""
+    size = trained.config.sampling.batch_size
+    return whole_batch(trained, size if coupled(trained) else min(size, max(1, left)))
+
+
 def draw(trained: Trained, shards: Shards, count: int, seed: int, conditions: SampleConditions) -> bool:
     """Draws the missing of samples 0 to count − 1, one file per batch; False if SIGTERM or Ctrl-C stopped it.
 
     FloatingPointError for a sample that is not finite; the files of earlier batches stay.
     """
-    devices, config = trained.experiment.devices, trained.config
-    size, done = config.sampling.batch_size, shards.count()
-    size = whole_batch(trained, size if coupled(trained) else min(size, max(1, count - done)))
+    devices, done = trained.experiment.devices, shards.count()
+    size = batch_size(trained, count - done)
     if done:
         print(f"{min(done, count)} of {count} samples are there already: {shards.folder}")
     elif any(shards.folder.parent.glob("*/")):
