@@ -112,9 +112,12 @@ def test_an_answer_is_a_function_of_seed_and_its_numbers(fresh):
     again = one_device(fresh, "upscale:2", **options)
     np.testing.assert_array_equal(again, all_three)
     assert len(list((fresh / "restored" / "shards").glob("*/*.npz"))) == 2
+    equal = np.full((2, 2, 2, 1), 120.0)  # measurements that are the same have answers of their own
+    twice = one_device(fresh, "upscale:2", images=equal, noise_std=5.0, num_samples=4, seed=1, out=fresh / "twice")
+    assert np.any(twice[0] != twice[1])
     other = one_device(fresh, "upscale:2", **{**options, "seed": 2})
     assert np.any(other != all_three)
-    assert len(list((fresh / "restored" / "shards").glob("*/*.npz"))) == 3
+    assert len(list((fresh / "restored" / "shards").glob("*/*.npz"))) == 4
     assert sorted(p.name for p in (fresh / "restored" / "upscale_2").glob("00000_*.png")) == [
         f"00000_{j}.png" for j in range(4)
     ]
