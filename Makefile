@@ -9,13 +9,20 @@ REPRODUCED := runs/reproduced
 # Programs compiled once are kept beside the environment: sampling after training, and a second run, start sooner.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/compiled
 
-.PHONY: setup digits reproduce test test-all test-oldest test-newest lint clean
+.PHONY: setup dev digits reproduce test test-all test-oldest test-newest lint clean
 
 setup: $(VENV)/ready
+
+# What make test needs in addition, which is as much again.
+dev: $(VENV)/ready-dev
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable . --constraint constraints.txt
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	touch $@
 
@@ -29,10 +36,10 @@ reproduce: setup  # from nothing: status 1 where a figure of config.eval.expecte
 	rm -rf $(REPRODUCED)
 	$(RUN) main.py --mode=reproduce --config=configs/digits.py --workdir=$(REPRODUCED)
 
-test: setup
+test: dev
 	$(RUN) -m pytest -q -n 2 --dist worksteal -m 'not slow'
 
-test-all: setup
+test-all: dev
 	$(RUN) -m pytest -q -n 2 --dist worksteal
 	$(MAKE) reproduce
 
@@ -46,7 +53,7 @@ test-oldest test-newest:
 	$(ENVIRONMENT)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint $(CONSTRAINTS)
 	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(ENVIRONMENT)/compiled $(ENVIRONMENT)/bin/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
 
-lint: setup
+lint: dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/basedpyright

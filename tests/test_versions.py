@@ -9,7 +9,19 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NEEDED = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def of_extra(name: str) -> list[Requirement]:
+    """What an extra requires, where it may require other extras of this project."""
+    listed = [Requirement(text) for text in EXTRAS[name]]
+    others = [
+        needed for own in listed if own.name == PROJECT["name"] for extra in own.extras for needed in of_extra(extra)
+    ]
+    return [needed for needed in listed if needed.name != PROJECT["name"]] + others
+
+
+NEEDED = [Requirement(text) for text in PROJECT["dependencies"]] + of_extra("dev")
 FILES = sorted(path.name for path in ROOT.glob("constraints*.txt"))
 
 
