@@ -41,6 +41,7 @@ from run_modes.trained import load_classifier as load_classifier
 from run_modes.sample import sample as sample
 from run_modes.restore import restore as restore
 from run_modes.compare import compare as compare
+from run_modes.show import show as show
 
 # Evaluation
 from run_modes.evaluate import evaluate as evaluate

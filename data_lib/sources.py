@@ -80,6 +80,10 @@ class ArraySource:
             kept = {key[len(COND) :]: array for key, array in conditions.items()} if single is None else single
             object.__setattr__(self, "cond", kept)
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{key} {a.dtype}[{', '.join(map(str, a.shape))}]" for key, a in self.arrays().items())
+        return f"ArraySource({self.name!r}: {arrays})"
+
     def __len__(self) -> int:
         return len(self.x)
 

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from io_lib.jupyter import notebook_bar
 from io_lib.workdir import write_atomic
 
 METRICS = "metrics.jsonl"
@@ -94,7 +95,7 @@ def read_metrics(workdir: str | Path) -> list[dict]:
 
 
 class Progress:
-    """Number done, rate and time left: a bar on a terminal; elsewhere a line about every ten seconds.
+    """Number done, rate and time left: a bar on a terminal or in Jupyter; elsewhere a line about every ten seconds.
 
     The rate is that of finished steps, and begins after the first one, which includes the compilation.
     """
@@ -111,8 +112,10 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._silent = silent
         self._clock, self._total, self._unit = clock, total, unit
-        self._bar = None
-        if self._stream.isatty() and not silent:
+        self._bar, notebook = None, notebook_bar() if stream is None and not silent else None
+        if notebook is not None:
+            self._bar = notebook(total=total, initial=start, unit=f" {unit}s")
+        elif self._stream.isatty() and not silent:
             self._bar = tqdm(total=total, initial=start, unit=f" {unit}s", file=self._stream, dynamic_ncols=True)
         self._every = 10.0 if self._bar is None else 0.2
         self._first, self._shown, self._shown_at = start, start, clock()

@@ -102,7 +102,12 @@ def save_grids_side_by_side(
 def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evaluation: str = "eval_loss") -> None:
     """Training and evaluation loss of `read_metrics` over the step; training also smoothed, over 1/40 of the run."""
     figure = new_figure(6.4, 4)
-    axes = figure.subplots()
+    draw_loss(figure.subplots(), metrics, train, evaluation)
+    figure.savefig(path, dpi=150)
+
+
+def draw_loss(axes, metrics: list[dict], train: str = "loss", evaluation: str = "eval_loss") -> None:
+    """What `plot_loss` draws, in axes of a figure."""
     steps, values = _series(metrics, train)
     axes.plot(steps, values, color="C0", alpha=0.25, lw=0.8)
     axes.plot(*_series(metrics, evaluation), color="C1", marker="o", ms=3, label="evaluation")
@@ -110,7 +115,7 @@ def plot_loss(path: str | Path, metrics: list[dict], train: str = "loss", evalua
     if min((v for key in (train, evaluation) for v in _series(metrics, key)[1]), default=0.0) > 0:
         axes.set_yscale("log")
     axes.legend(frameon=False)
-    _save_curves(path, figure, xlabel="step", ylabel="loss")
+    _label_curves(axes, xlabel="step", ylabel="loss")
 
 
 def plot_losses(path: str | Path, runs: dict[str, list[dict]]) -> None:
@@ -139,12 +144,17 @@ def plot_loss_over_time(path: str | Path, t: list[float], loss: list[float], err
 
 
 def _save_curves(path: str | Path, figure, xlabel: str, ylabel: str) -> None:
-    """Saves a figure of one axes with curves: labels, a grid, no frame at the top and right."""
+    """Saves a figure of one axes with curves."""
     (axes,) = figure.axes
+    _label_curves(axes, xlabel, ylabel)
+    figure.savefig(path, dpi=150)
+
+
+def _label_curves(axes, xlabel: str, ylabel: str) -> None:
+    """Labels, a grid, no frame at the top and right."""
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
 
 
 def plot_marginals_and_pairs(

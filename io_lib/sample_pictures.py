@@ -1,5 +1,6 @@
-"""A picture of samples that are no images, by the shape of an event.
+"""A picture of samples, by the shape of an event.
 
+uint8 [H, W, C]  images: the first 256, as they are
 [1]              a histogram
 [2]              points
 [D]              histograms of the coordinates, the first 16
@@ -13,13 +14,18 @@ import numpy as np
 
 from io_lib import pictures
 
-POINTS, COORDINATES, SIGNALS, CHANNELS, CELLS = 5000, 16, 6, 4, 36
+IMAGES, POINTS, COORDINATES, SIGNALS, CHANNELS, CELLS = 256, 5000, 16, 6, 4, 36
 
 
-def save_samples(path: str | Path, x: np.ndarray) -> None:
-    """Draws samples x [N, *shape] with N > 0 into a PNG file. Numbers that are not finite are left out."""
+def save_samples(path: str | Path, x: np.ndarray, scale: int = 1) -> None:
+    """Draws samples x [N, *shape] with N > 0 into a PNG file. Numbers that are not finite are left out.
+
+    Every pixel of a uint8 image is repeated `scale` times along both axes.
+    """
     event = x.shape[1:]
-    if len(event) == 2 and event[1] <= CHANNELS:
+    if x.dtype == np.uint8 and len(event) == 3:
+        pictures.save_png(path, pictures.image_grid(x[:IMAGES], scale=scale))
+    elif len(event) == 2 and event[1] <= CHANNELS:
         _lines(path, np.asarray(x[:SIGNALS]))
     elif len(event) >= 2:
         pictures.save_png(path, _gray(np.asarray(x[:CELLS])))

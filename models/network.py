@@ -65,6 +65,9 @@ class LinenNetwork:
 
     module: nn.Module
 
+    def __repr__(self) -> str:
+        return f"LinenNetwork({_name(self.module)})"
+
     @property
     def num_classes(self) -> int | None:
         """The module's number of classes; None if it states none."""

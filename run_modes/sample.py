@@ -76,11 +76,7 @@ def samples_of(
     x, each = mapped(file), mapped(file, "nfe")
     if not shards.is_union(file, count):
         raise ConfigError(f"{file} was replaced by another process: sample again when that process has ended")
-    if trained.experiment.is_image():
-        grid = pictures.image_grid(x[:256], scale=trained.experiment.picture_scale())
-        pictures.save_png(folder / "samples.png", grid)
-    else:
-        save_samples(folder / "samples.png", x)
+    save_samples(folder / "samples.png", x, trained.experiment.picture_scale())
     nfe = f"NFE {np.mean(each):.4g}"
     print(f"{count} samples of step {trained.step} (EMA), seed {seed}, {nfe}: {file}")
     if trained.experiment.conditions is not None or trained.experiment.classifier is not None or conditions.rows:

@@ -24,6 +24,7 @@ from run_modes.conditions import ignored, network_batch, with_conditions
 from run_modes.data import load_data
 from run_modes.experiment import Experiment, make_experiment
 from run_modes.paths import with_absolute_paths
+from run_modes.show import Shown
 from run_modes.state import digest, init_state_on_devices, parameters_of, restore_state
 from run_modes.training_loop import TrainingRun, check_shapes
 from sde_lib import TrainState, sample_keys
@@ -37,18 +38,19 @@ def train(
     dataset: Dataset | None = None,
     devices: list | None = None,
     allow_changes: bool = False,
+    show: bool = False,
 ) -> bool:
     """Trains to config.training.num_steps, resuming from the newest checkpoint; True if training is complete.
 
     `dataset` replaces config.data, for arrays that are already in memory. config.initial, another work directory,
     replaces the parameters that the seed would draw. A resumed run may differ in logging, checkpoints and the number of
     steps. With `allow_changes` (--continue) it may also differ in optimizer, batch size and others, from the current
-    step on (`run_modes.changes`).
+    step on (`run_modes.changes`). In a notebook, `show` draws the losses and the last snapshot below the cell.
 
-    SIGTERM or Ctrl-C writes a checkpoint and
-    returns False. FloatingPointError for a loss that is not finite; the last good checkpoint stays. WriteError if a
-    checkpoint cannot be written. ConfigError, before anything is compiled, for any error in config, data, devices or
-    directory, and if another process trains in the directory.
+    SIGTERM, Ctrl-C and Jupyter's stop button write a checkpoint and return False. FloatingPointError for a loss that is
+    not finite; the last good checkpoint stays. WriteError if a checkpoint cannot be written. ConfigError, before
+    anything is compiled, for any error in config, data, devices or directory, and if another process trains in the
+    directory.
 
     After `jax.distributed.initialize`, all processes make the same call. The batch is split over all devices. Each
     process reads its part of the batch and writes its share of a checkpoint; the first writes everything else, into a
@@ -90,7 +92,7 @@ def train(
         for remark in changes.remarks(config, changed, start):
             say(remark)
         card = card_of(config, data_of(config, dataset, given, data), changes.history(directory), experiment.sde)
-        run = TrainingRun(experiment, dataset, directory, log, checkpoints, card)
+        run = TrainingRun(experiment, dataset, directory, log, checkpoints, card, Shown(directory, show))
         feed = prefetch(
             batches, start, total, lambda batch: experiment.devices.put(network_batch(experiment, batch)), ahead=2
         )

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
 from data_lib import Dataset, StallTimer
-from io_lib import pictures
 from io_lib.metrics import Progress
 from io_lib.processes import any_process, is_main_process
+from io_lib.sample_pictures import save_samples
 from io_lib.signals import StopRequest
 from run_modes.card import signed
 from run_modes.conditions import abstract_conditions
@@ -22,6 +22,7 @@ from run_modes.eval_loss import EvalLoss
 from run_modes.experiment import Experiment
 from run_modes.labels import class_counts
 from run_modes.sample_conditions import of_classes, of_examples
+from run_modes.show import Shown
 from run_modes.state import SNAPSHOT, abstract_state, all_finite, key_for
 from sde_lib import make_train_step
 from sde_lib.training import scan_steps
@@ -84,9 +85,11 @@ def check_shapes(experiment: Experiment) -> None:
 class TrainingRun:
     """A training run: the compiled steps, and what is due at which step."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, directory: Path, log, checkpoints, card: dict):
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, directory: Path, log, checkpoints, card: dict, shown: Shown
+    ):
         self.experiment, self.config, self.training = experiment, experiment.config, experiment.config.training
-        self.directory, self.log, self.checkpoints, self.card = directory, log, checkpoints, card
+        self.directory, self.log, self.checkpoints, self.card, self.shown = directory, log, checkpoints, card, shown
         self.one_step, self.many_steps = train_steps(experiment)
         self.eval_loss = EvalLoss(experiment, dataset)
         figures = experiment.objective.figures()
@@ -119,6 +122,7 @@ class TrainingRun:
                 self.do_what_is_due(step, state, progress)
             if step > (self.checkpoints.latest_step() or 0):
                 self.save(step, state)
+            self.shown.update(last=True)
             progress.doing("waiting until the last checkpoint is written and read back")
             self.checkpoints.wait()
         return step
@@ -157,6 +161,8 @@ class TrainingRun:
             if last:
                 progress.doing("drawing samples")
             self.snapshot(step, state.ema_params)
+        if due(self.training.log_every):
+            self.shown.update()
         if save:
             self.save(step, state)
 
@@ -199,8 +205,8 @@ class TrainingRun:
         self.checkpoints.save(step, state, signed(self.card, state))
 
     def snapshot(self, step: int, params) -> None:
-        """Draws a grid of samples, from the same noise at every step, in the first process alone."""
-        if is_main_process() and self.experiment.is_image() and self.experiment.objective.learns_score:
+        """Draws a picture of samples, from the same noise at every step, in the first process alone."""
+        if is_main_process() and self.experiment.objective.learns_score:
             folder = self.directory / "samples"
             folder.mkdir(exist_ok=True)
             if jax.process_count() > 1:
@@ -208,10 +214,9 @@ class TrainingRun:
             model = self.experiment.score_model(self.experiment.objective.network_params(params))
             numbers = jnp.arange(self.training.snapshot_size)
             x = model.sample_indices(key_for(self.config, SNAPSHOT), numbers, self.drawn.of(numbers))
-            grid = pictures.image_grid(
-                self.experiment.transform.to_uint8(np.asarray(x)), scale=self.experiment.picture_scale()
+            save_samples(
+                folder / f"step_{step:07d}.png", model.to_samples(np.asarray(x)), self.experiment.picture_scale()
             )
-            pictures.save_png(folder / f"step_{step:07d}.png", grid)
 
 
 def note(metrics: dict, feed: StallTimer) -> str:

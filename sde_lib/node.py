@@ -77,10 +77,27 @@ class PyTreeNode:
         return dataclasses.replace(self, **changes)
 
     def __repr__(self) -> str:
-        """As a dataclass's, with long arrays abbreviated."""
-        with np.printoptions(threshold=8, edgeitems=2, precision=4):
-            fields = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self))
-        return f"{type(self).__qualname__}({fields})"
+        """As a dataclass's, on one line (`short`), without the fields that are None by default and in this value."""
+        values = [(f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self)]
+        shown = [f"{name}={short(value)}" for name, value, default in values if not value is default is None]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def short(value: Any, longest: int = 120) -> str:
+    """repr(value) on one line. Large arrays are shown by dtype and shape, trees of arrays by their size.
+
+    >>> short({"a": np.zeros((3, 3)), "b": np.zeros(3)}), short(np.zeros((2, 9))), short(np.arange(3.0)), short(print)
+    ('12 numbers in 2 arrays', 'float64[2, 9]', 'array([0., 1., 2.])', 'print')
+    """
+    if isinstance(value, PyTreeNode):
+        return repr(value)
+    if isinstance(value, np.ndarray | jax.Array) and value.size > 8:
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    leaves = jax.tree.leaves(value)
+    if len(leaves) > 1 and all(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves):
+        return f"{sum(leaf.size for leaf in leaves):,} numbers in {len(leaves)} arrays"
+    text = getattr(value, "__qualname__", None) or " ".join(repr(value).split())
+    return text if len(text) <= longest else f"{type(value).__name__}(…)"
 
 
 def number(

@@ -24,6 +24,11 @@ class Fetching(Folder):
         return [{"image": np.full((4, 3), 10 * i, np.uint8)} for i in indices]
 
 
+def test_a_source_is_shown_by_its_shapes():
+    data = from_arrays(np.zeros((20, 3), np.float32), np.arange(20) % 2, test=0.1)
+    assert repr(data.train).splitlines() == ["ArraySource('arrays train': x float32[18, 3], label int32[18])"]
+
+
 def test_an_own_source_is_stacked_under_canonical_keys():
     batch = gather(Folder(), np.array([3, 1]))
     assert sorted(batch) == ["label", "x"]

@@ -1,6 +1,10 @@
 """Pytrees of different classes are different programs to jit."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from sde_lib import EDM, VP, RectifiedFlow, SubVP
@@ -60,3 +64,19 @@ def test_an_init_that_would_set_no_field():
         class Own(VP):
             def __init__(self, rate):
                 self.rate = rate
+
+
+def test_a_value_is_shown_on_one_short_line():
+    """Arrays and parameters by their size, functions by their name, and no field that is unused."""
+
+    class Held(PyTreeNode):
+        params: Any = None
+        unused: Any = None
+        of: Any = static(np.tanh)
+        many: Any = ()
+
+    held = Held(params={"a": jnp.zeros((4, 5)), "b": np.zeros(5)}, of=len, many="long " * 100)
+    assert repr(held) == "Held(params=25 numbers in 2 arrays, of=len, many=str(…))"
+    assert repr(Held(many=np.zeros((3, 4)))) == "Held(of=tanh, many=float64[3, 4])"
+    assert repr(VP()) == "VP(t_min=1e-05, t_max=1.0, beta_min=0.1, beta_max=20.0)"
+    assert repr(jax.eval_shape(lambda held: held, Held(many=jnp.zeros(3)))).count("\n") == 0
