@@ -29,7 +29,8 @@ def show(directory: str | Path) -> "Image":
     figure = pictures.new_figure(9.6 if newest else 5.4, 3.6)
     left, *right = np.ravel(figure.subplots(1, 2 if newest else 1))
     pictures.draw_loss(left, metrics)
-    for axes in right:
+    if newest is not None:
+        (axes,) = right
         axes.imshow(np.asarray(Image.open(newest)), cmap="gray", vmin=0, vmax=255)
         axes.set_title(f"samples at step {int(newest.stem[5:])}" if newest.stem.startswith("step_") else "samples")
         axes.set_axis_off()
