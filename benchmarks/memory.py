@@ -18,7 +18,7 @@ import numpy as np
 from run_modes import plan
 from run_modes.experiment import make_experiment
 from run_modes.state import abstract_state, new_state
-from run_modes.training_loop import train_steps
+from run_modes.training_loop import abstract_batch, train_steps
 
 STEPS = 3
 
@@ -44,7 +44,7 @@ def measure(config) -> tuple[plan.Plan, int, int]:
     config.training.steps_per_call = 1
     planned = plan.measured_plan(experiment)
     state = abstract_state(experiment)
-    batch = plan.abstract_batch(config, experiment.devices)
+    batch = abstract_batch(experiment)
     step = train_steps(experiment)[0].lower(state, batch).compile()
     make = jax.jit(lambda: new_state(experiment), out_shardings=experiment.devices.replicated).lower().compile()
     x = np.zeros(batch["x"].shape, np.float32)

@@ -18,16 +18,14 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
-from run_modes.conditions import abstract_conditions
 from run_modes.experiment import Experiment, make_experiment
 from run_modes.paths import require_config
 from run_modes.state import abstract_state
-from run_modes.training_loop import steps_per_call, train_steps
+from run_modes.training_loop import abstract_batch, steps_per_call, train_steps
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -112,16 +110,6 @@ def peak_of(found: Any) -> int:
     """(1)."""
     results = found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes + results + found.temp_size_in_bytes
-
-
-def abstract_batch(experiment: Experiment) -> dict[str, Any]:
-    """Shapes and shardings of a training batch. ConfigError if it cannot be split over the devices."""
-    config, devices = experiment.config, experiment.devices
-    shape = (config.training.batch_size, *config.shape)
-    if shape[0] < 1 or shape[0] % devices.count:
-        raise ConfigError(f"config.training.batch_size={shape[0]} cannot be split over {devices.count} devices")
-    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=devices.batch)
-    return {"x": x, **abstract_conditions(experiment, shape[:1], devices.batch)}
 
 
 def size_of(tree: Any) -> int:

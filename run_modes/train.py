@@ -26,7 +26,7 @@ from run_modes.experiment import Experiment, make_experiment
 from run_modes.paths import with_absolute_paths
 from run_modes.show import Shown
 from run_modes.state import digest, init_state_on_devices, parameters_of, restore_state
-from run_modes.training_loop import TrainingRun, check_shapes
+from run_modes.training_loop import Steps, TrainingRun, check_shapes
 from sde_lib import TrainState, sample_keys
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def train(
         given = dataset is not None
         with raise_on_all():
             config = with_absolute_paths(config)
-            experiment, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
+            experiment, steps, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
             if is_main_process():
                 stack.enter_context(
                     workdir.lock(workdir.claim(directory, to_json(experiment.config), compare=False), "training")
@@ -92,7 +92,7 @@ def train(
         for remark in changes.remarks(config, changed, start):
             say(remark)
         card = card_of(config, data_of(config, dataset, given, data), changes.history(directory), experiment.sde)
-        run = TrainingRun(experiment, dataset, directory, log, checkpoints, card, Shown(directory, show))
+        run = TrainingRun(experiment, steps, dataset, directory, log, checkpoints, card, Shown(directory, show))
         feed = prefetch(
             batches, start, total, lambda batch: experiment.devices.put(network_batch(experiment, batch)), ahead=2
         )
@@ -105,12 +105,12 @@ def train(
 
 def prepared(
     config: ConfigDict, directory: str | Path, dataset: Dataset | None, devices: list | None
-) -> tuple[Experiment, Dataset, Batches, Checkpoints]:
+) -> tuple[Experiment, Steps, Dataset, Batches, Checkpoints]:
     """Everything that training requires. ConfigError for any error that can be found before it starts."""
     experiment, training = make_experiment(config, devices, processes=True), config.training
     dataset = load_data(config, experiment.devices, dataset, training=True)
     experiment = conditioned(experiment, dataset, Path(directory), devices)
-    check_shapes(experiment)
+    steps = check_shapes(experiment)
     require_prior(experiment)
     try:
         place = jax.process_index(), jax.process_count()
@@ -120,7 +120,7 @@ def prepared(
         raise ConfigError(f"config.training: {error}") from error
     if config.get("initial", "") and not checkpoints.steps():
         parameters_of(experiment, config.initial)  # for its errors
-    return experiment, dataset, batches, checkpoints
+    return experiment, steps, dataset, batches, checkpoints
 
 
 def conditioned(experiment: Experiment, dataset: Dataset, directory: Path, devices: list | None) -> Experiment:

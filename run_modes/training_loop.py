@@ -28,8 +28,11 @@ from sde_lib import make_train_step
 from sde_lib.training import scan_steps
 from sde_lib.training.xla import convolution_options
 
+Steps = tuple[Any, Any]
+"""Of training: the jitted step, and a jitted call of several."""
 
-def train_steps(experiment: Experiment) -> tuple:
+
+def train_steps(experiment: Experiment) -> Steps:
     """The jitted training step of a config, and a call of several steps; both are compiled when first used."""
     training, on_cpu = experiment.config.training, jax.default_backend() == "cpu"
     step = make_train_step(
@@ -64,33 +67,52 @@ def steps_per_call(config: ConfigDict) -> int:
     return config.training.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
 
 
-def check_shapes(experiment: Experiment) -> None:
-    """Evaluates the shapes in a training step; ConfigError if they do not fit.
+def abstract_batch(experiment: Experiment) -> dict[str, Any]:
+    """Shapes and shardings of a training batch. ConfigError if it cannot be split over the devices."""
+    config, devices = experiment.config, experiment.devices
+    shape = (config.training.batch_size, *config.shape)
+    if shape[0] < 1 or shape[0] % devices.count:
+        raise ConfigError(f"config.training.batch_size={shape[0]} cannot be split over {devices.count} devices")
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=devices.batch)
+    return {"x": x, **abstract_conditions(experiment, shape[:1], devices.batch)}
 
-    This finds wrong values that have the right type: a network of width −1, for example.
+
+def check_shapes(experiment: Experiment) -> Steps:
+    """The training steps, after their shapes were evaluated; ConfigError if they do not fit.
+
+    This finds wrong values that have the right type: a network of width −1, for example. JAX keeps what it traced, so
+    the first step of training does not trace it again.
     """
-    config = experiment.config
+    batch, steps = abstract_batch(experiment), train_steps(experiment)
     try:
         state = abstract_state(experiment)
         for path, leaf in jax.tree.leaves_with_path(state.params):
             if not leaf.size:  # a width of 0, which some versions of JAX accept
                 raise ValueError(f"parameter {jax.tree_util.keystr(path)} is of shape {leaf.shape}")
-        x = jax.ShapeDtypeStruct((config.training.batch_size, *config.shape), jnp.float32)
-        jax.eval_shape(train_steps(experiment)[0], state, {"x": x, **abstract_conditions(experiment, x.shape[:1])})
+        steps[0].eval_shape(state, batch)
     except Exception as error:  # of any class: networks, SDEs and JAX raise their own
         what = f"{type(error).__name__}: {error}".split("\n\n")[0]
         raise ConfigError(f"config: a training step cannot be built from it: {' '.join(what.split())[:300]}") from error
+    return steps
 
 
 class TrainingRun:
     """A training run: the compiled steps, and what is due at which step."""
 
     def __init__(
-        self, experiment: Experiment, dataset: Dataset, directory: Path, log, checkpoints, card: dict, shown: Shown
+        self,
+        experiment: Experiment,
+        steps: Steps,
+        dataset: Dataset,
+        directory: Path,
+        log,
+        checkpoints,
+        card: dict,
+        shown: Shown,
     ):
         self.experiment, self.config, self.training = experiment, experiment.config, experiment.config.training
         self.directory, self.log, self.checkpoints, self.card, self.shown = directory, log, checkpoints, card, shown
-        self.one_step, self.many_steps = train_steps(experiment)
+        self.one_step, self.many_steps = steps
         self.eval_loss = EvalLoss(experiment, dataset)
         figures = experiment.objective.figures()
         self.eval_figures = {k: EvalLoss(experiment._replace(objective=one), dataset) for k, one in figures.items()}
