@@ -21,6 +21,7 @@ from run_modes.conditions import abstract_conditions
 from run_modes.eval_loss import EvalLoss
 from run_modes.experiment import Experiment
 from run_modes.labels import class_counts
+from run_modes.page import write_page
 from run_modes.sample_conditions import of_classes, of_examples
 from run_modes.state import SNAPSHOT, abstract_state, all_finite, key_for
 from sde_lib import make_train_step
@@ -157,6 +158,7 @@ class TrainingRun:
             if last:
                 progress.doing("drawing samples")
             self.snapshot(step, state.ema_params)
+            write_page(self.directory, self.card)
         if save:
             self.save(step, state)
 

@@ -1,0 +1,507 @@
+"""The page of a run, DIRECTORY/index.html: the contents of its files in one HTML file, which opens without a network.
+
+    Samples       samples/samples.png, animation.gif; samples/step_*.png under a slider
+    Losses        metrics.jsonl as charts
+    Evaluation    report.json and report.md of each folder that evaluation wrote to, and its pictures
+    Restored      restored/TASK/restored.png and the means of its report.json
+    Sounds, Texts    .wav and .txt files of samples and evaluations
+    Config        what differs from the nearest shipped config; the changes of the run; the whole config
+    Card          that of the newest checkpoint
+
+Training writes the page at every snapshot and at its end, every other mode of a work directory at its end. The page has
+fewer than LIMIT bytes. Large pictures are embedded smaller, as JPEG, and many snapshots are thinned out evenly. What
+does not fit is left out, and the page names it.
+"""
+
+import datetime
+import functools
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from config_lib.command_line import shipped, shipped_names
+from config_lib.spec import differing, to_json
+from io_lib import workdir
+from io_lib.checkpoint import Checkpoints
+from io_lib.line_chart import Series
+from io_lib.metrics import read_metrics
+from io_lib.pictures import smooth
+from io_lib.processes import is_main_process
+from io_lib.run_page import Chart, Fold, Links, Listing, Media, Part, Section, Slider, Table, Text, run_page
+from run_modes.changes import history
+
+log = logging.getLogger(__name__)
+
+PAGE = "index.html"
+LIMIT = 5_000_000  # bytes of the page, less than 5 MB
+ITEM = 700_000  # bytes of an embedded file
+SIDE = 1024  # pixels of a picture that is embedded smaller
+FRAMES, SMALLER_FRAMES = 40, 16  # snapshots, at most; the second of those that have to be embedded smaller
+FILES = 24  # pictures, sounds or texts in a section
+CHARTS = 9
+TEXT, CELL, ROWS = 12_000, 300, 200  # characters of a text and of a cell, rows of a table
+LISTING = 60_000  # characters of a config or a card
+FAR = 20  # differing entries after which the published configs are compared too
+NOT_SHOWN = ("format", "protocol", "process", "history")  # entries of a card that only the whole card shows
+KINDS = {".png": "image/png", ".gif": "image/gif", ".wav": "audio/wav"}
+
+
+def write_page(directory: str | Path, card: dict[str, Any] | None = None) -> None:
+    """Writes DIRECTORY/index.html in the main process. An error is one warning in the log, and no page.
+
+    `card` is the card of the run's checkpoints if it is at hand; otherwise it is read from the newest checkpoint, which
+    takes a quarter of a second.
+    """
+    if not is_main_process():
+        return
+    try:
+        workdir.write_atomic(Path(directory) / PAGE, page_of(Path(directory), card))
+    except Exception as error:  # of any class: a page is worth no run
+        log.warning("%s was not written: %s: %s", Path(directory) / PAGE, type(error).__name__, error)
+
+
+def page_of(directory: Path, card: dict[str, Any] | None = None) -> bytes:
+    """The page of a work directory. A section that cannot be read is replaced by its error; one warning names them."""
+    errors: list[str] = []
+
+    def read(name: str, make: Callable[[], Sequence[Part]]) -> Section:
+        try:
+            return Section(name, make())
+        except Exception as error:  # of any class: files may hold anything
+            errors.append(f"{name}: {type(error).__name__}: {error}")
+            return Section(name, [Text(f"This part cannot be read: {type(error).__name__}: {cut(str(error), CELL)}")])
+
+    folders = evaluations(directory)
+    written = [
+        read("Losses", lambda: loss_charts(directory)),
+        *(read(title_of(folder), lambda folder=folder: evaluation(folder)) for folder in folders),
+        read("Texts", lambda: texts(directory)),
+        read("Config", lambda: config_parts(directory)),
+        read("Card", lambda: card_parts(directory, card)),
+    ]
+    title, subtitle, figures = head(directory, folders)
+    space = Space(directory, LIMIT - len(run_page(title, subtitle, written, figures)) - 50_000)
+    shown = [
+        read("Samples", lambda: sample_parts(directory, space)),
+        *(read(title_of(folder), lambda folder=folder: evaluation_pictures(folder, space)) for folder in folders),
+        read("Restored", lambda: restored_parts(directory, space)),
+        read("Sounds", lambda: sounds(directory, space)),
+        read("Samples", lambda: snapshots(directory, space)),
+    ]
+    sections = joined(["Samples", "Losses"], [*shown, *written])
+    page = run_page(title, subtitle, sections, figures)
+    if len(page) >= LIMIT:
+        raise ValueError(f"expected fewer than {LIMIT} bytes, got {len(page)}")
+    if errors:
+        log.warning("the page of %s lacks what could not be read: %s", directory, "; ".join(errors))
+    return page
+
+
+def joined(first: Sequence[str], sections: Sequence[Section]) -> list[Section]:
+    """The sections named in `first`, then the others; sections of one title become one, config and card the last."""
+    last = ["Texts", "Config", "Card"]
+    titles = dict.fromkeys([*first, *(one.title for one in sections if one.title not in last), *last])
+    return [Section(title, [part for one in sections if one.title == title for part in one.parts]) for title in titles]
+
+
+class Space:
+    """The bytes that are left for embedded files, whose data take 4/3 of their size."""
+
+    def __init__(self, directory: Path, left: int):
+        self.directory, self.left = directory, left
+        self.left_out: list[Path] = []
+
+    def media(self, title: str, path: Path, limit: int = ITEM, smaller: bool = False) -> list[Media]:
+        """The file, if it fits; a picture larger than `limit`, or with `smaller`, at most SIDE pixels wide and high."""
+        kind, data = KINDS[path.suffix.lower()], None
+        size = path.stat().st_size
+        if size <= min(limit, self.room()) and not smaller:
+            data = path.read_bytes()
+        elif kind == "image/png" and (data := shrunk(path, size, path.stat().st_mtime_ns)) is not None:
+            kind, title = "image/jpeg", f"{title}, smaller than the file"
+        if data is None or len(data) > min(limit, self.room()):
+            self.left_out.append(path)
+            return []
+        self.left -= 4 * len(data) // 3 + 2000
+        return [Media(title, kind, data, self.relative(path))]
+
+    def room(self) -> int:
+        """The size of the largest file that fits."""
+        return max(0, (self.left - 2000) * 3 // 4)
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.directory).as_posix()
+
+    def note(self) -> list[Part]:
+        """What has been left out since the last note."""
+        paths, self.left_out = [self.relative(path) for path in self.left_out], []
+        if not paths:
+            return []
+        more = f" ({len(paths)} files, of which the first are)" if len(paths) > 5 else ""
+        return [Links(f"Left out, to keep this page under 5 MB{more}:", paths[:5])]
+
+
+@functools.lru_cache(maxsize=64)  # training embeds the same snapshots in every page
+def shrunk(path: Path, size: int, modified: int) -> bytes | None:
+    """A picture as JPEG, at most SIDE pixels wide and high; None for a file that is not a picture, or a huge one."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image, BytesIO() as buffer:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image.thumbnail((SIDE, SIDE))
+            image.convert("L" if image.mode in ("1", "L") else "RGB").save(buffer, "JPEG", quality=85)
+            return buffer.getvalue()
+    except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
+
+
+def head(directory: Path, folders: Sequence[Path]) -> tuple[str, str, list[tuple[str, str]]]:
+    """Title, subtitle, and the figures of the run: step, losses, and the first figures of its evaluation."""
+    name = directory.resolve().name
+    found: list[tuple[str, str]] = []
+    try:
+        config, lines = workdir.load_config(directory), metrics_of(directory)
+        steps = [line["step"] for line in lines]
+        total = config.get("training", {}).get("num_steps", 0)
+        if steps:
+            found.append(("step", f"{max(steps):,}" + (f" of {total:,}" if total and max(steps) < total else "")))
+        train = [line["loss"] for line in lines if "loss" in line]
+        if train:
+            found.append(("training loss", f"{smooth(train, max(1, len(train) // 40))[-1]:.4g}"))
+        if test := [line["eval_loss"] for line in lines if "eval_loss" in line]:
+            found.append(("test loss", f"{test[-1]:.4g}"))
+        for folder in folders[:1]:
+            report = json.loads((folder / "report.json").read_text())
+            rows = sorted(figure_rows(report), key=lambda row: not re.match("FID|Fréchet distance", row[0]))
+            found += [(row[0], row[1]) for row in rows[:2]]
+    except Exception:  # of any class: the sections report it
+        pass
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return cut(name, CELL), f"{cut(str(directory), CELL)}, {now}", [(cut(a, 60), cut(b, 60)) for a, b in found[:6]]
+
+
+# Training
+
+
+def metrics_of(directory: Path) -> list[dict]:
+    """The lines of metrics.jsonl; none if the run has no such file, as an imported one."""
+    try:
+        return read_metrics(directory)
+    except FileNotFoundError:
+        return []
+
+
+def loss_charts(directory: Path) -> list[Part]:
+    """A chart of the training loss, smoothed over 1/40 of the run, with the test loss; and one of each other scalar."""
+    lines = metrics_of(directory)
+    names = sorted({name for line in lines for name in line} - {"step"})
+    names = [name for name in names if not (name.startswith("eval_") and name.removeprefix("eval_") in names)]
+    names = sorted(names, key=lambda name: name.removeprefix("eval_") != "loss")
+    charts = [scalar_chart(lines, name) for name in names[:CHARTS]]
+    more = [Text(f"Not shown: {cut(', '.join(names[CHARTS:]), CELL)}.")] if len(names) > CHARTS else []
+    return [*charts, *more]
+
+
+def scalar_chart(lines: list[dict], name: str) -> Chart:
+    x, y = column(lines, name)
+    tested = column(lines, f"eval_{name}")
+    if name.startswith("eval_"):
+        return Chart(cut(name, 60), [Series("", x, y, "points", 1)], "step", cut(name, 30))
+    width = max(1, len(y) // 40)
+    series = [Series("", x, y, "faint")] if width > 1 else []
+    series.append(Series("training, smoothed" if width > 1 else "training", x, [float(v) for v in smooth(y, width)]))
+    series += [Series("test", *tested, "points", 1)] if tested[0] else []
+    return Chart(cut(name, 60), series, "step", cut(name, 30))
+
+
+def column(lines: list[dict], name: str) -> tuple[list[float], list[float]]:
+    """Steps and finite values of one scalar."""
+    found = [(float(line["step"]), float(line[name])) for line in lines if name in line]
+    found = [(step, value) for step, value in found if abs(value) < float("inf")]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def snapshots(directory: Path, space: Space) -> list[Part]:
+    """samples/step_*.png under a slider: as many as fit, evenly chosen, with the first and the last."""
+    found = {
+        int(m[1]): p for p in files(directory / "samples", "step_*.png") if (m := re.fullmatch(r"step_(\d+)", p.stem))
+    }
+    steps = evenly(sorted(found), FRAMES)
+    sizes = [found[step].stat().st_size for step in steps]
+    smaller = bool(sizes) and (max(sizes) > ITEM or sum(4 * size // 3 + 2000 for size in sizes) > space.left)
+    frames, limit = [], ITEM
+    if smaller:
+        steps = evenly(steps, SMALLER_FRAMES)
+        limit = (space.left // len(steps) - 2000) * 3 // 4
+    for step in steps:
+        frames += [one._replace(title=f"step {step:,}") for one in space.media("", found[step], limit, smaller)]
+    space.left_out = []
+    if not found:
+        return []
+    title = "Samples over the steps of training, from the same noise"
+    thinned = f"{len(frames)} of {len(found)} snapshots are shown" + (", smaller than the files" if smaller else "")
+    note = [Text(f"{thinned}, to keep this page under 5 MB.")] if smaller or len(frames) < len(found) else []
+    return [*([Slider(title, frames)] if frames else []), *note]
+
+
+def evenly(items: list, count: int) -> list:
+    """At most `count` of the items, evenly chosen, with the first and the last."""
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+# Samples
+
+
+def files(folder: Path, *patterns: str) -> list[Path]:
+    """The files of these patterns in the folder, sorted by name."""
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def sample_parts(directory: Path, space: Space) -> list[Part]:
+    """The picture of the samples, and their animation."""
+    folder, parts = directory / "samples", []
+    for name, title in (("samples.png", "the newest samples"), ("animation.gif", "from noise to data")):
+        for path in files(folder, name):
+            parts += space.media(title, path)
+    return [*parts, *space.note()]
+
+
+def sounds(directory: Path, space: Space) -> list[Part]:
+    """The .wav files of samples and evaluations, in at most half of the space that is left."""
+    paths, parts, least = under(directory, ".wav"), [], space.left // 2
+    for path in paths[:FILES]:
+        fits = space.left - 4 * path.stat().st_size // 3 > least
+        parts += space.media(path.name, path) if fits else []
+        space.left_out += [] if fits else [path]
+    space.left_out += paths[FILES:]
+    return [*parts, *space.note()]
+
+
+def texts(directory: Path) -> list[Part]:
+    """The .txt files of samples and evaluations, cut after TEXT characters."""
+    paths, parts = under(directory, ".txt"), []
+    for path in paths[:FILES]:
+        with open(path, errors="replace") as file:
+            content = file.read(TEXT + 1)
+        parts += [Text(cut(path.relative_to(directory).as_posix(), CELL)), Listing(cut(content, TEXT))]
+    more = [path.relative_to(directory).as_posix() for path in paths[FILES:]]
+    return [*parts, *([Links(f"Left out ({len(more)} files):", more[:5])] if more else [])]
+
+
+def under(directory: Path, ending: str) -> list[Path]:
+    """The files of that ending in samples/ and the folders of evaluations, and in their folders, without caches."""
+    folders = [directory / "samples", *evaluations(directory)]
+    folders += [one for folder in folders for one in sorted(folder.glob("*")) if one.is_dir()]
+    folders = [folder for folder in folders if folder.name not in ("shards", "features")]
+    return [path for folder in folders for path in files(folder, f"*{ending}", f"*{ending.upper()}")]
+
+
+# Evaluation
+
+
+def evaluations(directory: Path) -> list[Path]:
+    """The folders of the directory that evaluation wrote to; eval/ is the first."""
+    found = [path.parent for path in files(directory, "*/report.json", "*/reproduced.json")]
+    return sorted(dict.fromkeys(found), key=lambda folder: (folder.name != "eval", folder.name))
+
+
+def title_of(folder: Path) -> str:
+    return "Evaluation" if folder.name == "eval" else f"Evaluation: {cut(folder.name, 60)}"
+
+
+def evaluation(folder: Path) -> list[Part]:
+    """The figures with their spread, the loss against t, the expected figures, and the whole report."""
+    parts: list[Part] = []
+    report = json.loads((folder / "report.json").read_text()) if (folder / "report.json").is_file() else {}
+    whole = markdown(folder / "report.md")
+    rows = figure_rows(report)
+    if rows:
+        floors = report.get("metrics", {}).get("floors", {})
+        what = f"floor: {floors['rows']} {floors['split']} examples" if floors else ""
+        rows = [row if floors else row[:2] for row in rows]
+        parts.append(table(["figure", f"mean ± sd over {seeds_of(report)} seeds" if seeds_of(report) > 1 else "value",
+                            *([what] if floors else [])], rows, numbers=True))  # fmt: skip
+    if (folder / "reproduced.json").is_file():
+        parts += reproduced(json.loads((folder / "reproduced.json").read_text()))
+    for name, curve in report.items():
+        if name.endswith("_of_t") and isinstance(curve, dict) and {"t", "loss", "error"} <= curve.keys():
+            label = cut(name.removesuffix("_of_t"), 30)
+            series = [Series("± standard error", curve["t"], curve["loss"], "bars", 0, curve["error"])]
+            parts.append(Chart(f"{label} against t, test data", series, "t", label))
+    return [*parts, *([Fold("The report", whole)] if rows and whole else whole)]
+
+
+def figure_rows(report: dict) -> list[list[str]]:
+    """[figure, mean ± sd, floor] of a report's metrics, bits per dimension, and report over the seeds."""
+    metrics = report.get("metrics", {})
+    names, floors = metrics.get("names", {}), metrics.get("floors", {}).get("figures", {})
+    rows = [
+        [names.get(key, key), spread(one["mean"], one.get("sd")), format(floors[key], ".4g") if key in floors else ""]
+        for key, one in metrics.get("figures", {}).items()
+    ]
+    for name, what in (("flow", "bits/dim by the flow"), ("elbo", "bits/dim by the reverse SDE's bound")):
+        if one := (report.get("bits") or {}).get(name):
+            rows.append([f"{what}, ± standard error", spread(one["mean"], one["error"]), ""])
+    several = {name: one for name, one in report.get("over_seeds", {}).items() if one.get("sd")}
+    return rows + [[name, spread(one["mean"], one["sd"]), ""] for name, one in several.items()]
+
+
+def seeds_of(report: dict) -> int:
+    figures = [*report.get("metrics", {}).get("figures", {}).values(), *report.get("over_seeds", {}).values()]
+    return max((len(one["each"]) for one in figures if "each" in one), default=1)
+
+
+def spread(mean: float, sd: float | None) -> str:
+    return f"{mean:.4g}" if sd is None else f"{mean:.4g} ± {sd:.2g}"
+
+
+def reproduced(found: dict) -> list[Part]:
+    """The table of --mode=reproduce: expected figures, and those that were measured."""
+    rows = [
+        [name, one["expected"], spread(one["mean"], one["sd"]), "passed" if one["passed"] else "missed"]
+        for name, one in found["figures"].items()
+    ]
+    return [table(["expected figure", "expected", "measured", ""], rows)]
+
+
+def markdown(path: Path) -> list[Part]:
+    """A report's paragraphs and tables; nothing if there is no such file."""
+    if not path.is_file():
+        return []
+    parts: list[Part] = []
+    for block in re.split(r"\n\s*\n", cut(path.read_text(errors="replace"), LISTING)):
+        lines = [line.strip() for line in block.strip().splitlines()]
+        if len(lines) > 2 and all(line.startswith("|") for line in lines):
+            cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+            parts.append(table(cells[0], cells[2:]))
+        elif lines:
+            parts += [Text(line.removeprefix("- ")) for line in lines[:ROWS]]
+    return parts
+
+
+def evaluation_pictures(folder: Path, space: Space) -> list[Part]:
+    """Samples next to data, the nearest training examples, and other pictures; the page draws the losses itself."""
+    titles = {
+        "samples.png": "samples next to training examples",
+        "neighbors.png": "nearest neighbors: a sample, and the five training examples nearest in features",
+        "marginals.png": "samples and data, coordinate by coordinate",
+    }
+    paths = sorted(files(folder, "*.png"), key=lambda path: [*titles, path.name].index(path.name))
+    parts, paths = [], [path for path in paths if path.name not in ("loss.png", "loss_of_t.png")]
+    for path in paths[:FILES]:
+        parts += space.media(titles.get(path.name, cut(path.stem, 60)), path)
+    space.left_out += paths[FILES:]
+    return [*parts, *space.note()]
+
+
+def restored_parts(directory: Path, space: Space) -> list[Part]:
+    """The picture and the mean figures of each folder under restored/."""
+    parts: list[Part] = []
+    for report in files(directory / "restored", "*/report.json")[:FILES]:
+        found, task = json.loads(report.read_text()), cut(report.parent.name, 60)
+        for path in files(report.parent, "restored.png"):
+            parts += space.media(task, path)
+        rows = [["measurements", str(len(found.get("each", [])))], ["noise_std", f"{found['noise_std']:g}"]]
+        rows += [[name, f"{value:.4g}"] for name, value in found["mean"].items()]
+        parts.append(table([task, "mean"], rows, numbers=True))
+    return [*parts, *space.note()]
+
+
+# Config and card
+
+
+def config_parts(directory: Path) -> list[Part]:
+    """What differs from the nearest shipped config, the changes of the run, and the whole config."""
+    config, parts = workdir.load_config(directory), []
+    if (nearest := nearest_shipped(config)) is not None:
+        name, rows = nearest
+        count = f"{len(rows)} entries differ" if len(rows) != 1 else "one entry differs"
+        parts.append(Text(f"The nearest shipped config is {name}: {count if rows else 'no entry differs'}."))
+        shown = [table(["entry", name, "this run"], [[key, *values] for key, values in rows.items()])] if rows else []
+        parts += [Fold("What differs", shown)] if len(rows) > 30 else shown
+    lines = history(directory)
+    rows = [[f"{line['step']:,}", line["time"], change] for line in lines for change in line["changes"]]
+    rows += [
+        [f"{line['step']:,}", line["time"], f"parameters start as those of {line['initial']['directory']}"]
+        for line in lines
+        if "initial" in line
+    ]
+    parts += [table(["step", "time", "change"], rows)] if rows else []
+    return [*parts, Fold("The whole config", [Listing(cut(to_json(config), LISTING))])]
+
+
+def nearest_shipped(config: ConfigDict) -> tuple[str, dict[str, list[str]]] | None:
+    """(name of the shipped config with the fewest differing entries, entry → its value there and here).
+
+    Entries that only the shipped config has are left out: a run of an earlier version lacks those that came later.
+    """
+    found = compared(config, shipped_configs(published=False))
+    if found is None or len(found[1]) > FAR:
+        found = min(filter(None, [found, compared(config, shipped_configs(published=True))]), key=size, default=None)
+    return found
+
+
+def compared(config: ConfigDict, others: dict[str, ConfigDict]) -> tuple[str, dict[str, list[str]]] | None:
+    """The nearest of the others, as `nearest_shipped`; None if there are none."""
+    pairs = {name: differing([other, config]).items() for name, other in others.items()}
+    found = {
+        name: {key.removeprefix("config."): values for key, values in pair if values[1] != "(absent)"}
+        for name, pair in pairs.items()
+    }
+    return min(found.items(), key=size, default=None)
+
+
+def size(found: tuple[str, dict[str, list[str]]]) -> int:
+    return len(found[1])
+
+
+@functools.cache
+def shipped_configs(published: bool) -> dict[str, ConfigDict]:
+    """The configs of the shipped experiments, and configs/base.py; or those of the published ones."""
+    if published:
+        table = shipped("score_sde")
+        return {f"score_sde:{name}": table.get_config(name) for name in table.NAMES}
+    names = [name for name in shipped_names() if name != "score_sde"]  # which requires the name of an experiment
+    return {"base": shipped("base").base(), **{name: shipped(name).get_config() for name in names}}
+
+
+def card_parts(directory: Path, card: dict[str, Any] | None) -> list[Part]:
+    """The card's entries. In several processes it is not read, since opening a checkpoint needs all of them."""
+    if card is None and jax.process_count() == 1:
+        with Checkpoints(directory / "checkpoints") as checkpoints:
+            steps = checkpoints.steps()
+            card = checkpoints.card(steps[-1]) if steps else None
+    if not card:
+        return []
+    rows = [[key, in_words(value)] for key, value in card.items() if key not in NOT_SHOWN]
+    return [table(["", ""], rows), Fold("The whole card", [Listing(cut(json.dumps(card, indent=1), LISTING))])]
+
+
+def in_words(value: Any) -> str:
+    """Nested entries in one line: `seed 42, batch_size 64`; `sha256 (train b1102a, test 551f60)`."""
+    if isinstance(value, dict):
+        one = lambda v: f"({in_words(v)})" if isinstance(v, dict | list) else in_words(v)  # noqa: E731
+        return ", ".join(f"{key} {one(v)}" for key, v in value.items())
+    return ", ".join(map(in_words, value)) if isinstance(value, list) else str(value)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False) -> Table:
+    """A table whose cells are cut after CELL characters, and whose rows after ROWS."""
+    more = [[f"… and {len(rows) - ROWS} more"]] if len(rows) > ROWS else []
+    return Table([cut(str(cell), CELL) for cell in head],
+                 [[cut(str(cell), CELL) for cell in row] for row in rows[:ROWS]] + more, numbers)  # fmt: skip
+
+
+def cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]} …"
