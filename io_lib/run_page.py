@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from io_lib.line_chart import Series, line_chart
 
-ENLARGED = 500  # pixels
+ENLARGED = 540  # pixels
 
 
 class Text(NamedTuple):
@@ -87,7 +87,7 @@ class Section(NamedTuple):
     parts: Sequence[Part]
 
 
-def run_page(title: str, subtitle: str, sections: Sequence[Section], figures: Sequence[tuple[str, str]] = ()) -> bytes:
+def run_page(title: str, subtitle: str, figures: Sequence[tuple[str, str]], sections: Sequence[Section]) -> bytes:
     """The page in UTF-8. `figures`, pairs of a name and a value, are shown large below the title.
 
     Sections without parts are left out.
@@ -164,7 +164,8 @@ def of_slider(part: Slider) -> str:
     frames, last = part.frames, len(part.frames) - 1
     if last < 0:
         return ""
-    data = safe_json([{"title": one.title, "src": data_uri(one)} for one in frames])
+    others = [{"title": one.title, "src": data_uri(one)} for one in frames[:-1]]  # the last one is in the image
+    data = safe_json([*others, {"title": frames[last].title}])
     controls = (
         f'<div class="controls"><button type="button" aria-label="Play">▶</button>'
         f'<input type="range" min="0" max="{last}" value="{last}" aria-label="{escape(part.title)}">'
@@ -255,6 +256,7 @@ table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 th, td { padding: 5px 18px 5px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; }
 td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.numbers td { overflow-wrap: break-word; }
 .numbers :is(th, td):not(:first-child) { text-align: right; white-space: nowrap; }
 :is(th, td):last-child { padding-right: 0; }
 pre { font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere;
@@ -290,6 +292,7 @@ SCRIPT = """
 for (const figure of document.querySelectorAll(".slider")) {
   const frames = JSON.parse(figure.querySelector("script").textContent);
   const [image, range, output, button] = ["img", "input", "output", "button"].map((name) => figure.querySelector(name));
+  frames[frames.length - 1].src = image.src;
   let timer = null;
   const show = () => {
     const frame = frames[range.value];

@@ -14,44 +14,37 @@ does not fit is left out, and the page names it.
 """
 
 import datetime
-import functools
 import json
 import logging
 import re
-import warnings
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
+import numpy as np
 
-from config_lib.command_line import shipped, shipped_names
-from config_lib.spec import differing, to_json
+from config_lib.spec import to_json
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
+from io_lib.embedded import Space
 from io_lib.line_chart import Series
 from io_lib.metrics import read_metrics
 from io_lib.pictures import smooth
 from io_lib.processes import is_main_process
-from io_lib.run_page import Chart, Fold, Links, Listing, Media, Part, Section, Slider, Table, Text, run_page
+from io_lib.run_page import Chart, Fold, Links, Listing, Part, Section, Slider, Table, Text, run_page
 from run_modes.changes import history
+from run_modes.nearest_config import nearest_shipped
 
 log = logging.getLogger(__name__)
 
 PAGE = "index.html"
-LIMIT = 5_000_000  # bytes of the page, less than 5 MB
-ITEM = 700_000  # bytes of an embedded file
-SIDE = 1024  # pixels of a picture that is embedded smaller
-FRAMES, SMALLER_FRAMES = 40, 16  # snapshots, at most; the second of those that have to be embedded smaller
-FILES = 24  # pictures, sounds or texts in a section
+LIMIT = 5_000_000  # bytes of the page
+FILES, FOLDERS = 24, 4  # files, or folders of restorations, in a section; folders of evaluations
 CHARTS = 9
-TEXT, CELL, ROWS = 12_000, 300, 200  # characters of a text and of a cell, rows of a table
-LISTING = 60_000  # characters of a config or a card
-FAR = 20  # differing entries after which the published configs are compared too
+TEXT, CELL, ROWS = 12_000, 300, 100  # characters of a text and of a cell, rows of a table
+LISTING = 60_000  # characters of a config, a card or a report
 NOT_SHOWN = ("format", "protocol", "process", "history")  # entries of a card that only the whole card shows
-KINDS = {".png": "image/png", ".gif": "image/gif", ".wav": "audio/wav"}
 
 
 def write_page(directory: str | Path, card: dict[str, Any] | None = None) -> None:
@@ -69,15 +62,18 @@ def write_page(directory: str | Path, card: dict[str, Any] | None = None) -> Non
 
 
 def page_of(directory: Path, card: dict[str, Any] | None = None) -> bytes:
-    """The page of a work directory. A section that cannot be read is replaced by its error; one warning names them."""
-    errors: list[str] = []
+    """The page of a work directory. A section that cannot be read is replaced by its error; one warning names them.
+
+    ValueError if the page is not smaller than LIMIT even without pictures.
+    """
+    errors: dict[str, str] = {}
 
     def read(name: str, make: Callable[[], Sequence[Part]]) -> Section:
         try:
             return Section(name, make())
         except Exception as error:  # of any class: files may hold anything
-            errors.append(f"{name}: {type(error).__name__}: {error}")
-            return Section(name, [Text(f"This part cannot be read: {type(error).__name__}: {cut(str(error), CELL)}")])
+            errors[name] = f"{type(error).__name__}: {cut(str(error), CELL)}"
+            return Section(name, [Text(f"This part cannot be read. {errors[name]}")])
 
     folders = evaluations(directory)
     written = [
@@ -87,81 +83,36 @@ def page_of(directory: Path, card: dict[str, Any] | None = None) -> bytes:
         read("Config", lambda: config_parts(directory)),
         read("Card", lambda: card_parts(directory, card)),
     ]
-    title, subtitle, figures = head(directory, folders)
-    space = Space(directory, LIMIT - len(run_page(title, subtitle, written, figures)) - 50_000)
-    shown = [
-        read("Samples", lambda: sample_parts(directory, space)),
-        *(read(title_of(folder), lambda folder=folder: evaluation_pictures(folder, space)) for folder in folders),
-        read("Restored", lambda: restored_parts(directory, space)),
-        read("Sounds", lambda: sounds(directory, space)),
-        read("Samples", lambda: snapshots(directory, space)),
-    ]
-    sections = joined(["Samples", "Losses"], [*shown, *written])
-    page = run_page(title, subtitle, sections, figures)
-    if len(page) >= LIMIT:
-        raise ValueError(f"expected fewer than {LIMIT} bytes, got {len(page)}")
+    about = head(directory, folders)
+
+    def with_pictures(left: int) -> bytes:
+        space = Space(directory, left)
+        space.reserve(0.4)  # for sounds and snapshots
+        shown = [
+            read("Samples", lambda: sample_parts(directory, space)),
+            *(read(title_of(folder), lambda folder=folder: evaluation_pictures(folder, space)) for folder in folders),
+            read("Restored", lambda: restored_parts(directory, space)),
+            read("Sounds", lambda: sounds(directory, space)),
+            read("Samples", lambda: snapshots(directory, space)),
+        ]
+        return run_page(*about, joined([*shown, *written]))
+
+    left = LIMIT - len(run_page(*about, written))
+    pages = (with_pictures(left - margin) for margin in (50_000, LIMIT))  # for headings and notes; else no pictures
+    page = next((page for page in pages if len(page) < LIMIT), b"")
+    if not page:
+        raise ValueError(f"expected fewer than {LIMIT} bytes, got more without any picture")
     if errors:
-        log.warning("the page of %s lacks what could not be read: %s", directory, "; ".join(errors))
+        found = "; ".join(f"{name}: {error}" for name, error in errors.items())
+        log.warning("the page of %s lacks what could not be read: %s", directory, found)
     return page
 
 
-def joined(first: Sequence[str], sections: Sequence[Section]) -> list[Section]:
-    """The sections named in `first`, then the others; sections of one title become one, config and card the last."""
-    last = ["Texts", "Config", "Card"]
+def joined(sections: Sequence[Section]) -> list[Section]:
+    """The sections in the order of the page: sections of one title become one."""
+    first, last = ["Samples", "Losses"], ["Texts", "Config", "Card"]
     titles = dict.fromkeys([*first, *(one.title for one in sections if one.title not in last), *last])
     return [Section(title, [part for one in sections if one.title == title for part in one.parts]) for title in titles]
-
-
-class Space:
-    """The bytes that are left for embedded files, whose data take 4/3 of their size."""
-
-    def __init__(self, directory: Path, left: int):
-        self.directory, self.left = directory, left
-        self.left_out: list[Path] = []
-
-    def media(self, title: str, path: Path, limit: int = ITEM, smaller: bool = False) -> list[Media]:
-        """The file, if it fits; a picture larger than `limit`, or with `smaller`, at most SIDE pixels wide and high."""
-        kind, data = KINDS[path.suffix.lower()], None
-        size = path.stat().st_size
-        if size <= min(limit, self.room()) and not smaller:
-            data = path.read_bytes()
-        elif kind == "image/png" and (data := shrunk(path, size, path.stat().st_mtime_ns)) is not None:
-            kind, title = "image/jpeg", f"{title}, smaller than the file"
-        if data is None or len(data) > min(limit, self.room()):
-            self.left_out.append(path)
-            return []
-        self.left -= 4 * len(data) // 3 + 2000
-        return [Media(title, kind, data, self.relative(path))]
-
-    def room(self) -> int:
-        """The size of the largest file that fits."""
-        return max(0, (self.left - 2000) * 3 // 4)
-
-    def relative(self, path: Path) -> str:
-        return path.relative_to(self.directory).as_posix()
-
-    def note(self) -> list[Part]:
-        """What has been left out since the last note."""
-        paths, self.left_out = [self.relative(path) for path in self.left_out], []
-        if not paths:
-            return []
-        more = f" ({len(paths)} files, of which the first are)" if len(paths) > 5 else ""
-        return [Links(f"Left out, to keep this page under 5 MB{more}:", paths[:5])]
-
-
-@functools.lru_cache(maxsize=64)  # training embeds the same snapshots in every page
-def shrunk(path: Path, size: int, modified: int) -> bytes | None:
-    """A picture as JPEG, at most SIDE pixels wide and high; None for a file that is not a picture, or a huge one."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image, BytesIO() as buffer:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image.thumbnail((SIDE, SIDE))
-            image.convert("L" if image.mode in ("1", "L") else "RGB").save(buffer, "JPEG", quality=85)
-            return buffer.getvalue()
-    except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return None
 
 
 def head(directory: Path, folders: Sequence[Path]) -> tuple[str, str, list[tuple[str, str]]]:
@@ -176,7 +127,7 @@ def head(directory: Path, folders: Sequence[Path]) -> tuple[str, str, list[tuple
             found.append(("step", f"{max(steps):,}" + (f" of {total:,}" if total and max(steps) < total else "")))
         train = [line["loss"] for line in lines if "loss" in line]
         if train:
-            found.append(("training loss", f"{smooth(train, max(1, len(train) // 40))[-1]:.4g}"))
+            found.append(("training loss", f"{smooth(np.asarray(train), max(1, len(train) // 40))[-1]:.4g}"))
         if test := [line["eval_loss"] for line in lines if "eval_loss" in line]:
             found.append(("test loss", f"{test[-1]:.4g}"))
         for folder in folders[:1]:
@@ -218,7 +169,9 @@ def scalar_chart(lines: list[dict], name: str) -> Chart:
         return Chart(cut(name, 60), [Series("", x, y, "points", 1)], "step", cut(name, 30))
     width = max(1, len(y) // 40)
     series = [Series("", x, y, "faint")] if width > 1 else []
-    series.append(Series("training, smoothed" if width > 1 else "training", x, [float(v) for v in smooth(y, width)]))
+    series.append(
+        Series("training, smoothed" if width > 1 else "training", x, [float(v) for v in smooth(np.asarray(y), width)])
+    )
     series += [Series("test", *tested, "points", 1)] if tested[0] else []
     return Chart(cut(name, 60), series, "step", cut(name, 30))
 
@@ -231,33 +184,19 @@ def column(lines: list[dict], name: str) -> tuple[list[float], list[float]]:
 
 
 def snapshots(directory: Path, space: Space) -> list[Part]:
-    """samples/step_*.png under a slider: as many as fit, evenly chosen, with the first and the last."""
-    found = {
-        int(m[1]): p for p in files(directory / "samples", "step_*.png") if (m := re.fullmatch(r"step_(\d+)", p.stem))
-    }
-    steps = evenly(sorted(found), FRAMES)
-    sizes = [found[step].stat().st_size for step in steps]
-    smaller = bool(sizes) and (max(sizes) > ITEM or sum(4 * size // 3 + 2000 for size in sizes) > space.left)
-    frames, limit = [], ITEM
-    if smaller:
-        steps = evenly(steps, SMALLER_FRAMES)
-        limit = (space.left // len(steps) - 2000) * 3 // 4
-    for step in steps:
-        frames += [one._replace(title=f"step {step:,}") for one in space.media("", found[step], limit, smaller)]
-    space.left_out = []
-    if not found:
-        return []
-    title = "Samples over the steps of training, from the same noise"
-    thinned = f"{len(frames)} of {len(found)} snapshots are shown" + (", smaller than the files" if smaller else "")
-    note = [Text(f"{thinned}, to keep this page under 5 MB.")] if smaller or len(frames) < len(found) else []
-    return [*([Slider(title, frames)] if frames else []), *note]
-
-
-def evenly(items: list, count: int) -> list:
-    """At most `count` of the items, evenly chosen, with the first and the last."""
-    if len(items) <= count:
-        return items
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+    """samples/step_*.png under a slider, as many as fit."""
+    space.reserve(0)
+    names = {path: re.fullmatch(r"step_(\d+)", path.stem) for path in files(directory / "samples", "step_*.png")}
+    found = sorted((int(name[1]), path) for path, name in names.items() if name)
+    frames = space.frames([f"step {step:,}" for step, _ in found], [path for _, path in found])
+    parts: list[Part] = []
+    if frames:
+        parts.append(Slider("samples over the steps of training, from the same noise", frames))
+    if any(frame.kind != "image/png" for frame in frames) or len(frames) < len(found):
+        parts.append(
+            Text(f"{len(frames)} of {len(found)} snapshots, evenly chosen or reduced to keep this page small.")
+        )
+    return parts
 
 
 # Samples
@@ -279,11 +218,10 @@ def sample_parts(directory: Path, space: Space) -> list[Part]:
 
 def sounds(directory: Path, space: Space) -> list[Part]:
     """The .wav files of samples and evaluations, in at most half of the space that is left."""
-    paths, parts, least = under(directory, ".wav"), [], space.left // 2
+    space.reserve(0.5)
+    paths, parts = under(directory, ".wav"), []
     for path in paths[:FILES]:
-        fits = space.left - 4 * path.stat().st_size // 3 > least
-        parts += space.media(path.name, path) if fits else []
-        space.left_out += [] if fits else [path]
+        parts += space.media(path.name, path)
     space.left_out += paths[FILES:]
     return [*parts, *space.note()]
 
@@ -311,9 +249,18 @@ def under(directory: Path, ending: str) -> list[Path]:
 
 
 def evaluations(directory: Path) -> list[Path]:
-    """The folders of the directory that evaluation wrote to; eval/ is the first."""
-    found = [path.parent for path in files(directory, "*/report.json", "*/reproduced.json")]
-    return sorted(dict.fromkeys(found), key=lambda folder: (folder.name != "eval", folder.name))
+    """The folders of the directory that evaluation wrote to, at most FOLDERS; eval/ is the first."""
+    found = dict.fromkeys(path.parent for path in files(directory, "*/report.json", "*/reproduced.json"))
+    found = [folder for folder in found if not is_restoration(folder)]
+    return sorted(found, key=lambda folder: (folder.name != "eval", folder.name))[:FOLDERS]
+
+
+def is_restoration(folder: Path) -> bool:
+    """Whether the folder has the report of a restoration."""
+    try:
+        return "task" in json.loads((folder / "report.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def title_of(folder: Path) -> str:
@@ -400,17 +347,18 @@ def evaluation_pictures(folder: Path, space: Space) -> list[Part]:
     paths = sorted(files(folder, "*.png"), key=lambda path: [*titles, path.name].index(path.name))
     parts, paths = [], [path for path in paths if path.name not in ("loss.png", "loss_of_t.png")]
     for path in paths[:FILES]:
-        parts += space.media(titles.get(path.name, cut(path.stem, 60)), path)
+        parts += space.media(titles.get(path.name, path.stem), path)
     space.left_out += paths[FILES:]
     return [*parts, *space.note()]
 
 
 def restored_parts(directory: Path, space: Space) -> list[Part]:
-    """The picture and the mean figures of each folder under restored/."""
+    """The picture and the mean figures of each folder with a restoration."""
     parts: list[Part] = []
-    for report in files(directory / "restored", "*/report.json")[:FILES]:
-        found, task = json.loads(report.read_text()), cut(report.parent.name, 60)
-        for path in files(report.parent, "restored.png"):
+    folders = [path.parent for path in files(directory, "restored/*/report.json", "*/report.json")]
+    for folder in [folder for folder in folders if is_restoration(folder)][:FILES]:
+        found, task = json.loads((folder / "report.json").read_text()), cut(folder.name, 60)
+        for path in files(folder, "restored.png"):
             parts += space.media(task, path)
         rows = [["measurements", str(len(found.get("each", [])))], ["noise_std", f"{found['noise_std']:g}"]]
         rows += [[name, f"{value:.4g}"] for name, value in found["mean"].items()]
@@ -439,41 +387,6 @@ def config_parts(directory: Path) -> list[Part]:
     ]
     parts += [table(["step", "time", "change"], rows)] if rows else []
     return [*parts, Fold("The whole config", [Listing(cut(to_json(config), LISTING))])]
-
-
-def nearest_shipped(config: ConfigDict) -> tuple[str, dict[str, list[str]]] | None:
-    """(name of the shipped config with the fewest differing entries, entry → its value there and here).
-
-    Entries that only the shipped config has are left out: a run of an earlier version lacks those that came later.
-    """
-    found = compared(config, shipped_configs(published=False))
-    if found is None or len(found[1]) > FAR:
-        found = min(filter(None, [found, compared(config, shipped_configs(published=True))]), key=size, default=None)
-    return found
-
-
-def compared(config: ConfigDict, others: dict[str, ConfigDict]) -> tuple[str, dict[str, list[str]]] | None:
-    """The nearest of the others, as `nearest_shipped`; None if there are none."""
-    pairs = {name: differing([other, config]).items() for name, other in others.items()}
-    found = {
-        name: {key.removeprefix("config."): values for key, values in pair if values[1] != "(absent)"}
-        for name, pair in pairs.items()
-    }
-    return min(found.items(), key=size, default=None)
-
-
-def size(found: tuple[str, dict[str, list[str]]]) -> int:
-    return len(found[1])
-
-
-@functools.cache
-def shipped_configs(published: bool) -> dict[str, ConfigDict]:
-    """The configs of the shipped experiments, and configs/base.py; or those of the published ones."""
-    if published:
-        table = shipped("score_sde")
-        return {f"score_sde:{name}": table.get_config(name) for name in table.NAMES}
-    names = [name for name in shipped_names() if name != "score_sde"]  # which requires the name of an experiment
-    return {"base": shipped("base").base(), **{name: shipped(name).get_config() for name in names}}
 
 
 def card_parts(directory: Path, card: dict[str, Any] | None) -> list[Part]:
