@@ -231,12 +231,12 @@ STYLE = """
   :root { --back: #12161c; --card: #1a2029; --text: #e4e8ee; --soft: #98a3b3; --line: #2e3743;
     --accent: #7aa7ff; --c0: #7aa7ff; --c1: #f4935f; --c2: #4fc7a6; --c3: #c596ee; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--text);
+body { margin: 0; overflow-wrap: anywhere; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
 header, main { max-width: 1120px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 32px; }
-h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere; }
-header p { margin: 6px 0 0; color: var(--soft); overflow-wrap: anywhere; }
+h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; }
+header p { margin: 6px 0 0; color: var(--soft); }
 h2 { margin: 0 0 14px; font-size: 1.15rem; }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
@@ -245,26 +245,26 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 20px 0; font-size: 
 .figures div, section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .figures div { padding: 10px 16px 12px; }
 dt { color: var(--soft); font-size: .84rem; }
-dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 section { margin: 0 0 20px; padding: 18px 20px 20px; display: grid; gap: 14px 24px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 section > * { min-width: 0; }
 h2, p, .wide, details, pre { grid-column: 1 / -1; margin-top: 0; margin-bottom: 0; }
-.wide td:first-child { white-space: nowrap; }
+td:first-child { overflow-wrap: break-word; }
 .wide, .numbers { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 th, td { padding: 5px 18px 5px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; }
-td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-.numbers td { overflow-wrap: break-word; }
-.numbers :is(th, td):not(:first-child) { text-align: right; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; }
+.numbers :is(th, td):not(:first-child) { text-align: right; }
+.numbers td:not(:first-child) { white-space: nowrap; }
 :is(th, td):last-child { padding-right: 0; }
-pre { font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere;
+pre { font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap;
   background: var(--back); border-radius: 8px; padding: 12px 14px; max-height: 30rem; overflow: auto; }
 summary { cursor: pointer; color: var(--accent); }
 details > :not(summary) { margin-top: 12px; }
 figure { margin: 0; }
-figcaption { color: var(--soft); font-size: .92rem; margin-bottom: 8px; overflow-wrap: anywhere; }
+figcaption { color: var(--soft); font-size: .92rem; margin-bottom: 8px; }
 img { display: block; max-width: 100%; height: auto; border-radius: 4px; background: #fff; }
 .sharp { image-rendering: pixelated; }
 audio { width: 100%; }
@@ -273,7 +273,7 @@ audio { width: 100%; }
 .controls output { min-width: 6.5em; text-align: right; font-variant-numeric: tabular-nums; }
 .controls button { border: 1px solid var(--line); border-radius: 6px; background: var(--back); color: var(--text);
   width: 2.2em; height: 2.2em; font: inherit; line-height: 1; cursor: pointer; }
-.note { color: var(--soft); font-size: .9rem; overflow-wrap: anywhere; }
+.note { color: var(--soft); font-size: .9rem; }
 .chart { max-width: 620px; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font: 13px system-ui, sans-serif; fill: var(--soft); }

@@ -56,13 +56,18 @@ def write_page(directory: str | Path, card: dict[str, Any] | None = None) -> Non
     if not is_main_process():
         return
     try:
-        workdir.write_atomic(Path(directory) / PAGE, page_of(Path(directory), card))
+        page, unread = page_of(Path(directory), card)
+        workdir.write_atomic(Path(directory) / PAGE, page)
     except Exception as error:  # of any class: a page is worth no run
         log.warning("%s was not written: %s: %s", Path(directory) / PAGE, type(error).__name__, error)
+        return
+    if unread:
+        found = "; ".join(f"{name}: {error}" for name, error in unread.items())
+        log.warning("%s lacks what could not be read: %s", Path(directory) / PAGE, found)
 
 
-def page_of(directory: Path, card: dict[str, Any] | None = None) -> bytes:
-    """The page of a work directory. A section that cannot be read is replaced by its error; one warning names them.
+def page_of(directory: Path, card: dict[str, Any] | None = None) -> tuple[bytes, dict[str, str]]:
+    """The page of a work directory, and the error of each section that cannot be read, which also takes its place.
 
     ValueError if the page is not smaller than LIMIT even without pictures.
     """
@@ -102,10 +107,7 @@ def page_of(directory: Path, card: dict[str, Any] | None = None) -> bytes:
     page = next((page for page in pages if len(page) < LIMIT), b"")
     if not page:
         raise ValueError(f"expected fewer than {LIMIT} bytes, got more without any picture")
-    if errors:
-        found = "; ".join(f"{name}: {error}" for name, error in errors.items())
-        log.warning("the page of %s lacks what could not be read: %s", directory, found)
-    return page
+    return page, errors
 
 
 def joined(sections: Sequence[Section]) -> list[Section]:
