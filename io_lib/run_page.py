@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from io_lib.line_chart import Series, line_chart
 
+STORED = '<script type="application/json" id="stored">'
 ENLARGED = 540  # pixels
 
 
@@ -70,6 +71,12 @@ class Links(NamedTuple):
     paths: Sequence[str]
 
 
+class Stored(NamedTuple):
+    """A value of JSON's types that is not shown; `stored_in` reads it from the page."""
+
+    value: object
+
+
 class Fold(NamedTuple):
     """Parts under a title, which a click unfolds."""
 
@@ -77,7 +84,7 @@ class Fold(NamedTuple):
     parts: Sequence["Part"]
 
 
-Part = Text | Listing | Table | Chart | Media | Slider | Links | Fold
+Part = Text | Listing | Table | Chart | Media | Slider | Links | Stored | Fold
 
 
 class Section(NamedTuple):
@@ -180,6 +187,16 @@ def of_links(part: Links) -> str:
     return f'<p class="note">{escape(part.text)} {", ".join(linked(path, path) for path in part.paths)}</p>'
 
 
+def of_stored(part: Stored) -> str:
+    return f"{STORED}{safe_json(part.value)}</script>"
+
+
+def stored_in(page: bytes) -> object:
+    """The value that the page stores, None if it stores none. No text of a page holds the markup that is looked for."""
+    _, start, rest = page.decode("utf-8", "replace").partition(STORED)
+    return json.loads(rest.partition("</script>")[0]) if start else None
+
+
 def of_fold(part: Fold) -> str:
     inner = "".join(map(html_of, part.parts))
     return f"<details><summary>{escape(part.title)}</summary>{inner}</details>"
@@ -187,7 +204,7 @@ def of_fold(part: Fold) -> str:
 
 HTML = {
     **{Text: of_text, Listing: of_listing, Table: of_table, Chart: of_chart},
-    **{Media: of_media, Slider: of_slider, Links: of_links, Fold: of_fold},
+    **{Media: of_media, Slider: of_slider, Links: of_links, Stored: of_stored, Fold: of_fold},
 }
 
 

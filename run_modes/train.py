@@ -97,7 +97,7 @@ def train(
         )
         feed = stack.enter_context(contextlib.closing(cast(Generator, feed)))
         step = run.loop(state, start, feed, stop)
-    write_page(directory, card)
+    write_page(directory, run.newest_card)
     if step < total:
         say(f"stopped at step {step}: the same command resumes {directory} there")
     return step == total

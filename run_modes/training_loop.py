@@ -88,6 +88,7 @@ class TrainingRun:
     def __init__(self, experiment: Experiment, dataset: Dataset, directory: Path, log, checkpoints, card: dict):
         self.experiment, self.config, self.training = experiment, experiment.config, experiment.config.training
         self.directory, self.log, self.checkpoints, self.card = directory, log, checkpoints, card
+        self.newest_card = card
         self.one_step, self.many_steps = train_steps(experiment)
         self.eval_loss = EvalLoss(experiment, dataset)
         figures = experiment.objective.figures()
@@ -158,7 +159,7 @@ class TrainingRun:
             if last:
                 progress.doing("drawing samples")
             self.snapshot(step, state.ema_params)
-            write_page(self.directory, self.card)
+            write_page(self.directory, self.newest_card)
         if save:
             self.save(step, state)
 
@@ -198,7 +199,8 @@ class TrainingRun:
         if not all_finite((state.params, state.ema_params)):
             good = self.checkpoints.latest_step() or 0
             raise FloatingPointError(f"parameters are not finite at step {step}; the last good checkpoint is of {good}")
-        self.checkpoints.save(step, state, signed(self.card, state))
+        self.newest_card = signed(self.card, state)
+        self.checkpoints.save(step, state, self.newest_card)
 
     def snapshot(self, step: int, params) -> None:
         """Draws a grid of samples, from the same noise at every step, in the first process alone."""

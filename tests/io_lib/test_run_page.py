@@ -13,7 +13,21 @@ from PIL import Image
 
 from io_lib.embedded import FRAMES, REDUCED_FRAMES, Space, cost, evenly, reduced
 from io_lib.line_chart import HEIGHT, POINTS, WIDTH, Series, axis, finite, line_chart
-from io_lib.run_page import Chart, Fold, Links, Listing, Media, Section, Slider, Table, Text, run_page
+from io_lib.run_page import (
+    STORED,
+    Chart,
+    Fold,
+    Links,
+    Listing,
+    Media,
+    Section,
+    Slider,
+    Stored,
+    Table,
+    Text,
+    run_page,
+    stored_in,
+)
 
 HOSTILE = """</script><script>window.hacked=1</script>"><img src=x onerror="window.hacked=1">' onload='x'&lt;"""
 
@@ -67,6 +81,7 @@ def hostile_page():
         *(Text(HOSTILE), Listing(HOSTILE), Table([HOSTILE], [[HOSTILE]]), Chart(HOSTILE, series, HOSTILE, HOSTILE)),
         *(Media(HOSTILE, "image/png", png(), HOSTILE), Media(HOSTILE, "audio/wav", b"RIFF", f"javascript:{HOSTILE}")),
         *(Slider(HOSTILE, frames), Links(HOSTILE, [HOSTILE]), Fold(HOSTILE, [Text(HOSTILE)])),
+        *(Text(STORED + "1"), Stored({HOSTILE: [HOSTILE, STORED]})),
     ]
     return run_page(HOSTILE, HOSTILE, [(HOSTILE, HOSTILE)], [Section(HOSTILE, parts)])
 
@@ -74,7 +89,9 @@ def hostile_page():
 def test_no_content_is_markup():
     found = Elements(hostile_page())
     scripts = found.of("script")
-    assert scripts == [{"type": "application/json"}, {}]  # the slider's pictures, and the page's own
+    # The slider's pictures, a stored value, and the page's own.
+    assert scripts == [{"type": "application/json"}, {"type": "application/json", "id": "stored"}, {}]
+    assert stored_in(hostile_page()) == {HOSTILE: [HOSTILE, STORED]} and stored_in(page_of(Text(STORED))) is None
     assert (
         all(image["src"].startswith("data:image/png;base64,") for image in found.of("img"))
         and len(found.of("img")) == 2

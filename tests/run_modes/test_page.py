@@ -16,7 +16,8 @@ from configs.digits import get_config as digits_config
 from configs.points import get_config as points_config
 from configs.score_sde import get_config as published_config
 from io_lib import workdir
-from run_modes import page
+from io_lib.run_page import stored_in
+from run_modes import page, page_parts
 from run_modes.nearest_config import nearest_shipped
 from run_modes.page import LIMIT, PAGE, write_page
 from sde_lib.posterior import MMPS
@@ -171,7 +172,7 @@ def test_hostile_contents_are_text(tmp_path, caplog):
     write_page(directory, {"license": HOSTILE, HOSTILE: {HOSTILE: [HOSTILE]}, "data": {"class_names": [HOSTILE, NAME]}})
     found = Elements(read(directory))
     assert not caplog.records and found.text.count(HOSTILE) >= 16 and found.text.count(NAME) > 4
-    assert [script.get("type") for script in found.of("script")] == ["application/json", None]
+    assert [script.get("type") for script in found.of("script")] == ["application/json", "application/json", None]
     assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
     assert all(image["src"].startswith("data:image/png;") for image in found.of("img")) and len(found.of("img")) == 6
     for link in found.of("a"):
@@ -209,10 +210,17 @@ def test_every_mode_writes_the_page(tmp_path, capsys):
     found = Elements(read(directory))
     assert found.of("input")[0]["max"] == "1" and len(found.of("svg")) == 2 and "seed 42, batch_size 16" in found.text
 
-    (directory / PAGE).unlink()
-    run_lib.sample(directory, 4, **one)
-    found = Elements(read(directory))
-    assert "the newest samples" in found.text and re.search(r"ema_params [0-9a-f]{64}", found.text)
+    assert re.search(r"ema_params [0-9a-f]{64}", found.text)
+
+    before = stored_in(read(directory))
+    with pytest.MonkeyPatch.context() as patch:  # the card is taken from the page, not from the checkpoint
+        patch.setattr(page_parts, "Checkpoints", None)
+        run_lib.sample(directory, 4, **one)
+    assert "the newest samples" in Elements(read(directory)).text and stored_in(read(directory)) == before
+    assert before["step"] == 4
+    (directory / PAGE).write_bytes(read(directory).replace(b'"step": 4', b'"step": 3'))
+    write_page(directory)
+    assert stored_in(read(directory)) == before
 
     run_lib.restore(
         directory, "upscale:2", truth=np.zeros((2, 8, 8, 1), np.float32), noise_std=1.0, num_samples=2, **one
