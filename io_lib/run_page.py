@@ -274,7 +274,7 @@ th, td { padding: 5px 18px 5px 0; text-align: left; vertical-align: top; border-
 th { color: var(--soft); font-weight: 500; }
 td { font-variant-numeric: tabular-nums; }
 .numbers :is(th, td):not(:first-child) { text-align: right; }
-.numbers td:not(:first-child) { white-space: nowrap; }
+.numbers :is(td:not(:first-child), th:nth-child(2)) { white-space: nowrap; }
 :is(th, td):last-child { padding-right: 0; }
 pre { font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap;
   background: var(--back); border-radius: 8px; padding: 12px 14px; max-height: 30rem; overflow: auto; }

@@ -166,7 +166,7 @@ def evaluation(folder: Path) -> list[Part]:
         floors = report.get("metrics", {}).get("floors", {})
         what = f"floor: {floors['rows']} {floors['split']} examples" if floors else ""
         rows = [row if floors else row[:2] for row in rows]
-        parts.append(table(["figure", f"mean ± sd over {seeds_of(report)} seeds" if seeds_of(report) > 1 else "value",
+        parts.append(table(["figure", f"mean ± sd, {seeds_of(report)} seeds" if seeds_of(report) > 1 else "value",
                             *([what] if floors else [])], rows, numbers=True))  # fmt: skip
     if (folder / "reproduced.json").is_file():
         parts += reproduced(json.loads((folder / "reproduced.json").read_text()))
@@ -230,7 +230,7 @@ def evaluation_pictures(folder: Path, space: Space) -> list[Part]:
     """Samples next to data, the nearest training examples, and other pictures; the page draws the losses itself."""
     titles = {
         "samples.png": "samples next to training examples",
-        "neighbors.png": "nearest neighbors: a sample, and the five training examples nearest in features",
+        "neighbors.png": "nearest neighbors: a sample, and its five nearest training examples",
         "marginals.png": "samples and data, coordinate by coordinate",
     }
     paths = sorted(files(folder, "*.png"), key=lambda path: [*titles, path.name].index(path.name))

@@ -230,7 +230,7 @@ def test_every_mode_writes_the_page(tmp_path, capsys):
     (directory / PAGE).unlink()
     assert run_lib.reproduce(config, directory, **one)
     found = Elements(read(directory))
-    assert "4 ± 0" in found.text and "passed" in found.text and "mean ± sd over 2 seeds" in found.text
+    assert "4 ± 0" in found.text and "passed" in found.text and "mean ± sd, 2 seeds" in found.text
     assert "nearest neighbors" in found.text and len(found.of("svg")) == 3
 
 
