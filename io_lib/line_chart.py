@@ -73,8 +73,8 @@ def axis(low: float, high: float, start: float, end: float, log: bool) -> tuple[
             m * 10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
         ]
         ticks = [v for v in ticks if low / 1.2 <= v <= high * 1.2]
-        for kept in ((1, 2, 5), (1, 3), (1,)):
-            few = [v for v in ticks if round(v / 10.0 ** math.floor(math.log10(v) + 1e-9)) in kept]
+        for leading in ((1, 2, 5), (1, 3), (1,)):
+            few = [v for v in ticks if round(v / 10.0 ** math.floor(math.log10(v) + 1e-9)) in leading]
             if len(few) <= 7:
                 break
         ticks = few[:: math.ceil(len(few) / 7)]

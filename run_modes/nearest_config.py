@@ -5,7 +5,7 @@ import functools
 from ml_collections import ConfigDict
 
 from config_lib.command_line import shipped, shipped_names
-from config_lib.spec import differing
+from config_lib.spec import ConfigError, differing
 
 FAR = 20  # differing entries after which the published configs are compared too
 
@@ -16,9 +16,13 @@ def nearest_shipped(config: ConfigDict) -> Nearest | None:
     """(name of the shipped config with the fewest differing entries, entry → its value there and here).
 
     Entries that only the shipped config has are left out: a run of an earlier version lacks those that came later.
+    None if another package named configs comes first on sys.path.
     """
-    found = compared(config, shipped_configs(published=False))
-    if found is None or len(found[1]) > FAR or found[0] == "cifar10":  # which is one of the published ones
+    try:
+        found = compared(config, shipped_configs(published=False))
+    except ConfigError:
+        return None
+    if found is None or len(found[1]) > FAR or found[0] == "cifar10":  # one of the published ones
         found = min(filter(None, [found, compared(config, shipped_configs(published=True))]), key=size, default=None)
     return found
 

@@ -65,7 +65,7 @@ def write_page(directory: str | Path, card: dict[str, Any] | None = None) -> Non
     try:
         page, unread = page_of(Path(directory), card)
         workdir.write_atomic(Path(directory) / PAGE, page)
-    except Exception as error:  # of any class: a page is worth no run
+    except Exception as error:  # of any class: the page must not fail a run
         log.warning("%s was not written: %s: %s", Path(directory) / PAGE, type(error).__name__, error)
         return
     if unread:

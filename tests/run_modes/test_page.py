@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import run_lib
-from config_lib.spec import spec, to_json
+from config_lib.spec import ConfigError, spec, to_json
 from configs.digits import get_config as digits_config
 from configs.points import get_config as points_config
 from configs.score_sde import get_config as published_config
 from io_lib import workdir
 from io_lib.run_page import stored_in
-from run_modes import page, page_parts
+from run_modes import nearest_config, page, page_parts
 from run_modes.nearest_config import nearest_shipped
 from run_modes.page import LIMIT, PAGE, write_page
 from sde_lib.posterior import MMPS
@@ -185,12 +185,19 @@ def test_hostile_contents_are_text(tmp_path, caplog):
     assert {tag for tag, _ in found.elements} <= set(tags.split())
 
 
+def raise_config_error(published):
+    raise ConfigError("expected the package configs")
+
+
 def test_the_nearest_shipped_config():
     config = digits_config()
     config.optimizer.learning_rate = 1e-4
     assert nearest_shipped(config) == ("digits", {"optimizer.learning_rate": ["0.003", "0.0001"]})
     config = published_config("cifar10_ddpmpp_vp")
     assert nearest_shipped(config) == ("score_sde:cifar10_ddpmpp_vp", {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest_config, "shipped_configs", raise_config_error)
+        assert nearest_shipped(config) is None
     del config.eval["intervals"]  # as in a run of an earlier version
     assert nearest_shipped(config) == ("score_sde:cifar10_ddpmpp_vp", {})
 
