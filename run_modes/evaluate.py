@@ -18,6 +18,7 @@ from run_modes.data import load_data, warn_of_other_data
 from run_modes.eval_loss import EvalLoss, loss_curve
 from run_modes.experiment import make_experiment
 from run_modes.features import write_statistics
+from run_modes.page import write_page
 from run_modes.paths import require_config
 from run_modes.trained import Trained, open_trained, require_score
 
@@ -55,6 +56,7 @@ def evaluate(
         report = evaluate_one(trained, num_samples, seed, data, folder)
         if report is None:
             return None
+    write_page(directory)
     return report
 
 

@@ -21,6 +21,7 @@ from run_modes.data import load_data
 from run_modes.evaluate import evaluate
 from run_modes.experiment import make_experiment
 from run_modes.import_published import import_checkpoint, imported_from
+from run_modes.page import write_page
 from run_modes.paths import require_config
 from run_modes.sample_metrics import build_evaluators
 from run_modes.train import train
@@ -61,7 +62,9 @@ def reproduce(
         rows = expected.compare(wanted, report)
     except ValueError as error:
         raise ConfigError(f"config.eval.expected: {error}") from error
-    return write(Path(directory) / folder, rows, report, options.seeds)
+    passed = write(Path(directory) / folder, rows, report, options.seeds)
+    write_page(directory)
+    return passed
 
 
 def make(config: ConfigDict, directory: str | Path, checkpoint: str, dataset: Dataset, devices: list | None) -> bool:

@@ -25,6 +25,7 @@ from io_lib.metrics import Progress
 from io_lib.restored_pictures import save_restored
 from io_lib.shards import Shards, fill, mapped
 from run_modes.measurements import Measurements, read_measurements
+from run_modes.page import write_page
 from run_modes.sample import batch_size, cache_of
 from run_modes.sample_conditions import SampleConditions, conditions_of_samples
 from run_modes.trained import Trained, open_trained, require_finite
@@ -75,6 +76,7 @@ def restore(
             shards.union(file, count)
     answers = mapped(file).reshape(len(measured.names), num_samples, *trained.experiment.shape)
     write_results(trained, measured, answers, folder)
+    write_page(directory)
     return answers
 
 

@@ -12,6 +12,7 @@ from config_lib.spec import ConfigError
 from io_lib import pictures, workdir
 from io_lib.sample_pictures import save_samples
 from io_lib.shards import Shards, fill, mapped
+from run_modes.page import write_page
 from run_modes.sample_conditions import SampleConditions, conditions_of_samples
 from run_modes.trained import Trained, made_with, open_trained, require_finite, require_score
 from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
@@ -55,6 +56,7 @@ def sample(
         return None
     if animate:
         draw_animation(trained, drawn[0], seed, conditions)
+    write_page(directory)
     return drawn[0]
 
 

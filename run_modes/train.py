@@ -23,6 +23,7 @@ from run_modes.card import card_of, data_of, generator
 from run_modes.conditions import ignored, network_batch, with_conditions
 from run_modes.data import load_data
 from run_modes.experiment import Experiment, make_experiment
+from run_modes.page import write_page
 from run_modes.paths import with_absolute_paths
 from run_modes.show import Shown
 from run_modes.state import digest, init_state_on_devices, parameters_of, restore_state
@@ -98,6 +99,7 @@ def train(
         )
         feed = stack.enter_context(contextlib.closing(cast(Generator, feed)))
         step = run.loop(state, start, feed, stop)
+    write_page(directory, run.newest_card)
     if step < total:
         say(f"stopped at step {step}: the same command resumes {directory} there")
     return step == total

@@ -21,6 +21,7 @@ from run_modes.conditions import abstract_conditions
 from run_modes.eval_loss import EvalLoss
 from run_modes.experiment import Experiment
 from run_modes.labels import class_counts
+from run_modes.page import write_page
 from run_modes.sample_conditions import of_classes, of_examples
 from run_modes.show import Shown
 from run_modes.state import SNAPSHOT, abstract_state, all_finite, key_for
@@ -113,6 +114,7 @@ class TrainingRun:
         self.experiment, self.config, self.training = experiment, experiment.config, experiment.config.training
         self.directory, self.log, self.checkpoints, self.card, self.shown = directory, log, checkpoints, card, shown
         self.one_step, self.many_steps = steps
+        self.newest_card = card
         self.eval_loss = EvalLoss(experiment, dataset)
         figures = experiment.objective.figures()
         self.eval_figures = {k: EvalLoss(experiment._replace(objective=one), dataset) for k, one in figures.items()}
@@ -183,6 +185,7 @@ class TrainingRun:
             if last:
                 progress.doing("drawing samples")
             self.snapshot(step, state.ema_params)
+            write_page(self.directory, self.newest_card)
         if due(self.training.log_every):
             self.shown.update()
         if save:
@@ -224,7 +227,8 @@ class TrainingRun:
         if not all_finite((state.params, state.ema_params)):
             good = self.checkpoints.latest_step() or 0
             raise FloatingPointError(f"parameters are not finite at step {step}; the last good checkpoint is of {good}")
-        self.checkpoints.save(step, state, signed(self.card, state))
+        self.newest_card = signed(self.card, state)
+        self.checkpoints.save(step, state, self.newest_card)
 
     def snapshot(self, step: int, params) -> None:
         """Draws a picture of samples, from the same noise at every step, in the first process alone."""
