@@ -19,6 +19,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from config_lib.command_line import ConfigError, define_config_flag, run
+from io_lib.metrics import PROJECT, WRITERS
 from io_lib.workdir import CONFIG, load_config
 
 F = flags.FLAGS
@@ -243,7 +244,10 @@ def saved_config() -> ConfigDict:
     if F.workdir is None:
         raise ConfigError("--workdir=DIR is required")
     if F.mode == "train" and (Path(F.workdir) / CONFIG).is_file():
-        return load_config(F.workdir)  # of a run that is resumed by its directory alone
+        config = load_config(F.workdir)  # of a run that is resumed by its directory alone
+        if "training" in config:  # flags may set what runs of earlier versions lack
+            config.training = ConfigDict({"writers": WRITERS, "wandb_project": PROJECT, **config.training})
+        return config
     if MODES[F.mode].makes_workdir:
         raise ConfigError(f"--config=FILE is required for --mode={F.mode}, configs/digits.py for instance")
     config = load_config(F.workdir)

@@ -26,7 +26,10 @@ from sde_lib import SDE, GaussianSDE, NoisyClassifier, ScoreModel
 log = logging.getLogger(__name__)
 
 # Sections that may differ from the work directory's config when a trained model is used.
-CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.", "config.restore.")
+CHANGEABLE = (
+    *("config.sampling.", "config.eval.", "config.data.", "config.restore."),
+    *("config.training.writers", "config.training.wandb_project"),
+)
 # Other sections on which samples depend, in addition to step, parameters, seed and sampler.
 DECIDES = ("shape", "sde", "parameterization", "network", "transform", "cond")
 

@@ -211,7 +211,9 @@ class TrainingRun:
             grid = pictures.image_grid(
                 self.experiment.transform.to_uint8(np.asarray(x)), scale=self.experiment.picture_scale()
             )
-            pictures.save_png(folder / f"step_{step:07d}.png", grid)
+            file = folder / f"step_{step:07d}.png"
+            pictures.save_png(file, grid)
+            self.log.image(step, file)
 
 
 def note(metrics: dict, feed: StallTimer) -> str:
