@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError, to_json
 from data_lib import Batches, Dataset, prefetch
 from data_lib.identity import identity
-from io_lib import workdir
+from io_lib import hub, workdir
 from io_lib.checkpoint import Checkpoints, DamagedError
 from io_lib.metrics import PROJECT, WRITERS, MetricsLog, NoLog, require_writers
 from io_lib.processes import is_main_process, raise_on_all
@@ -59,6 +59,7 @@ def train(
     with contextlib.ExitStack() as stack:
         given = dataset is not None
         with raise_on_all():
+            hub.require_local(directory)
             config = with_absolute_paths(config)
             experiment, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
             if is_main_process():
