@@ -3,8 +3,8 @@
     hf:owner/name             the newest revision
     hf:owner/name@revision    that of a branch, a tag or a commit
 
-What is downloaded is data: config.json, checkpoints, and the files next to them that `is_of_run` names. A Python file
-of a repository is not even fetched.
+What is downloaded is data, of which nothing is run: config.json, checkpoints, and the files next to them that FILES
+names. Other files of a repository are not fetched.
 """
 
 import contextlib
@@ -136,6 +136,7 @@ def _package() -> Any:
 def _errors(hub: Any, name: str) -> Iterator[None]:
     """Errors of the Hub and of the network as ConfigErrors of one line."""
     errors: ModuleType = hub.errors
+    general = errors.HfHubHTTPError.__bases__  # OSError, and HTTPError of the client: httpx or httpx2
     try:
         yield
     except errors.GatedRepoError as error:
@@ -149,10 +150,7 @@ def _errors(hub: Any, name: str) -> Iterator[None]:
         raise ConfigError(f"{name}: the repository has no such revision") from error
     except errors.LocalEntryNotFoundError as error:
         raise ConfigError(f"{name}: the Hub cannot be reached, and the run is not in the cache") from error
-    except (
-        *errors.HfHubHTTPError.__bases__,
-        RuntimeError,
-    ) as error:  # HTTPError, OSError; of uploads
+    except (*general, RuntimeError, errors.HFValidationError) as error:  # RuntimeError: of uploads
         text = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
         login = "; `hf auth login` logs in" if "401" in text or "403" in text else ""
         raise ConfigError(f"{name}: {text}{login}") from error

@@ -18,7 +18,7 @@ from io_lib.workdir import write_atomic
 
 METRICS, WANDB_ID = "metrics.jsonl", "wandb_id.txt"
 WRITERS, PROJECT = ("tensorboard",), "score-sde"  # of runs whose config has neither
-UPLOAD_SECONDS = 60.0  # how long the end of training waits for uploads to Weights & Biases
+OPEN_SECONDS, UPLOAD_SECONDS = 30.0, 60.0  # how long start and end of training wait for Weights & Biases
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +99,20 @@ class WeightsAndBiases:
             ) from error
         except Exception as error:  # of any class: of the network, the service process, the disk
             log.warning("Weights & Biases cannot be reached, the run is written offline: %s", _line(error))
-            self._try(lambda: self._start(mode="offline"))
+            self._try(self._start_offline)
+
+    def _start_offline(self) -> None:
+        import wandb
+
+        if wandb.run is None:  # or it is the caller's own
+            wandb.teardown()  # the service process holds the id of the run that could not start
+        self._start(mode="offline")
 
     def _start(self, **options: Any) -> None:
         import wandb
 
         offline = options.get("mode", os.environ.get("WANDB_MODE")) in ("offline", "disabled")
-        settings = {"console": "off", "silent": offline}  # online it prints the run's address
+        settings = {"console": "off", "silent": offline, "init_timeout": OPEN_SECONDS}  # online it prints an address
         if "finish_timeout" in wandb.Settings.model_fields:  # 0.26 has none
             settings["finish_timeout"] = UPLOAD_SECONDS
         run = wandb.init(

@@ -102,6 +102,8 @@ def test_errors_of_the_hub(server, monkeypatch):
     server.add("me/private", RUN, private=True)
     with pytest.raises(ConfigError, match="hf:me/none: the Hub has no such repository, or it is private and"):
         hub.download("hf:me/none")
+    with pytest.raises(ConfigError, match="hf:me/a--b: Cannot have -- or"):
+        hub.download("hf:me/a--b")
     with pytest.raises(ConfigError, match="hf:me/run@v2: the repository has no such revision"):
         hub.download("hf:me/run@v2")
     with pytest.raises(ConfigError, match="hf:me/run is public, and --private does not change that: nothing"):

@@ -127,10 +127,8 @@ def offline(monkeypatch, tmp_path):
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    threads = threading.active_count()
     yield wandb
     wandb.teardown()
-    assert threading.active_count() == threads
     found = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
     assert not [line for line in found.splitlines() if "wandb-core" in line and f"--pid {os.getpid()}" in line]
 
@@ -139,6 +137,7 @@ def test_a_resumed_run_of_weights_and_biases(offline, tmp_path, capfd):
     """Two trainings with one id; after the rewind to step 5 its lines are written again, at their own steps."""
     workdir, config = tmp_path / "digits", {"sde": {"beta_max": 20.0}, "betas": [0.9, 0.999]}
     workdir.mkdir()
+    threads = threading.active_count()
     Image.new("L", (3, 2), 128).save(tmp_path / "step_5.png")
     with MetricsLog(workdir, ("wandb",), "project", config) as log:
         log.open()
@@ -155,6 +154,7 @@ def test_a_resumed_run_of_weights_and_biases(offline, tmp_path, capfd):
     assert not (workdir / "tensorboard").exists()
 
     offline.teardown()  # its service process then has written all
+    assert threading.active_count() == threads
     files = sorted((workdir / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
     found = [list(records(file)) for file in files]
     starts = [next(record.run for record in run if record.HasField("run")) for run in found]
@@ -216,6 +216,20 @@ def test_weights_and_biases_never_stops_training(offline, monkeypatch, tmp_path,
     monkeypatch.setattr(offline, "init", without_key)
     with MetricsLog(tmp_path, ("wandb",)) as log, pytest.raises(ConfigError, match=r"no-tty\); run `wandb login`, or"):
         log.open()
+
+
+@pytest.mark.slow  # W&B itself tries again for ten seconds
+def test_without_a_network_the_run_is_offline_with_the_same_id(offline, monkeypatch, tmp_path, caplog):
+    for name, value in {"MODE": "online", "BASE_URL": "http://127.0.0.1:9", "API_KEY": 40 * "a"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setattr("io_lib.metrics.OPEN_SECONDS", 1.0)
+    with caplog.at_level(logging.WARNING), MetricsLog(tmp_path, ("wandb",)) as log:
+        log.open()
+        log.write(1, loss=0.5)
+    assert "the run is written offline" in caplog.text and "continues without it" not in caplog.text
+    offline.teardown()
+    (file,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{(tmp_path / 'wandb_id.txt').read_text()}.wandb")
+    assert [values(record.history.item)["loss"] for record in records(file) if record.HasField("history")] == [0.5]
 
 
 def test_metrics_errors(tmp_path):
