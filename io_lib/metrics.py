@@ -104,7 +104,7 @@ class WeightsAndBiases:
     def _start_offline(self) -> None:
         import wandb
 
-        if wandb.run is None:  # or it is the caller's own
+        if wandb.run is None and "finish_timeout" in wandb.Settings.model_fields:  # 0.26 would wait for the network
             wandb.teardown()  # the service process holds the id of the run that could not start
         self._start(mode="offline")
 

@@ -55,6 +55,18 @@ def test_a_push_replaces_the_run_and_nothing_else(server):
     assert contents(hub.download(f"hf:me/run@{first}")) == {**RUN, "samples.png": b"old"}
 
 
+def test_a_revision_of_a_repository_that_holds_something_else_now(server):
+    server.add("me/run", RUN)
+    first = server.files("me/run")[0]
+    server.commit("me/run", {"config.json": b'{"model_type": "unet"}'})
+    assert contents(hub.download(f"hf:me/run@{first}")) == RUN
+
+
+def test_a_new_repository_is_private_if_asked(server):
+    hub.upload("me/run", RUN, "Step 40", private=True)
+    assert server.repositories["me/run"][0] is True
+
+
 def test_no_code_of_a_repository_is_downloaded(server):
     code = {
         "network.py": b"raise SystemExit",

@@ -149,7 +149,8 @@ def test_a_resumed_run_of_weights_and_biases(offline, tmp_path, capfd):
         log.rewind(5)
         log.write(6, loss=0.25)
         log.write(7, loss=math.inf)
-    assert capfd.readouterr() == ("", "")
+    out, said = capfd.readouterr()
+    assert out == "" and [line for line in said.splitlines() if "`resume` will be ignored" not in line] == []  # 0.26
     assert [line["step"] for line in read_metrics(workdir)] == [5, 6, 7]
     assert not (workdir / "tensorboard").exists()
 
@@ -220,6 +221,8 @@ def test_weights_and_biases_never_stops_training(offline, monkeypatch, tmp_path,
 
 @pytest.mark.slow  # W&B itself tries again for ten seconds
 def test_without_a_network_the_run_is_offline_with_the_same_id(offline, monkeypatch, tmp_path, caplog):
+    if "finish_timeout" not in offline.Settings.model_fields:
+        pytest.skip("this version of wandb waits for the network at the end")
     for name, value in {"MODE": "online", "BASE_URL": "http://127.0.0.1:9", "API_KEY": 40 * "a"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setattr("io_lib.metrics.OPEN_SECONDS", 1.0)

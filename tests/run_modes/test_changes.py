@@ -23,7 +23,7 @@ from data_lib import Dataset, from_arrays
 from data_lib.identity import differences, digest, identity
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
-from io_lib.metrics import read_metrics
+from io_lib.metrics import MetricsLog, read_metrics
 from run_modes import changes, command_line
 from run_modes.data import load_data
 from run_modes.devices import make_devices
@@ -129,6 +129,17 @@ def test_writers_may_change(run, monkeypatch):
     config.training.update(writers=("wanb",), num_steps=7)
     with pytest.raises(ConfigError, match=r"writers: expected tensorboard, wandb, both or none, got 'wanb'"):
         train(config, run)
+
+
+def test_a_writer_that_refuses_stops_before_training(run, monkeypatch):
+    def refuse(self):
+        raise ConfigError("nobody is logged in")
+
+    monkeypatch.setattr(MetricsLog, "open", refuse)
+    before = (run / "metrics.jsonl").read_bytes(), (run / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="nobody is logged in"):
+        train(constant(num_steps=6), run)
+    assert ((run / "metrics.jsonl").read_bytes(), (run / "config.json").read_bytes()) == before
 
 
 def test_a_run_of_weights_and_biases_is_resumed(run, monkeypatch, tmp_path):

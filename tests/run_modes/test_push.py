@@ -16,8 +16,8 @@ from PIL import Image
 import run_lib
 from config_lib.spec import ConfigError, to_json
 from data_lib import from_arrays
-from io_lib import workdir
-from io_lib.checkpoint import Checkpoints
+from io_lib import hub, workdir
+from io_lib.checkpoint import Checkpoints, DamagedError
 from run_modes import push
 from run_modes.state import digest
 from tests.io_lib.hub_server import hub_on_this_machine
@@ -172,10 +172,21 @@ def test_what_is_not_pushed(run, server):
     assert not server.repositories
 
 
+def test_a_checkpoint_is_verified_before_it_is_pushed(run, server, monkeypatch):
+    def damaged(self, step):
+        raise DamagedError(f"checkpoint {step}: a leaf differs from what was written")
+
+    monkeypatch.setattr(Checkpoints, "verify", damaged)
+    with pytest.raises(ConfigError, match="checkpoint 4: a leaf differs"):
+        run_lib.push(run, "me/points")
+    assert not server.repositories
+
+
 def test_pull_makes_a_work_directory(run, server, tmp_path):
     """It can be sampled, and trained further to the state that the original reaches."""
     run_lib.push(run, "me/points")
     server.commit("me/points", uploaded(server) | {"hook.py": b"raise SystemExit"})
+    (hub.download("hf:me/points") / "hook.py").touch()  # the cache is shared with other downloads
     pulled = run_lib.pull("me/points", tmp_path / "there" / "pulled")
     assert not [path for path in pulled.rglob("*") if path.is_symlink() or path.suffix == ".py"]
     assert sorted(path.name for path in pulled.parent.iterdir()) == ["pulled"]
