@@ -4,6 +4,7 @@
     sample("runs/digits", 1000)           samples, cached and resumed
     evaluate("runs/digits")               loss, likelihood, metrics of samples, a report
     restore("runs/digits", "upscale:2", images="small", noise_std=1.0)   answers to measurements
+    push("runs/digits", "owner/digits")   to the Hugging Face Hub; load("hf:owner/digits") loads it
     model = load("runs/digits")           the trained model in Python: .sample .score .log_prob .encode .decode
 
 A work directory holds one run:
@@ -42,6 +43,10 @@ from run_modes.sample import sample as sample
 from run_modes.restore import restore as restore
 from run_modes.compare import compare as compare
 from run_modes.show import show as show
+
+# The Hugging Face Hub
+from run_modes.push import push as push
+from run_modes.pull import pull as pull
 
 # Evaluation
 from run_modes.evaluate import evaluate as evaluate

@@ -51,6 +51,8 @@ def base() -> ConfigDict:
     config.training.accumulate = 1  # parts in which a batch is processed, to fit into memory; see --mode=plan
     config.training.skip_nonfinite = False  # True: a step whose loss or gradient is not finite is skipped and counted
     config.training.steps_per_call = 0  # 0: one on a CPU, ten on an accelerator
+    config.training.writers = ("tensorboard",)  # and "wandb", or none of them; metrics.jsonl is always written
+    config.training.wandb_project = "score-sde"
     config.training.log_every = 50
     config.training.eval_every = 500
     config.training.sample_every = 10_000

@@ -27,7 +27,7 @@ FREE = (
     *("config.sampling.", "config.eval.", "config.restore.", "config.license", "config.initial"),
     *(f"config.training.{name}_every" for name in ("log", "eval", "sample", "checkpoint", "keep")),
     *("config.training.keep_newest", "config.training.snapshot_size", "config.training.steps_per_call"),
-    "config.training.accumulate",
+    *("config.training.accumulate", "config.training.writers", "config.training.wandb_project"),
 )
 """Beginnings of the keys that no parameter depends on, beyond rounding."""
 FROM_HERE = (

@@ -19,6 +19,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from config_lib.command_line import ConfigError, define_config_flag, run
+from io_lib import hub
+from io_lib.metrics import PROJECT, WRITERS
 from io_lib.workdir import CONFIG, load_config
 
 F = flags.FLAGS
@@ -179,7 +181,27 @@ def import_published(config: ConfigDict) -> None:
 def inspect(config: ConfigDict) -> None:
     from run_modes.inspect_run import inspect
 
-    inspect(directory=F.workdir, step=F.step)
+    inspect(directory=hub.local(F.workdir), step=F.step)
+
+
+@mode("push", "uploads a run to the Hugging Face Hub", flags=("to", "private", "step"), required=("to",))
+def push(config: ConfigDict) -> None:
+    from run_modes.push import push
+
+    push(directory=F.workdir, to=F.to, step=F.step, private=F.private)
+
+
+@mode(
+    "pull",
+    "makes a work directory of a run on the Hugging Face Hub",
+    flags=("from",),
+    required=("from",),
+    needs_config=False,
+)
+def pull(config: ConfigDict) -> None:
+    from run_modes.pull import pull
+
+    pull(source=str(F["from"].value), directory=F.workdir)
 
 
 @mode(
@@ -232,6 +254,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("step", None, "The checkpoint to use, if not the newest.", lower_bound=0)
     flags.DEFINE_integer("num_steps", None, "Steps of the sampler in use, config.sampling.use.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the samples; training uses --config.seed.", lower_bound=0)
+    flags.DEFINE_string("to", None, "The repository on the Hugging Face Hub to push to: OWNER/NAME.")
+    flags.DEFINE_string("from", None, "The run on the Hugging Face Hub to pull: OWNER/NAME or OWNER/NAME@REVISION.")
+    flags.DEFINE_boolean("private", False, "A repository that a push makes is private.")
     flags.DEFINE_boolean("compile_cache", True, "Compiled programs are cached in the user's cache folder, up to 1 GiB.")
     flags.DEFINE_boolean("animate", False, "Sampling also draws the path from noise to data: samples/animation.gif.")
 
@@ -242,11 +267,16 @@ def saved_config() -> ConfigDict:
         return ConfigDict()
     if F.workdir is None:
         raise ConfigError("--workdir=DIR is required")
+    if F.mode != "inspect":
+        hub.require_local(F.workdir)
     if F.mode == "train" and (Path(F.workdir) / CONFIG).is_file():
-        return load_config(F.workdir)  # of a run that is resumed by its directory alone
+        config = load_config(F.workdir)  # of a run that is resumed by its directory alone
+        if "training" in config:  # flags may set what runs of earlier versions lack
+            config.training = ConfigDict({"writers": WRITERS, "wandb_project": PROJECT, **config.training})
+        return config
     if MODES[F.mode].makes_workdir:
         raise ConfigError(f"--config=FILE is required for --mode={F.mode}, configs/digits.py for instance")
-    config = load_config(F.workdir)
+    config = load_config(hub.local(F.workdir))
     if F.mode == "restore" and "restore" not in config:  # a run of an earlier version
         from run_modes.restore import default_section
 
@@ -276,9 +306,12 @@ def check_flags() -> None:
     chosen = MODES[F.mode]
     if F.workdir is None and chosen.needs_workdir:
         raise ConfigError("--workdir=DIR is required")
+    if F.workdir is not None and F.mode != "inspect":
+        hub.require_local(F.workdir)
     for flag in chosen.required:
         if F[flag].value is None:
-            raise ConfigError(f"--{flag}={'NAME' if flag == 'task' else 'FILE'} is required for --mode={F.mode}")
+            what = {"task": "NAME", "to": "OWNER/NAME", "from": "OWNER/NAME"}.get(flag, "FILE")
+            raise ConfigError(f"--{flag}={what} is required for --mode={F.mode}")
     for flag in sorted({flag for mode in MODES.values() for flag in mode.flags}):
         if F[flag].present and flag not in chosen.flags:
             readers = listed([name for name, mode in MODES.items() if flag in mode.flags])

@@ -1,6 +1,7 @@
 """--mode=train: trains a config's network in a work directory with checkpoints, or resumes the training."""
 
 import contextlib
+import json
 import logging
 from collections.abc import Generator
 from pathlib import Path
@@ -13,9 +14,9 @@ from ml_collections import ConfigDict
 from config_lib.spec import ConfigError, to_json
 from data_lib import Batches, Dataset, prefetch
 from data_lib.identity import identity
-from io_lib import workdir
+from io_lib import hub, workdir
 from io_lib.checkpoint import Checkpoints, DamagedError
-from io_lib.metrics import MetricsLog, NoLog
+from io_lib.metrics import PROJECT, WRITERS, MetricsLog, NoLog, require_writers
 from io_lib.processes import is_main_process, raise_on_all
 from io_lib.signals import StopRequest
 from run_modes import changes
@@ -61,6 +62,7 @@ def train(
     with contextlib.ExitStack() as stack:
         given = dataset is not None
         with raise_on_all():
+            hub.require_local(directory)
             config = with_absolute_paths(config)
             experiment, steps, dataset, batches, checkpoints = prepared(config, directory, dataset, devices)
             if is_main_process():
@@ -74,13 +76,14 @@ def train(
             experiment = experiment._replace(config=config)
         stop = stack.enter_context(StopRequest())
         stack.enter_context(checkpoints)
-        log = stack.enter_context(MetricsLog(directory) if is_main_process() else NoLog())
+        log = stack.enter_context(log_of(directory, config))
         start, total = newest, config.training.num_steps
         if start >= total:
             log.rewind(start)
             say(f"{directory} is trained: {start} steps")
             return True
         with raise_on_all():
+            log.open()
             state, about = first_state(experiment, checkpoints, start)
             start = int(state.step)  # that of an earlier checkpoint, if the newest was damaged
             if is_main_process():
@@ -112,6 +115,7 @@ def prepared(
     experiment, training = make_experiment(config, devices, processes=True), config.training
     dataset = load_data(config, experiment.devices, dataset, training=True)
     experiment = conditioned(experiment, dataset, Path(directory), devices)
+    require_writers(training.get("writers", ()))
     steps = check_shapes(experiment)
     require_prior(experiment)
     try:
@@ -138,6 +142,15 @@ def conditioned(experiment: Experiment, dataset: Dataset, directory: Path, devic
         for name in ignored(experiment.network, conditions, dataset, experiment.shape):
             log.warning("the network ignores its condition %r: its output does not depend on it", name)
     return experiment
+
+
+def log_of(directory: Path, config: ConfigDict) -> MetricsLog | NoLog:
+    """The log with the writers of config.training; in other processes than the main one it writes nothing."""
+    if not is_main_process():
+        return NoLog()
+    training = config.training
+    writers, project = training.get("writers", WRITERS), training.get("wandb_project", PROJECT)
+    return MetricsLog(directory, writers, project, json.loads(to_json(config)))
 
 
 def require_prior(experiment: Experiment) -> None:

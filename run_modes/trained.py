@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from config_lib.names import offer
 from config_lib.spec import ConfigError, to_json
-from io_lib import workdir
+from io_lib import hub, workdir
 from io_lib.checkpoint import Checkpoints
 from run_modes.card import DEFAULT_GENERATOR, fingerprint, generator
 from run_modes.changes import changes_between
@@ -26,7 +26,10 @@ from sde_lib import SDE, GaussianSDE, NoisyClassifier, ScoreModel
 log = logging.getLogger(__name__)
 
 # Sections that may differ from the work directory's config when a trained model is used.
-CHANGEABLE = ("config.sampling.", "config.eval.", "config.data.", "config.restore.")
+CHANGEABLE = (
+    *("config.sampling.", "config.eval.", "config.data.", "config.restore."),
+    *("config.training.writers", "config.training.wandb_project"),
+)
 # Other sections on which samples depend, in addition to step, parameters, seed and sampler.
 DECIDES = ("shape", "sde", "parameterization", "network", "transform", "cond")
 
@@ -66,6 +69,7 @@ def open_trained(
 
     ConfigError if it is not a work directory, belongs to another config, or has no such checkpoint.
     """
+    hub.require_local(directory)
     try:
         saved, directory = workdir.load_config(directory), Path(directory)
     except FileNotFoundError as error:
@@ -141,11 +145,11 @@ def require_fitting(classifier: Trained, experiment: Experiment) -> None:
 def load_classifier(directory: str | Path, classes: Sequence[Callable] = ()) -> NoisyClassifier:
     """The classifier of a work directory, with the EMA parameters of its newest checkpoint, for `ByClassifier`.
 
-    ConfigError and `classes` as in `load`, and ConfigError if the run is not of a classifier.
+    `directory`, `classes` and ConfigError as in `load`, and ConfigError if the run is not of a classifier.
     """
     for each in classes:
         offer(each)
-    return as_classifier(open_classifier(directory))
+    return as_classifier(open_classifier(hub.local(directory)))
 
 
 def require_score(trained: Trained, what: str) -> None:
@@ -165,9 +169,10 @@ def load(
 ) -> ScoreModel:
     """The model of a work directory, with the EMA parameters of the checkpoint of `step`, or of the newest.
 
-    `config` replaces the directory's own; it may differ only in sampling, eval and data. ConfigError if it differs
-    elsewhere, if there is no such checkpoint, or if it is not a work directory. `classes` are classes and functions of
-    your own that the config names, if this process has not imported the file that defines them.
+    "hf:owner/name" and "hf:owner/name@revision" are runs on the Hugging Face Hub; their files are cached, and none of
+    them is run. `config` replaces the directory's own; it may differ only in sampling, eval and data. ConfigError if it
+    differs elsewhere, if there is no such checkpoint, or if it is not a work directory. `classes` are classes and
+    functions of your own that the config names, if this process has not imported the file that defines them.
     """
     for each in classes:
         offer(each)
@@ -177,7 +182,7 @@ def load(
             "load(…).astype(jnp.float64) computes in float64",
             directory,
         )
-    trained = open_trained(directory, config, step=step)
+    trained = open_trained(hub.local(directory), config, step=step)
     require_score(trained, "score model")
     return trained.model
 

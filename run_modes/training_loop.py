@@ -243,6 +243,7 @@ class TrainingRun:
             save_samples(
                 folder / f"step_{step:07d}.png", model.to_samples(np.asarray(x)), self.experiment.picture_scale()
             )
+            self.log.image(step, file)
 
 
 def note(metrics: dict, feed: StallTimer) -> str:

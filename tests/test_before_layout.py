@@ -86,6 +86,10 @@ LATER = (
     *("config.sampling.classifier_scale: (absent) -> 1.0", "config.sampling.classifier_scale: (absent) -> 2.0"),
     "config.eval.report.noun: 'image' -> 'digit'",
     *("config.eval.intervals.examples: (absent) -> 0", "config.eval.intervals.draws: (absent) -> 39"),
+    *(
+        "config.training.writers: (absent) -> ('tensorboard',)",
+        "config.training.wandb_project: (absent) -> 'score-sde'",
+    ),
 )
 
 

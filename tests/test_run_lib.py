@@ -80,6 +80,16 @@ def test_a_run_leaves_what_it_promises(run):
     assert all((directory / "eval" / name).is_file() for name in ("report.md", "samples.png", "loss.png"))
 
 
+def test_pictures_of_training_are_passed_to_the_log(tmp_path, monkeypatch):
+    config, pictures = get_config(), []
+    config.training.update(num_steps=2, sample_every=1, log_every=1, eval_every=0, writers=())
+    monkeypatch.setattr(run_lib.MetricsLog, "image", lambda self, step, path: pictures.append((step, path)))
+    assert run_lib.train(config, tmp_path / "run", devices=jax.devices()[:1])
+    folder = tmp_path / "run" / "samples"
+    assert pictures == [(1, folder / "step_0000001.png"), (2, folder / "step_0000002.png")]
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(run):
     """Training goes on from there to the state and the metrics that it had."""
     config, directory = get_config(), run

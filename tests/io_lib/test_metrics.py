@@ -1,14 +1,23 @@
 """The log of a killed and resumed run is the log of an uninterrupted one."""
 
+import importlib.util
 import io
 import json
+import logging
 import math
+import os
+import struct
+import subprocess
+import sys
+import threading
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from io_lib.metrics import MetricsLog, Progress, read_metrics
+from config_lib.names import ConfigError
+from io_lib.metrics import MetricsLog, Progress, read_metrics, require_writers
 
 
 def test_lines_are_plain_json_and_exact(tmp_path):
@@ -64,6 +73,166 @@ def test_tensorboard_events_and_what_a_rewind_hides(tmp_path):
     values = {e.step: e.summary.value[0].simple_value for e in events if e.summary.value}
     starts = [e.step for e in events if e.HasField("session_log")]
     assert values == {1: 0.25, 2: 0.5} and starts == [2]
+
+
+def test_writers_are_chosen_and_the_record_is_always_written(tmp_path):
+    with MetricsLog(tmp_path, writers=()) as log:
+        log.open()
+        log.write(1, loss=0.5)
+        log.image(1, tmp_path / "picture.png")
+        log.rewind(0)
+        log.write(1, loss=0.25)
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.25}]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_names_of_writers(monkeypatch, tmp_path):
+    assert require_writers(("tensorboard,wandb", "wandb")) == require_writers("tensorboard, wandb")
+    assert require_writers(("wandb",)) == ("wandb",) and require_writers(("",)) == ()
+    with pytest.raises(ConfigError, match=r"config\.training\.writers: expected .*, got 'wanb'; nearest: wandb"):
+        require_writers(("wanb",))
+    (tmp_path / "wandb").mkdir()  # where W&B writes by default: a folder is no package
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    assert importlib.util.find_spec("wandb") is not None
+    with pytest.raises(ConfigError, match=r"wandb, which is not installed: pip install 'score-sde-jax\[wandb\]'"):
+        require_writers(("wandb",))
+    assert require_writers(("tensorboard",)) == ("tensorboard",)
+
+
+def records(file):
+    """The records of a .wandb file, in LevelDB's log format: blocks of 32 KiB, parts with a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, place, whole = file.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
+
+
+def values(items):
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """W&B without a network, whose service process is ended after the test."""
+    wandb = pytest.importorskip("wandb")
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    yield wandb
+    wandb.teardown()
+    found = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
+    assert not [line for line in found.splitlines() if "wandb-core" in line and f"--pid {os.getpid()}" in line]
+
+
+def test_a_resumed_run_of_weights_and_biases(offline, tmp_path, capfd):
+    """Two trainings with one id; after the rewind to step 5 its lines are written again, at their own steps."""
+    workdir, config = tmp_path / "digits", {"sde": {"beta_max": 20.0}, "betas": [0.9, 0.999]}
+    workdir.mkdir()
+    threads = threading.active_count()
+    Image.new("L", (3, 2), 128).save(tmp_path / "step_5.png")
+    with MetricsLog(workdir, ("wandb",), "project", config) as log:
+        log.open()
+        log.write(5, loss=np.float32(0.5), grad_norm=2.0)
+        log.image(5, tmp_path / "step_5.png")
+        log.write(6, loss=0.125)
+    with MetricsLog(workdir, ("wandb",), "project", config | {"sde": {"beta_max": 15.0}}) as log:
+        log.open()
+        log.rewind(5)
+        log.write(6, loss=0.25)
+        log.write(7, loss=math.inf)
+    out, said = capfd.readouterr()
+    assert out == "" and [line for line in said.splitlines() if "`resume` will be ignored" not in line] == []  # 0.26
+    assert [line["step"] for line in read_metrics(workdir)] == [5, 6, 7]
+    assert not (workdir / "tensorboard").exists()
+
+    offline.teardown()  # its service process then has written all
+    assert threading.active_count() == threads
+    files = sorted((workdir / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    found = [list(records(file)) for file in files]
+    starts = [next(record.run for record in run if record.HasField("run")) for run in found]
+    assert [(run.project, run.display_name) for run in starts] == [("project", "digits")] * 2
+    assert starts[0].run_id == starts[1].run_id == (workdir / "wandb_id.txt").read_text()
+    configs = [{k: v for r in run if r.HasField("config") for k, v in values(r.config.update).items()} for run in found]
+    assert [each["sde"]["beta_max"] for each in configs] == [20.0, 15.0] and configs[0]["betas"] == [0.9, 0.999]
+    lines = [[values(r.history.item) for r in run if r.HasField("history")] for run in found]
+    assert [[(line["step"], line.get("loss")) for line in run] for run in lines] == [
+        [(5, 0.5), (5, None), (6, 0.125)],
+        [(6, 0.25), (7, math.inf)],
+    ]
+    assert lines[0][0]["grad_norm"] == 2.0
+    picture = {key: lines[0][1][f"samples/{key}"] for key in ("width", "height", "path")}
+    assert (picture["width"], picture["height"]) == (3, 2)
+    with Image.open(files[0].parent / "files" / picture["path"]) as image:
+        assert image.getpixel((0, 0)) == 128
+    metrics = {r.metric.name or r.metric.glob_name: r.metric.step_metric for r in found[1] if r.HasField("metric")}
+    assert metrics["*"] == "step"
+    exits = [record.exit.exit_code for run in found for record in run if record.HasField("exit")]
+    assert exits == [0, 0]
+
+
+def test_a_failed_run_is_marked(offline, tmp_path):
+    with pytest.raises(FloatingPointError), MetricsLog(tmp_path, ("wandb",)) as log:
+        log.write(1, loss=0.5)
+        raise FloatingPointError
+    offline.teardown()
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert [record.exit.exit_code for record in records(file) if record.HasField("exit")] == [1]
+
+
+def test_weights_and_biases_never_stops_training(offline, monkeypatch, tmp_path, caplog):
+    """No key is an error before training. A network that fails is a warning, and the run is offline."""
+    init = offline.init
+
+    def without_network(**options):
+        if "mode" not in options:
+            raise offline.errors.CommError("no route to host")
+        return init(**options)
+
+    monkeypatch.setattr(offline, "init", without_network)
+    with caplog.at_level(logging.WARNING), MetricsLog(tmp_path, ("wandb",)) as log:
+        log.open()
+        log.write(1, loss=0.5)
+        assert "cannot be reached, the run is written offline: CommError: no route to host" in caplog.text
+        log._writers[0]._run.finish()
+        log.write(2, loss=0.25)
+        log.write(3, loss=0.25)
+    assert caplog.text.count("training continues without it") == 1
+    offline.teardown()
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert [values(r.history.item)["loss"] for r in records(file) if r.HasField("history")] == [0.5]
+    assert len(read_metrics(tmp_path)) == 3
+
+    def without_key(**options):
+        raise offline.errors.UsageError("api_key not configured (no-tty)")
+
+    monkeypatch.setattr(offline, "init", without_key)
+    with MetricsLog(tmp_path, ("wandb",)) as log, pytest.raises(ConfigError, match=r"no-tty\); run `wandb login`, or"):
+        log.open()
+
+
+@pytest.mark.slow  # W&B itself tries again for ten seconds
+def test_without_a_network_the_run_is_offline_with_the_same_id(offline, monkeypatch, tmp_path, caplog):
+    if "finish_timeout" not in offline.Settings.model_fields:
+        pytest.skip("this version of wandb waits for the network at the end")
+    for name, value in {"MODE": "online", "BASE_URL": "http://127.0.0.1:9", "API_KEY": 40 * "a"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setattr("io_lib.metrics.OPEN_SECONDS", 1.0)
+    with caplog.at_level(logging.WARNING), MetricsLog(tmp_path, ("wandb",)) as log:
+        log.open()
+        log.write(1, loss=0.5)
+    assert "the run is written offline" in caplog.text and "continues without it" not in caplog.text
+    offline.teardown()
+    (file,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{(tmp_path / 'wandb_id.txt').read_text()}.wandb")
+    assert [values(record.history.item)["loss"] for record in records(file) if record.HasField("history")] == [0.5]
 
 
 def test_metrics_errors(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import run_lib
+from config_lib.command_line import apply_overrides
 from config_lib.spec import ConfigError, bind, from_json, spec, to_json
 from configs.own_data import with_data
 from configs.points import get_config
@@ -21,11 +23,14 @@ from data_lib import Dataset, from_arrays
 from data_lib.identity import differences, digest, identity
 from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
-from run_modes import changes
+from io_lib.metrics import MetricsLog, read_metrics
+from run_modes import changes, command_line
 from run_modes.data import load_data
 from run_modes.devices import make_devices
 from run_modes.paths import with_absolute_paths
 from sde_lib import NonlinearSDE, PredictPathScore, UniformGrid, UniformTime, transition_loss
+from tests.io_lib.test_metrics import records
+from tests.io_lib.test_metrics import values as wandb_values
 from tests.test_run_lib import final_state
 
 pytestmark = pytest.mark.usefixtures("usual_promotion")
@@ -103,6 +108,59 @@ def test_keys_that_a_later_version_added_or_dropped(run):
         "config.training.num_steps: 4 -> 6",
     ]
     assert "fast" in workdir.load_config(run).sampling
+
+
+def test_writers_may_change(run, monkeypatch):
+    """A run of an earlier version, whose config names none, has TensorBoard; flags of a resume may set others."""
+    saved = workdir.load_config(run)
+    del saved.training["writers"], saved.training["wandb_project"]
+    (run / "config.json").write_text(to_json(saved))
+    assert train(saved, run)  # without the keys it opens
+    monkeypatch.setattr(command_line, "F", SimpleNamespace(mode="train", workdir=str(run)))
+    config = apply_overrides(command_line.saved_config(), ["--config.training.writers=()"])
+    assert config.training.wandb_project == "score-sde" and config.training.writers == ()
+    config.training.num_steps = 6
+    events = sorted((run / "tensorboard").iterdir())
+    assert train(config, run) and sorted((run / "tensorboard").iterdir()) == events
+    assert changes.history(run)[0]["changes"] == ["config.training.num_steps: 4 -> 6"]
+    assert workdir.load_config(run).training.writers == ()
+    config.training.writers = ("tensorboard",)
+    assert len(run_lib.sample(run, 2, config=config, devices=DEVICES)) == 2  # no other model
+    config.training.update(writers=("wanb",), num_steps=7)
+    with pytest.raises(ConfigError, match=r"writers: expected tensorboard, wandb, both or none, got 'wanb'"):
+        train(config, run)
+
+
+def test_a_writer_that_refuses_stops_before_training(run, monkeypatch):
+    def refuse(self):
+        raise ConfigError("nobody is logged in")
+
+    monkeypatch.setattr(MetricsLog, "open", refuse)
+    before = (run / "metrics.jsonl").read_bytes(), (run / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="nobody is logged in"):
+        train(constant(num_steps=6), run)
+    assert ((run / "metrics.jsonl").read_bytes(), (run / "config.json").read_bytes()) == before
+
+
+def test_a_run_of_weights_and_biases_is_resumed(run, monkeypatch, tmp_path):
+    """It has the work directory's name, config and id, and the lines of the log."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wandb, found = pytest.importorskip("wandb"), []
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **options: found.append((options, init(**options))) or found[-1][1])
+    for num_steps in (6, 8):
+        config = constant(num_steps=num_steps)
+        config.training.update(writers=("wandb",), wandb_project="mine")
+        assert train(config, run)
+    wandb.teardown()
+    (first, run_1), (second, run_2) = found
+    assert first["id"] == second["id"] == (run / "wandb_id.txt").read_text()
+    assert (first["name"], first["project"], first["resume"], first["dir"]) == ("run", "mine", "allow", str(run))
+    assert run_1.config["training"]["num_steps"] == 6 and run_2.config["sde"]["call"] == config.sde.call
+    (file,) = Path(run_2.dir).parent.glob("*.wandb")
+    lines = [wandb_values(record.history.item) for record in records(file) if record.HasField("history")]
+    assert [(line["step"], line["loss"]) for line in lines] == [(8, read_metrics(run)[-1]["loss"])]
 
 
 @pytest.mark.parametrize(
