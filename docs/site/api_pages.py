@@ -2,9 +2,10 @@
 
 import functools
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from docstrings import Names
+from docstrings import Names, prose
 from public_names import (
     PACKAGES,
     ROOT,
@@ -24,6 +25,7 @@ CORE = ("sde", "parameterization", "losses", "sampling", "score_model", "noise",
 INNER = ("processes", "solvers", "training", "likelihood", "guidance", "posterior", "particles", "check", "exact")
 TITLES = {
     "run_lib": "Runs",
+    "sde_lib": "All names of sde_lib",
     "sde_lib.sde": "SDEs",
     "sde_lib.losses": "Losses, weights, times",
     "sde_lib.sampling": "Samplers and grids",
@@ -66,14 +68,16 @@ def sections() -> dict[str, list[str]]:
     rooms = [package for package in PACKAGES if package not in ("run_lib", "sde_lib")]
     return {
         "": ["run_lib"],
-        "The core": _sorted(modules_of("sde_lib"), CORE),
+        "The core": ["sde_lib", *_sorted(modules_of("sde_lib"), CORE)],
         "SDEs, solvers, training": _sorted(subpackages_of("sde_lib"), INNER),
-        "Around them": [*rooms, "configs"],
+        "Networks, data, files": [*rooms, "configs"],
     }
 
 
 def modules_on(page: str) -> list[str]:
     """The modules whose docstring and names a page has: a package's own, and those directly in it."""
+    if page == "sde_lib":
+        return [page]  # each of its modules has a page
     inner = [module for module in modules_of(page) if docstring_of_module(module)]
     return [page, *sorted(inner, key=lambda module: not module.endswith(".base"))]
 
@@ -81,9 +85,7 @@ def modules_on(page: str) -> list[str]:
 @functools.cache
 def documented_modules() -> frozenset[str]:
     """All modules that have a heading on some page."""
-    return frozenset(module for pages in sections().values() for page in pages for module in modules_on(page)) | {
-        "sde_lib"
-    }
+    return frozenset(module for pages in sections().values() for page in pages for module in modules_on(page))
 
 
 NAMES = Names(documented_modules())
@@ -100,7 +102,22 @@ def page_text(page: str) -> str:
     for module in modules_on(page):
         parts.append(_module(module, is_page=module == page))
         parts += [_entry(name) for name in public_names() if home_of(name) == module and page != "configs"]
+    if page == "sde_lib":
+        parts.append(_table(name for name in public_names() if name.path.count(".") == 1))
     return "\n\n".join(parts) + "\n"
+
+
+def _table(names: Iterable[Name]) -> str:
+    """The names of sde_lib, each with the first paragraph of its docstring."""
+    rows = [
+        f"| [`{name.name}`][{name.identifier}] | {_first(name)} |" for name in names if name.path.startswith("sde_lib.")
+    ]
+    return "| `from sde_lib import` | is |\n|---|---|\n" + "\n".join(sorted(rows, key=str.casefold))
+
+
+def _first(name: Name) -> str:
+    paragraph = " ".join((name.docstring or "").split("\n\n")[0].split())
+    return prose(paragraph, lambda code: None).replace("|", "\\|")
 
 
 def _options(**options: object) -> str:
@@ -138,7 +155,7 @@ def reference_pages() -> dict[str, list[Page]]:
         group: [Page(title_of(page), f"api/{page}.md", page_text(page)) for page in modules]
         for group, modules in sections().items()
     }
-    pages["Around them"].append(Page("Names of version 0.1", "api/old_names.md", old_names_text()))
+    pages["Networks, data, files"].append(Page("Names of version 0.1", "api/old_names.md", old_names_text()))
     return pages
 
 

@@ -72,7 +72,7 @@ class Names:
         file = word.removesuffix(".py").replace("/", ".")
         if word.endswith(".py") and file in self.modules:
             return file
-        if "." in word:
+        if "." in word or word in self.modules:
             return self.paths.get(word) or (word if word in self.modules else None)
         return None if word in local else self._of_word(word, module)
 

@@ -14,7 +14,7 @@ NUMBER = re.compile(r"(?:^|\s{2,})(\(\d+\)|order \d)\s*$")
 DRAWING = re.compile(r"[─│┌┐└┘├┤┬┴►◄]")
 RELATION = re.compile(r"[=∝≈≤≥←~↦]")
 SIGNS = re.compile(r"[α-ωΑ-Ω∇∫√½∂²³₀‖∞−∈^]|\w_\w")
-COMMAND = re.compile(r"^\s*(?:python |score-sde |>>>|config\.|\w+ = \w+\(.*\")", re.MULTILINE)
+COMMAND = re.compile(r"^\s*(?:python |score-sde |>>>|config\.|\w+ = \w+\(.*\"|.*\b\w{2,}=[\w(])", re.MULTILINE)
 LETTER = "A-Za-zα-ωΑ-Ωςℓ\u0300-\u036f"
 BRACES = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 LATEX_IN_TITLE = re.compile(r"\\\((.*?)\\\)")
@@ -92,7 +92,7 @@ def _token(match: re.Match[str], text: str) -> str:
     if kind == "gap" and RELATION.match(text, match.end()):
         return " "  # which aligned the relations
     if kind == "gap":
-        return '<span class="quad"></span>'
+        return '<span class="quad"></span>' if len(found) > 2 else "&ensp;"
     if kind == "word" and not _is_variable(found, text[match.end() :]):
         return html.escape(found)
     return f"<i>{found}</i>"

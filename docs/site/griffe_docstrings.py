@@ -64,8 +64,7 @@ def add_fields(item: griffe.Class, loader: griffe.GriffeLoader) -> None:
     cls: object = importlib.import_module(item.module.path)
     for part in item.path.removeprefix(f"{item.module.path}.").split("."):
         cls = getattr(cls, part)
-    fields = getattr(cls, "__dataclass_fields__", None) or getattr(cls, "_fields", None)
-    if not isinstance(cls, type) or not fields:
+    if not isinstance(cls, type) or not (hasattr(cls, "__dataclass_fields__") or hasattr(cls, "_fields")):
         return
     parameters = [
         griffe.Parameter(
