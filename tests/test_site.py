@@ -100,7 +100,7 @@ def slugs(text):
 def test_links_between_pages_and_to_files_resolve(site):
     links, broken, count = site.links, [], 0
     for source in links.pages():
-        for _, link in links.LINK.findall(links.FENCE.sub("", links.text_of(source))):
+        for _, link in links.LINK.findall(links.prose_of(source)):
             if re.match(r"[a-z]+:", link) or (source.endswith(".ipynb") and "/" not in link and link.endswith(".png")):
                 continue  # an address; a stored output
             path, _, anchor = link.partition("#")
@@ -155,7 +155,7 @@ def notebook(*cells):
 def write_notebooks(folder):
     folder.mkdir(parents=True)
     outputs = [
-        {"output_type": "stream", "name": "stdout", "text": " 10%\r100%\n<a>\n\nb\n"},
+        {"output_type": "stream", "name": "stdout", "text": " 10%\r100%\n<a>\n\n`VP` [b](c.md) $d$\n"},
         {"output_type": "display_data", "data": {"image/png": PIXEL, "text/plain": "<Figure>"}, "metadata": {}},
         {"output_type": "execute_result", "data": {"text/html": "<table>\n\n<tr><td>7</td></tr></table>"}},
     ]
@@ -173,7 +173,7 @@ def test_notebooks_become_pages_with_their_stored_outputs(site, tmp_path):
     page, files = site.notebook_pages.to_page(tmp_path / "notebooks" / "01_sde.ipynb")
     assert site.notebook_pages.title_of(tmp_path / "notebooks" / "02_score.ipynb") == "The score"
     assert "```python\nprint('$not latex$')\n```" in page
-    assert '<pre class="output stdout"><code>100%&#10;&lt;a&gt;&#10;&#10;b</code></pre>' in page
+    assert '<pre class="output stdout"><code>100%&#10;&lt;a&gt;&#10;&#10;`VP` [b](c.md) $d$</code></pre>' in page
     assert '<div class="output"><table> <tr><td>7</td></tr></table></div>' in page
     assert files == {"01_sde_2_1.png": base64.b64decode(PIXEL)} and "(01_sde_2_1.png)" in page
 
@@ -240,7 +240,12 @@ def test_the_site_builds_without_a_warning_and_is_whole(site, tmp_path):
     assert not broken
 
     lesson = (built / "notebooks" / "01_sde.html").read_text()
-    assert lesson.count("<math") >= 4 and "\\alpha" not in lesson and "$not latex$" in lesson
+    assert (
+        lesson.count("<math") >= 4
+        and "\\alpha" not in lesson
+        and "$not latex$" in lesson
+        and "`VP` [b](c.md) $d$" in lesson
+    )
     assert (built / "notebooks" / "01_sde_2_1.png").is_file()
     core = (built / "api" / "sde_lib.sde.html").read_text()
     assert '<td class="equation-number">(7)</td>' in core and "t_min" in core

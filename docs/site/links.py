@@ -27,6 +27,7 @@ LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\[\]]*\])*\])\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ .*$", flags=re.MULTILINE)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)")
 IN_LIST = re.compile(r"(?:^|\n)(?:[-*] |\d+\. )[^\n]*(?:\n(?: +\S[^\n]*)?)*\n\n$")
+OUTPUT = re.compile(r'^<(?:pre|div) class="output.*$', flags=re.MULTILINE)
 PLACE = re.compile(r"\0(\d+)\0")
 
 
@@ -44,6 +45,11 @@ def text_of(source: str) -> str:
     if source.endswith(".ipynb"):
         return notebook_pages.to_page(ROOT / source)[0]
     return (ROOT / source).read_text(encoding="utf-8")
+
+
+def prose_of(source: str) -> str:
+    """The page without code blocks and outputs."""
+    return OUTPUT.sub("", FENCE.sub("", text_of(source)))
 
 
 def target_of(link: str, source: str) -> str | None:
@@ -69,7 +75,7 @@ def copied_files() -> dict[str, str]:
     """File → path on the site, of those that a page links to and that are neither pages nor in docs/."""
     found: dict[str, str] = {}
     for source in pages():
-        for _, link in LINK.findall(FENCE.sub("", text_of(source))):
+        for _, link in LINK.findall(prose_of(source)):
             target = target_of(link, source)
             if target and place_of(target).startswith("files/"):
                 found[target] = place_of(target)
@@ -89,7 +95,7 @@ def translated(markdown: str, source: str) -> str:
         typeset = is_formula(text) and not IN_LIST.search(match.string[: match.start()])
         return keep(f"{formula(text)}\n") if typeset else match.group()
 
-    text = FENCE.sub(lambda match: keep(match.group()), markdown)
+    text = FENCE.sub(lambda match: keep(match.group()), OUTPUT.sub(lambda match: keep(match.group()), markdown))
     text = LINK.sub(lambda match: keep(f"{match.group(1)}({_link(match.group(2), source)})"), text)
     text = HEADING.sub(lambda match: keep(match.group()), text)
     text = INDENTED.sub(block, text)
