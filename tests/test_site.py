@@ -142,14 +142,15 @@ def test_formulas_of_docstrings_are_typeset(site):
 
 
 def notebook(*cells):
-    """Cells are Markdown, or (source, outputs)."""
+    """Cells are Markdown, or (source, outputs); the first is one that installs the project."""
     written = [
         {"cell_type": "markdown", "metadata": {}, "source": [cell]}
         if isinstance(cell, str)
         else {"cell_type": "code", "metadata": {}, "execution_count": 1, "source": cell[0], "outputs": cell[1]}
         for cell in cells
     ]
-    return json.dumps({"cells": written, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    install = {"cell_type": "code", "metadata": {"tags": ["install"]}, "source": "!pip install .", "outputs": []}
+    return json.dumps({"cells": [install, *written], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
 def write_notebooks(folder):
@@ -175,7 +176,9 @@ def test_notebooks_become_pages_with_their_stored_outputs(site, tmp_path):
     assert "```python\nprint('$not latex$')\n```" in page
     assert '<pre class="output stdout"><code>100%&#10;&lt;a&gt;&#10;&#10;`VP` [b](c.md) $d$</code></pre>' in page
     assert '<div class="output"><table> <tr><td>7</td></tr></table></div>' in page
-    assert files == {"01_sde_2_1.png": base64.b64decode(PIXEL)} and "(01_sde_2_1.png)" in page
+    assert "pip install" not in page and page.endswith("This page as a notebook</a></div>\n")
+    assert files.keys() == {"01_sde_3_1.png", "01_sde.ipynb"} and "(01_sde_3_1.png)" in page
+    assert files["01_sde_3_1.png"] == base64.b64decode(PIXEL)
 
 
 def test_latex_becomes_mathml(site):
@@ -246,7 +249,7 @@ def test_the_site_builds_without_a_warning_and_is_whole(site, tmp_path):
         and "$not latex$" in lesson
         and "`VP` [b](c.md) $d$" in lesson
     )
-    assert (built / "notebooks" / "01_sde_2_1.png").is_file()
+    assert (built / "notebooks" / "01_sde_3_1.png").is_file()
     core = (built / "api" / "sde_lib.sde.html").read_text()
     assert '<td class="equation-number">(7)</td>' in core and "t_min" in core
     assert "var __index" in (built / "search" / "search_index.js").read_text()  # for the search from file://

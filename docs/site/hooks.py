@@ -42,9 +42,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         added |= {page.path: page.text for page in pages}
     added |= {path: links.text_of(source) for source, path in links.INCLUDED.items()}
     for notebook in links.notebooks():
-        text, images = notebook_pages.to_page(notebook)
+        text, shown = notebook_pages.to_page(notebook)
         added |= {f"notebooks/{notebook.stem}.md": text}
-        added |= {f"notebooks/{name}": content for name, content in images.items()}
+        added |= {f"notebooks/{name}": content for name, content in shown.items()}
     added |= {place: (ROOT / target).read_bytes() for target, place in links.copied_files().items()}
     for path, content in added.items():
         files.append(File.generated(config, path, content=content))

@@ -1,7 +1,8 @@
 """Notebooks as Markdown pages with their stored outputs. Nothing is executed.
 
-A Markdown cell stays as it is, a code cell becomes a code block. Of an output, the first form is shown that is known:
-an image, HTML, text. LaTeX between dollar signs becomes MathML as on every page (`formulas`).
+A Markdown cell stays as it is, a code cell becomes a code block. A cell with a tag of `LEFT_OUT` is not shown. The end
+of the page links the notebook itself. Of an output, the first form is shown that is known: an image, HTML, text.
+LaTeX between dollar signs becomes MathML, as on every page (`formulas`).
 """
 
 import base64
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/svg+xml": "svg"}
+LEFT_OUT = {"install", "remove-cell"}
 TERMINAL_COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 BREAKS = re.compile(r"\n\s*")
 CARRIAGE = re.compile(r"[^\n]*\r(?!\n)")
@@ -32,19 +34,22 @@ def read(notebook: Path) -> dict[str, Any]:
 
 
 def to_page(notebook: Path) -> tuple[str, dict[str, bytes]]:
-    """(Markdown, name → content of the images that it shows)."""
-    content, files = read(notebook), {}
+    """(Markdown, name → content of the files that it shows or links: images, and the notebook)."""
+    content, files = read(notebook), {notebook.name: notebook.read_bytes()}
     language = content.get("metadata", {}).get("language_info", {}).get("name", "python")
     parts = [] if title_of(notebook) != notebook.stem else [f"# {notebook.stem}"]
     for index, cell in enumerate(content["cells"]):
+        if LEFT_OUT & set(cell.get("metadata", {}).get("tags", [])):
+            continue
         source = _text(cell["source"]).strip("\n")
         if cell["cell_type"] == "markdown":
             parts.append(_with_attachments(source, cell.get("attachments", {})))
         elif cell["cell_type"] == "code":
-            if source and "hide-input" not in cell.get("metadata", {}).get("tags", []):
+            if source:
                 parts.append(f"{_fence(source)}{language}\n{source}\n{_fence(source)}")
             for place, output in enumerate(cell.get("outputs", [])):
                 parts.append(_output(output, f"{notebook.stem}_{index}_{place}", files))
+    parts.append(f'<div class="output"><a href="{notebook.name}" download>This page as a notebook</a></div>')
     return "\n\n".join(part for part in parts if part) + "\n", files
 
 
@@ -64,7 +69,7 @@ def _with_attachments(source: str, attachments: dict[str, dict[str, str]]) -> st
 
 
 def _output(output: dict[str, Any], name: str, files: dict[str, bytes]) -> str:
-    """HTML of one stored output; its image, if it is one, is added to `files`."""
+    """HTML of one stored output; if it is an image, that is added to `files`."""
     kind = output["output_type"]
     if kind == "stream":
         return _pre(_text(output["text"]), output.get("name", "stdout"))
