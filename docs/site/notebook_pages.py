@@ -85,7 +85,7 @@ def _output(output: dict[str, Any], name: str, files: dict[str, bytes]) -> str:
         return _html(_text(data["text/html"]))
     if "text/latex" in data:
         return _text(data["text/latex"])
-    return _pre(_text(data.get("text/plain", "")), "result")
+    return _pre(_text(data.get("text/plain", "")), "value")  # the theme has styles for "result"
 
 
 def _pre(text: str, kind: str) -> str:
