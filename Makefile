@@ -9,7 +9,7 @@ REPRODUCED := runs/reproduced
 # Programs compiled once are kept beside the environment: sampling after training, and a second run, start sooner.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/compiled
 
-.PHONY: setup dev digits reproduce test test-all test-oldest test-newest lint clean
+.PHONY: setup dev digits reproduce test test-all test-oldest test-newest lint docs clean
 
 setup: $(VENV)/ready
 
@@ -57,6 +57,10 @@ lint: dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/basedpyright
+
+# The documentation site, in build/site: open build/site/index.html. Nothing is downloaded, then or when it is viewed.
+docs: dev
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(RUN) -m mkdocs build --strict --quiet
 
 clean:  # other runs stay
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(DIGITS) $(REPRODUCED) build *.egg-info .pytest_cache .ruff_cache

@@ -49,6 +49,7 @@ DIT_SIZES = {
     "L": dict(depth=24, features=1024, heads=16),
     "XL": dict(depth=28, features=1152, heads=16),
 }
+"""Name → the options of `DiT` for that size. Peebles & Xie 2023, table 1."""
 
 
 def to_patches(x: Float[Array, "B *spatial C"], size: int) -> Float[Array, "B N F"]:

@@ -39,7 +39,9 @@ class Allowed(NamedTuple):
 
 
 AT_LEAST_ONE = Allowed(at_least=1, whole=True)
+"""1, 2, 3, …: a count."""
 POSITIVE = Allowed(above=0)
+"""Finite numbers above 0."""
 
 
 def check_number(place: str, name: str, value: Any, allowed: Allowed, others: Mapping[str, Any] | None = None) -> None:
