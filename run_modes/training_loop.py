@@ -240,9 +240,8 @@ class TrainingRun:
             model = self.experiment.score_model(self.experiment.objective.network_params(params))
             numbers = jnp.arange(self.training.snapshot_size)
             x = model.sample_indices(key_for(self.config, SNAPSHOT), numbers, self.drawn.of(numbers))
-            save_samples(
-                folder / f"step_{step:07d}.png", model.to_samples(np.asarray(x)), self.experiment.picture_scale()
-            )
+            file = folder / f"step_{step:07d}.png"
+            save_samples(file, model.to_samples(np.asarray(x)), self.experiment.picture_scale())
             self.log.image(step, file)
 
 

@@ -28,7 +28,7 @@ def run(number: int, parameters: dict) -> dict:
         exec(compile(cell.source, f"{source.name}, cell {k}", "exec"), vars(module))
         if "parameters" in cell.metadata.get("tags", []):
             assert parameters.keys() <= vars(module).keys(), f"{source.name} has no such parameter"
-            vars(module).update(parameters)
+            vars(module).update({k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
     return vars(module)
 
 

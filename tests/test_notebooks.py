@@ -19,6 +19,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from io_lib.metrics import read_metrics
 from notebooks.make import notebook_of, sources
 from tests.environment import SMALL_PROGRAMS
 
@@ -59,7 +60,7 @@ def test_the_lessons_open_alike():
     opened = [jupytext.read(source).cells[:2] for source in sources()]
     assert len({cells[0].source for cells in opened}) == 1
     assert all(cells[0].metadata["tags"] == ["install"] for cells in opened)
-    for number, (_, second) in enumerate(opened, 1):
+    for number, (_, second) in zip([int(source.name[:2]) for source in sources()], opened, strict=True):
         assert re.match(rf"# {number} · .*\n\n\*\*At the end\*\* you have ", second.source), number
     for source in sources():
         for target in re.findall(r"\]\(([^)#:]+)\)", source.read_text()):
@@ -173,3 +174,81 @@ def test_5_posterior_sampling_whole(tmp_path):
     n = posterior(tmp_path)
     assert n.distances["MMPS"] < 0.07 and n.distances["exact"] < 0.05 and n.distances["DPSGaussian"] > 0.12
     assert 0.4 < n.misfit < 0.7 and n.error < 0.75 * n.average and 0.6 < n.width / n.error < 1.6
+
+
+def own_images(folder, **smaller):
+    """The data are described; more training resumes; samples are new images, written as PNG files."""
+    n = lesson(7, folder, **smaller)
+    assert n.description.train.shape == n.shape and n.complete
+    assert len(n.train) + len(n.test) == n.num_crops and n.train.dtype == n.samples.dtype == np.uint8
+    steps = [line["step"] for line in read_metrics(folder / "own_images")]
+    assert steps == sorted(set(steps)) and steps[-1] == n.num_steps + n.more_steps
+    assert n.distance.min() > 0.5 and len(list((folder / "own_images_png").glob("*.png"))) == n.num_samples
+    assert np.any(n.samples != n.first_samples)
+    return n
+
+
+@whole  # 45 s of CPU, most of it to compile
+def test_7_own_images(tmp_path):
+    n = own_images(tmp_path, shape=(16, 16, 3), num_crops=100, num_steps=90, more_steps=60, num_samples=8, nf=8)
+    assert n.late < n.early
+
+
+@whole
+def test_7_own_images_whole(tmp_path):
+    n = own_images(tmp_path)
+    assert n.late < 0.6 * n.early and n.still_later < 0.6 * n.early
+    floor, (distance, color, contrast) = n.second["training images"][0], n.second["samples"]
+    assert floor < 0.4 and distance < 1.3
+    assert np.all(np.abs(color - n.second["test images"][1]) < 50) and 15 < contrast < 65
+
+
+def conditioned(folder, **smaller):
+    n = lesson(9, folder, **smaller)
+    inside = np.all((n.c > n.hole_low) & (n.c < n.hole_high), axis=1)
+    assert not inside.any() and np.all((n.c >= n.low) & (n.c <= n.high)) and n.config.network.cond_dim == 2
+    assert all(max(n.floor[name]) < 3 / np.sqrt(n.num_samples) for name in n.conditions)  # of the exact moments too
+    assert np.all(np.abs(n.exact_mean - n.true) < 4 * n.exact_std)
+    return n
+
+
+def test_9_conditioning(tmp_path):
+    n = conditioned(tmp_path, num_steps=1000, num_samples=300, features=64, grid_size=3)
+    assert all(max(n.found[name]) < 0.6 for name in n.conditions), n.found
+
+
+@whole
+def test_9_conditioning_whole(tmp_path):
+    n = conditioned(tmp_path)
+    assert all(mean < 0.15 and std < 0.1 for mean, std in n.found.values()) and n.correlation_error < 0.15
+    assert np.all(np.abs(n.learned_mean - n.exact_mean) < n.exact_std)
+    assert np.all(np.abs(np.log(n.learned_std / n.exact_std)) < np.log(1.6))
+    assert abs(n.offset @ n.exact_p.ravel()) < 4
+
+
+def augmentation(folder, **smaller):
+    """All cells of the table are there; pairs share their digits; more digits give a better classifier."""
+    n = lesson(10, folder, **smaller)
+    assert all(len(values) == len(n.seeds) for values in n.found.values())
+    assert n.gains.keys() == {(size, method) for size in n.sizes for method in n.METHODS[1:]}
+    assert all(np.isfinite(gain) and error >= 0 for gain, error in n.gains.values())
+    assert n.judge.score(n.test_x, n.test_label) > 0.97
+    alone = [np.mean(n.found[size, "digits alone"]) for size in n.sizes]
+    assert 0.75 < alone[0] < 0.93 and alone == sorted(alone)
+    return n
+
+
+def test_10_augmentation(tmp_path):
+    n = augmentation(tmp_path, sizes=(50,), seeds=(0, 1), num_steps=400, num_samples=100, features=64)
+    assert np.mean(n.of_class[50]) > 0.3  # 0.1 by chance
+
+
+@whole
+def test_10_augmentation_whole(tmp_path):
+    n = augmentation(tmp_path)
+    alone = {size: np.mean(n.found[size, "digits alone"]) for size in n.sizes}
+    assert 0.89 < alone[100] < 0.965 and 0.93 < alone[200] < 0.985
+    assert all(np.mean(n.of_class[size]) > 0.8 for size in n.sizes)
+    assert all(0.7 < np.mean(n.found[size, "samples alone"]) < 0.98 for size in n.sizes)
+    assert all(n.ratio[size] > 0.4 for size in n.sizes)  # the samples are no copies
+    assert all(n.gains[size, "+ shifts"][0] > 0 for size in n.sizes)
