@@ -203,6 +203,11 @@ def shipped_names() -> list[str]:
     return sorted(file.stem for file in _folder().glob("*.py") if "def get_config(" in file.read_text())
 
 
+def experiment_file(name: str) -> Path:
+    """The file of a shipped experiment."""
+    return _folder() / f"{name}.py"
+
+
 def _folder() -> Path:
     """The library's own `configs`: a user's folder of that name is another one."""
     return Path(__file__).parents[1] / EXPERIMENTS

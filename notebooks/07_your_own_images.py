@@ -205,5 +205,5 @@ print(len(os.listdir("own_images_png")), "files in own_images_png")
 # A few minutes of a CPU give colors and textures, not objects. [starting.md](../docs/starting.md) has what a longer
 # training gives; `run_lib.evaluate("own_images")` computes more figures, each with its floor.
 #
-# Next: [conditioning on a vector](09_conditioning_on_a_vector.ipynb). More on folders, classes and few images is in
+# Next: [conditioning on a vector](08_a_published_checkpoint.ipynb). More on folders, classes and few images is in
 # [own_data.md](../docs/own_data.md).

@@ -24,6 +24,7 @@ from io_lib.metrics import PROJECT, WRITERS
 from io_lib.workdir import CONFIG, load_config
 
 F = flags.FLAGS
+STOPPED = 75  # status of a mode that a signal stopped: the same command resumes (EX_TEMPFAIL of sysexits.h)
 _OF_SAMPLER = re.compile(r"^--?config\.sampling\.(\w+)\.")
 flags.disclaim_key_flags()  # so that --help lists the flags as the program's
 
@@ -57,17 +58,19 @@ def mode(name: str, summary: str, **options) -> Callable:
 
 
 @mode("train", "trains, or resumes training", flags=("processes", "continue"), makes_workdir=True)
-def train(config: ConfigDict) -> None:
+def train(config: ConfigDict) -> int:
     from run_modes.train import train
 
-    train(config=config, directory=F.workdir, allow_changes=bool(F["continue"].value))
+    return 0 if train(config=config, directory=F.workdir, allow_changes=bool(F["continue"].value)) else STOPPED
 
 
-@mode("sample", "draws samples from a run", flags=("num_samples", "seed", "animate", "step", "num_steps", "cond"))
-def sample(config: ConfigDict) -> None:
+@mode(
+    "sample", "draws samples from a run", flags=("num_samples", "seed", "animate", "step", "num_steps", "cond", "out")
+)
+def sample(config: ConfigDict) -> int:
     from run_modes.sample import sample
 
-    sample(
+    drawn = sample(
         directory=F.workdir,
         num_samples=F.num_samples,
         seed=F.seed,
@@ -75,14 +78,16 @@ def sample(config: ConfigDict) -> None:
         animate=F.animate,
         step=F.step,
         cond=F.cond,
+        out=F.out,
     )
+    return STOPPED if drawn is None else 0
 
 
 @mode("eval", "evaluates a run", flags=("num_samples", "seed", "eval_folder", "step", "num_steps"))
-def evaluate(config: ConfigDict) -> None:
+def evaluate(config: ConfigDict) -> int:
     from run_modes.evaluate import evaluate
 
-    evaluate(
+    report = evaluate(
         directory=F.workdir,
         num_samples=F.num_samples or 1000,
         seed=F.seed,
@@ -90,6 +95,7 @@ def evaluate(config: ConfigDict) -> None:
         folder=F.eval_folder,
         step=F.step,
     )
+    return STOPPED if report is None else 0
 
 
 @mode(
@@ -98,10 +104,10 @@ def evaluate(config: ConfigDict) -> None:
     flags=("task", "images", "truth", "mask", "noise_std", "num_samples", "seed", "out", "step", "num_steps", "cond"),
     required=("task",),
 )
-def restore(config: ConfigDict) -> None:
+def restore(config: ConfigDict) -> int:
     from run_modes.restore import restore
 
-    restore(
+    answers = restore(
         directory=F.workdir,
         task=F.task,
         images=F.images,
@@ -115,6 +121,7 @@ def restore(config: ConfigDict) -> None:
         step=F.step,
         cond=F.cond,
     )
+    return STOPPED if answers is None else 0
 
 
 @mode(
@@ -127,7 +134,7 @@ def reproduce(config: ConfigDict) -> int:
     from run_modes.reproduce import reproduce
 
     reached = reproduce(config=config, directory=F.workdir, checkpoint=F.checkpoint or "", folder=F.eval_folder)
-    return 0 if reached else 1
+    return STOPPED if reached is None else int(not reached)
 
 
 @mode(
@@ -218,6 +225,13 @@ def compare(config: ConfigDict) -> None:
     compare(directories=F.workdirs, out=F.out or "compare.png")
 
 
+@mode("list", "lists modes, flags and shipped experiments", needs_workdir=False, needs_config=False)
+def list_all(config: ConfigDict) -> None:
+    from run_modes.listing import listing
+
+    listing((name, mode.summary, mode.flags) for name, mode in MODES.items())
+
+
 @mode("plan", "prints the memory that training requires", flags=("memory",), needs_workdir=False)
 def plan(config: ConfigDict) -> None:
     from run_modes.plan import plan
@@ -234,7 +248,9 @@ def define_flags() -> None:
     flags.DEFINE_enum("mode", "train", list(MODES), modes)
     flags.DEFINE_string("checkpoint", None, "Of score_sde (flax) or score_sde_pytorch (.pth), to import or reproduce.")
     flags.DEFINE_string(
-        "out", None, "The file that --mode=stats writes, .npz; a picture of data or compare, .png; a folder of restore."
+        "out",
+        None,
+        "The .npz file of stats; the .png file of data or compare; a folder of restore; of sample, one file each.",
     )
     flags.DEFINE_string("task", None, "Restoration: inpaint, upscale:2, colorize, deblur:1, ct:30, mri, decimate:2, …")
     flags.DEFINE_string("images", None, "Restoration: the measurements, an image, a folder of images, or .npy or .npz.")

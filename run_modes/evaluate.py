@@ -108,7 +108,7 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
         if found is None:
             return None
         text += f"\n{sample_metrics.text_of(found)}\n{found.pop('text', '')}"
-        if law := found.get("classes"):
+        if isinstance(law := found.get("classes"), str):  # a report may have figures of this name
             text += f"\n{law}\n"
         report |= found
     write_report(folder, report, text)

@@ -14,6 +14,7 @@ from io_lib.sample_pictures import save_samples
 from io_lib.shards import Shards, fill, mapped
 from run_modes.page import write_page
 from run_modes.sample_conditions import SampleConditions, conditions_of_samples
+from run_modes.sample_files import write_samples
 from run_modes.trained import Trained, made_with, open_trained, require_finite, require_score
 from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
@@ -29,6 +30,7 @@ def sample(
     devices: list | None = None,
     step: int | None = None,
     cond: Any = None,
+    out: str | Path | None = None,
 ) -> np.ndarray | None:
     """Draws samples into samples/samples.npz (key `samples`) and a picture of the first into samples/samples.png.
 
@@ -41,7 +43,8 @@ def sample(
     config.sampling.batch_size nor the devices change it (except under Langevin's batch norm). Batches are cached under
     samples/shards/ as they are drawn, so a call resumes after a kill, or draws only the missing samples of a larger
     number. Samples from another step, seed, sampler, label or guidance are cached separately. `animate` adds
-    samples/animation.gif, the path from noise to data.
+    samples/animation.gif, the path from noise to data. `out` is a folder for one file per sample: PNG, WAV, txt or npy
+    (`run_modes.sample_files`).
 
     After SIGTERM or Ctrl-C it ends after the current batch and returns None. FloatingPointError for a sample that is
     not finite. ConfigError as `load`, and for an animation that cannot be drawn.
@@ -56,6 +59,8 @@ def sample(
         return None
     if animate:
         draw_animation(trained, drawn[0], seed, conditions)
+    if out is not None:
+        write_samples(out, drawn[0], trained.config)
     write_page(directory)
     return drawn[0]
 

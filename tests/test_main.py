@@ -14,6 +14,7 @@ import pytest
 from config_lib.spec import to_json
 from io_lib import workdir
 from io_lib.metrics import read_metrics
+from run_modes.command_line import STOPPED
 from tests.environment import SMALL_PROGRAMS
 from tests.test_run_lib import final_state
 from tests.tiny_config import get_config
@@ -134,7 +135,7 @@ def test_sampling_stopped_and_killed_goes_on_to_the_same_samples(tmp_path):
     assert main(f"--workdir={whole}", *flags).returncode == 0
 
     stopped, status, out = signal_after(start(f"--workdir={cut}", *flags), cut, 40, signal.SIGTERM)
-    assert status == 0 and 40 <= stopped < 1600 and not (cut / "samples" / "samples.npz").exists()
+    assert status == STOPPED and 40 <= stopped < 1600 and not (cut / "samples" / "samples.npz").exists()
     assert f"stopped after {stopped} of 1600 samples: the same command resumes there" in out
     killed, status, _ = signal_after(start(f"--workdir={cut}", *flags), cut, stopped + 40, signal.SIGKILL)
     assert status == -signal.SIGKILL and stopped < killed < 1600
@@ -159,7 +160,7 @@ def test_a_polite_signal_saves_and_ends_well(tmp_path, number):
     wait_for_step(tmp_path / "run", 10, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    assert process.returncode == STOPPED, err
     (step,) = checkpoints(tmp_path / "run")
     assert f"stopped at step {step}: the same command resumes" in out
     assert step == read_metrics(tmp_path / "run")[-1]["step"]

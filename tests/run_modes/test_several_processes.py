@@ -16,6 +16,7 @@ import run_lib
 from config_lib.spec import ConfigError
 from io_lib import processes, workdir
 from io_lib.metrics import read_metrics
+from run_modes.command_line import STOPPED
 from run_modes.devices import make_devices
 from tests.environment import SMALL_PROGRAMS
 from tests.test_main import ROOT
@@ -117,7 +118,7 @@ def test_two_processes_stop_together_and_one_goes_on(alone, tmp_path):
         assert time.monotonic() < until and processes[0].poll() is None, processes[0].communicate()
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGTERM)
-    first, second = outputs(processes)
+    first, second = outputs(processes, STOPPED)
     step = read_metrics(directory)[-1]["step"]
     assert step < STEPS and f"stopped at step {step}" in first
     assert "step" not in second.replace("[Gloo]", "")
