@@ -121,8 +121,10 @@ def short(value: float) -> str:
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A line of SVG in units of the picture; `kind` is its class."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def text(x: float, y: float, content: str, anchor: str) -> str:
+    """Escaped text of SVG; `anchor` is start, middle or end."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(content)}</text>'

@@ -135,14 +135,17 @@ def html_of(part: Part) -> str:
 
 
 def of_text(part: Text) -> str:
+    """A paragraph."""
     return f"<p>{escape(part.text)}</p>"
 
 
 def of_listing(part: Listing) -> str:
+    """Text whose lines and spaces are shown as they are."""
     return f"<pre>{escape(part.text)}</pre>"
 
 
 def of_table(part: Table) -> str:
+    """A table; its head is left out if all of its cells are empty."""
     cells = "".join(f"<th>{escape(cell)}</th>" for cell in part.head)
     head = f"<thead><tr>{cells}</tr></thead>" if any(part.head) else ""
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in part.rows)
@@ -151,6 +154,7 @@ def of_table(part: Table) -> str:
 
 
 def of_chart(part: Chart) -> str:
+    """Curves over a common axis, with a key."""
     svg = line_chart(part.series, part.xlabel, part.ylabel)
     keys = {
         one.name: f"{'dot' if one.style == 'points' else 'line'} c{one.color % 4}" for one in part.series if one.name
@@ -160,6 +164,7 @@ def of_chart(part: Chart) -> str:
 
 
 def of_media(part: Media) -> str:
+    """A picture or a sound."""
     if part.kind.startswith("audio/"):
         shown = f'<audio controls preload="metadata" src="{data_uri(part)}"></audio>'
     else:
@@ -168,6 +173,7 @@ def of_media(part: Media) -> str:
 
 
 def of_slider(part: Slider) -> str:
+    """Pictures of which a slider shows one, at first the last."""
     frames, last = part.frames, len(part.frames) - 1
     if last < 0:
         return ""
@@ -184,10 +190,12 @@ def of_slider(part: Slider) -> str:
 
 
 def of_links(part: Links) -> str:
+    """A sentence, and links to files next to the page."""
     return f'<p class="note">{escape(part.text)} {", ".join(linked(path, path) for path in part.paths)}</p>'
 
 
 def of_stored(part: Stored) -> str:
+    """A value that a later page reads again; nothing is shown."""
     return f"{STORED}{safe_json(part.value)}</script>"
 
 
@@ -198,6 +206,7 @@ def stored_in(page: bytes) -> object:
 
 
 def of_fold(part: Fold) -> str:
+    """Parts below a title, folded at first."""
     inner = "".join(map(html_of, part.parts))
     return f"<details><summary>{escape(part.title)}</summary>{inner}</details>"
 
@@ -238,6 +247,7 @@ def picture(media: Media) -> str:
 
 
 def data_uri(media: Media) -> str:
+    """The content itself as an address."""
     return f"data:{escape(media.kind)};base64,{base64.b64encode(media.data).decode()}"
 
 
@@ -341,6 +351,7 @@ for (const figure of document.querySelectorAll(".slider")) {
 
 
 def fingerprint(text: str) -> str:
+    """The hash by which a Content-Security-Policy allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
