@@ -31,7 +31,7 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """d² of (1) for means [D] and covariances [D, D], in float64, by eigenvalues.
+    """The Fréchet distance d² of (1) for means [D] and covariances [D, D], in float64, by eigenvalues.
 
     A negative eigenvalue or d² is due to rounding and counts as 0. Rounding moves an eigenvalue λ of C₁C₂ by up to
     ε λ_max, and √λ by ε λ_max/√λ, or by √(ε λ_max) where λ is 0, with ε = 2.2e-16. A distance below D times that is

@@ -32,10 +32,10 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kernel_distance(
     x: np.ndarray, y: np.ndarray, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> KernelDistance:
-    """(2) averaged over `subsets` random subsets of features [N, D] and [M, D], drawn without replacement.
+    """The kernel distance (2), averaged over `subsets` random subsets of features [N, D] and [M, D].
 
-    A subset has `subset_size` elements, or half of the smaller set if that is less: the spread over subsets that are
-    nearly the whole set would not measure the error. `error` is std/√k, where k is `subsets`, or the number of disjoint
+    A subset, drawn without replacement, has `subset_size` elements, or half of the smaller set if that is less: the
+    spread over subsets that are nearly the whole set would not measure the error. `error` is std/√k, where k is `subsets`, or the number of disjoint
     subsets if that is less. Subsets overlap, so more of them do not reduce the error further.
     """
     x, y = checked(x, y)

@@ -56,8 +56,9 @@ def squared_wasserstein(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def sliced_wasserstein_distance(x: np.ndarray, y: np.ndarray, projections: int = 128, seed: int = 0) -> float:
-    """SW₂, the root of (2), by at least `projections` directions, or `projections` if there are more coordinates.
+    """SW₂, the root of (2), of features x [N, D] and y [M, D], in their units.
 
+    It takes at least `projections` directions, or `projections` if there are more coordinates.
     Directions are the columns of random orthogonal matrices: uniform each, and together of less variance than
     independent ones. A shift by m gives |m|/√D exactly if D ≤ `projections`. ValueError as `checked`.
     """
@@ -91,9 +92,10 @@ def coordinate_moments(x: np.ndarray) -> CoordinateMoments:
 
 
 def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """(4), where the means within a set include each point with itself: 0 for equal sets, and positive otherwise.
+    """The energy distance (4) of features x [N, D] and y [M, D], in their units.
 
-    In one dimension it is the square of `scipy.stats.energy_distance`.
+    The means within a set include each point with itself: 0 for equal sets, and positive otherwise. In one dimension it
+    is the square of `scipy.stats.energy_distance`. ValueError as `checked`.
     """
     x, y = checked(x, y)
     return 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
@@ -107,8 +109,9 @@ def _mean_distance(x: np.ndarray, y: np.ndarray, rows: int = 1024) -> float:
 
 @threadpool_limits.wrap(limits=1)
 def classifier_two_sample_test(x: np.ndarray, y: np.ndarray, seed: int = 0, folds: int = 5) -> TwoSampleTest:
-    """(5) over all points, each classified by a network that was trained without its fold; 0.5 for equal distributions.
+    """The accuracy (5) over all points of x [N, D] and y [M, D]; 0.5 for equal distributions.
 
+    Each point is classified by a network that was trained without its fold.
     The network has two hidden layers of 32. The larger set is cut at random to the size of the smaller. For two
     distributions, the accuracy of the best possible classifier is (1 + their total variation)/2. ValueError as
     `checked`, and for fewer points than folds.

@@ -24,7 +24,10 @@ def check(config: ConfigDict) -> Report:
 
 
 def suggest(config: ConfigDict, dataset: Dataset | None = None, count: int = 10_000) -> Suggestion:
-    """SDE parameters suggested by the first `count` training examples, in model space."""
+    """SDE parameters suggested by the first `count` training examples, in model space (`sde_lib.suggest`).
+
+    Returns a `Suggestion`, which prints as a table. ConfigError for a config or data that cannot be used.
+    """
     require_config(config)
     dataset = load_data(config, make_devices()) if dataset is None else dataset
     x = gather(dataset.train, np.arange(min(count, len(dataset.train))))["x"]

@@ -24,7 +24,11 @@ from run_modes.trained import Trained, open_trained, require_score
 
 
 def stats(config: ConfigDict, out: str | Path, dataset: Dataset | None = None) -> Statistics:
-    """Writes moments, protocol and features of config.eval.reference_split into the npz file `out`."""
+    """Writes moments, protocol and features of config.eval.reference_split into the npz file `out`; returns them.
+
+    The file is a reference for evaluations (config.eval.reference). ConfigError for a config or data that cannot be
+    used.
+    """
     require_config(config)
     experiment = make_experiment(config)
     return write_statistics(experiment, load_data(config, experiment.devices, dataset), out)

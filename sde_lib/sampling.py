@@ -96,7 +96,7 @@ class EDMGrid(Grid[GaussianSDE]):
 
 
 def with_ends(times: Times, first, last) -> Times:
-    """The times with exact ends: a bisection leaves rounding errors there."""
+    """The times [N + 1] with the exact ends `first` and `last`, where a bisection leaves rounding errors."""
     return times.at[0].set(first).at[-1].set(last)
 
 
@@ -123,7 +123,7 @@ def tweedie(state: SolverState, t, sde: GaussianSDE, score_fn: ScoreFn) -> Float
 
 
 def as_is(state: SolverState, t, sde: SDE, score_fn: ScoreFn) -> Float[Array, "B ..."]:
-    """The samples of p_t at the grid's end, with their noise."""
+    """The samples [B, ...] of p_t at the grid's end, with their noise; no evaluation of the score."""
     return state.x
 
 

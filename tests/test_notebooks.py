@@ -227,7 +227,6 @@ def own_images(folder, **smaller):
     return n
 
 
-@whole  # 45 s of CPU, most of it to compile
 def test_7_own_images(tmp_path):
     n = own_images(tmp_path, shape=(16, 16, 3), num_crops=100, num_steps=90, more_steps=60, num_samples=8, nf=8)
     assert n.late < n.early

@@ -41,10 +41,11 @@ from sde_lib.solvers.step_size import where_row
 def classifier_guided(
     score_fn: ScoreFn, log_prob: Callable[[Float[Array, "B ..."], Time], Float[Array, " B"]], scale: Scalar = 1.0
 ) -> ScoreFn:
-    """(1), with log_prob(x, t) = log p_t(c | x) [B] for the chosen c, up to a constant; entry i depends on x[i].
+    """The score of (1), score + scale ∇log p_t(c | x), as a function of x [B, ...] and t.
 
-    Each evaluation costs one of the score, and one of log_prob with its gradient. The classifier is evaluated at every
-    t, so it must be trained on noisy data.
+    log_prob(x, t) is log p_t(c | x) [B] in nats for the chosen c, up to a constant; entry i depends on x[i]. Each
+    evaluation costs one of the score, and one of log_prob with its gradient. The classifier is evaluated at every t, so
+    it must be trained on noisy data.
     """
 
     check_number("classifier_guided", "scale", scale, Allowed())
@@ -56,7 +57,10 @@ def classifier_guided(
 
 
 def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scalar) -> ScoreFn:
-    """(2). Each evaluation costs one of `conditional` and one of `unconditional`."""
+    """The score of (2), free + scale (conditional − free), as a function of x [B, ...] and t.
+
+    Each evaluation costs one of `conditional` and one of `unconditional`. ValueError for a scale that is no number.
+    """
     check_number("classifier_free", "scale", scale, Allowed())
 
     def guided(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
@@ -69,8 +73,9 @@ def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scalar)
 def guided_by_each(
     score_fn: Callable[[Any], ScoreFn], cond: Mapping[str, Any], scales: Mapping[str, Scalar]
 ) -> ScoreFn:
-    """(3), with score_fn(cond) the score given a dict of conditions, where None is that without the condition.
+    """The score of (3), which adds a scaled difference for each of K conditions, as a function of x [B, ...] and t.
 
+    score_fn(cond) is the score given a dict of conditions, arrays [B, ...], where None is that without the condition.
     Conditions are added in the order of their names. An evaluation costs K + 1 of the score. ValueError unless `scales`
     has the names of `cond`.
     """

@@ -122,7 +122,7 @@ def as_guidance(guidance: Any) -> Guidance | None:
 
 
 def labels_of(cond: Any) -> Any:
-    """The labels in a cond: the array itself, "label" of a dict, or the first of a pair (labels, vector)."""
+    """The labels [B] in a cond: the array itself, "label" of a dict, or the first of a pair (labels, vector)."""
     labels = cond[0] if isinstance(cond, list | tuple) else cond
     return labels.get("label") if isinstance(labels, dict) else labels
 

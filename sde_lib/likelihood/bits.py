@@ -106,7 +106,7 @@ def _width(bin_width, x):
 class Elbo(NamedTuple):
     """The bound (3) or (4) in nats for each sample, the standard error of its estimate, and its three terms.
 
-    value = reconstruction − prior − diffusion.
+    value = reconstruction − prior − diffusion. All are [B], in nats.
     """
 
     value: Float[Array, " B"]

@@ -28,7 +28,10 @@ from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, check_numbers
 
 
 class Dequantizer(PyTreeNode):
-    """(2); `shift`, `slope` and `log_scale` have the event's shape or broadcast to it."""
+    """The distribution (2) of u in [−½, ½], in units of the bin, given x.
+
+    `shift`, `slope` and `log_scale` have the event's shape or broadcast to it.
+    """
 
     shift: Leaf = number(0.0)
     slope: Leaf = number(0.0)

@@ -83,7 +83,10 @@ def make_train_step(
 
 
 def make_eval_step(network, objective: Objective):
-    """(state, key, batch) → (the loss (1) of state.params without dropout, Σ m_i), for a mean over many batches."""
+    """(state, key, batch) → (the loss (1) of state.params without dropout, Σ m_i), for a mean over many batches.
+
+    The batch is a dict of arrays [B, ...], as in training; both results are scalars.
+    """
 
     def eval_step(state: TrainState, key: Key[Array, ""], batch: Batch):
         size = batch["x"].shape[0]
@@ -151,9 +154,10 @@ def where_bad(bad: Bool[Array, " B"], t: Float[Array, "B ..."]) -> dict[str, Arr
 
 
 def scan_steps(train_step):
-    """(state, batches) → (state, metrics), both with a leading axis of steps: several steps in one call.
+    """(state, batches) → (state, metrics): several steps in one call.
 
-    For accelerators, where the host is the bottleneck of a small network. XLA's CPU compiler runs the gradients of
+    Batches are a dict of arrays [steps, B, ...]; metrics have a leading axis of steps, the state has none. For
+    accelerators, where the host is the bottleneck of a small network. XLA's CPU compiler runs the gradients of
     convolutions many times slower inside a loop than outside, so on a CPU a call should be a single step.
     """
 
