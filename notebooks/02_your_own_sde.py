@@ -14,7 +14,6 @@ if importlib.util.find_spec("run_lib") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", folder, "-c", f"{folder}/{pins}"], check=True)
 
 # %% [markdown]
-# %% [markdown]
 # # 2 · Your own SDE
 #
 # **At the end** you have defined forward processes of your own in three ways, found a mistake in one by a check, and

@@ -14,7 +14,6 @@ if importlib.util.find_spec("run_lib") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", folder, "-c", f"{folder}/{pins}"], check=True)
 
 # %% [markdown]
-# %% [markdown]
 # # 3 · Samplers: error against evaluations
 #
 # **At the end** you have measured the error of nine samplers at equal numbers of score evaluations (NFE), seen the

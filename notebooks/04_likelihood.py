@@ -14,7 +14,6 @@ if importlib.util.find_spec("run_lib") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", folder, "-c", f"{folder}/{pins}"], check=True)
 
 # %% [markdown]
-# %% [markdown]
 # # 4 · Likelihoods and their error budget
 #
 # **At the end** you have log densities of single examples, with the parts of their error next to the true error; bits

@@ -14,7 +14,6 @@ if importlib.util.find_spec("run_lib") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", folder, "-c", f"{folder}/{pins}"], check=True)
 
 # %% [markdown]
-# %% [markdown]
 # # 5 · Posterior sampling: against the exact posterior, then digits with holes
 #
 # **At the end** you have drawn from $p(x \mid y)$ by three methods and seen how far each is from the exact posterior.

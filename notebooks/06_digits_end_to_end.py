@@ -14,7 +14,6 @@ if importlib.util.find_spec("run_lib") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", folder, "-c", f"{folder}/{pins}"], check=True)
 
 # %% [markdown]
-# %% [markdown]
 # # 6 · Digits from end to end
 #
 # **At the end** you have trained a model of handwritten digits, interrupted it and gone on, drawn samples, and compared

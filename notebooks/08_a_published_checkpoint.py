@@ -14,7 +14,6 @@ if importlib.util.find_spec("run_lib") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", folder, "-c", f"{folder}/{pins}"], check=True)
 
 # %% [markdown]
-# %% [markdown]
 # # 8 · A published checkpoint
 #
 # **At the end** you have a checkpoint of score_sde as a work directory of this project: its scores are checked, and you
