@@ -89,7 +89,9 @@ def guided_by(directory, score, **sampling):
 
 def sampled(monkeypatch, score, config, count=30, cond=None):
     """The samples that the command line's function draws."""
-    flags = dict(workdir=str(score), num_samples=count, seed=0, num_steps=None, animate=False, step=None, cond=cond)
+    flags = dict(
+        workdir=str(score), num_samples=count, seed=0, num_steps=None, animate=False, step=None, cond=cond, out=None
+    )
     monkeypatch.setattr(command_line, "F", SimpleNamespace(**flags))
     command_line.MODES["sample"].call(config)
     with np.load(score / "samples" / "samples.npz") as file:
