@@ -35,8 +35,9 @@ def kernel_distance(
     """The kernel distance (2), averaged over `subsets` random subsets of features [N, D] and [M, D].
 
     A subset, drawn without replacement, has `subset_size` elements, or half of the smaller set if that is less: the
-    spread over subsets that are nearly the whole set would not measure the error. `error` is std/√k, where k is `subsets`, or the number of disjoint
-    subsets if that is less. Subsets overlap, so more of them do not reduce the error further.
+    spread over subsets that are nearly the whole set would not measure the error. `error` is std/√k, where k is
+    `subsets`, or the number of disjoint subsets if that is less. Subsets overlap, so more of them do not reduce the
+    error further.
     """
     x, y = checked(x, y)
     size = min(subset_size, max(2, min(len(x), len(y)) // 2))
