@@ -105,7 +105,7 @@ class WeightsAndBiases:
     def _start_offline(self) -> None:
         import wandb
 
-        if wandb.run is None and "finish_timeout" in wandb.Settings.model_fields:  # 0.26 would wait for the network
+        if wandb.run is None:
             wandb.teardown()  # the service process holds the id of the run that could not start
         self._start(mode="offline")
 
@@ -113,9 +113,12 @@ class WeightsAndBiases:
         import wandb
 
         offline = options.get("mode", os.environ.get("WANDB_MODE")) in ("offline", "disabled")
-        settings = {"console": "off", "silent": offline, "init_timeout": OPEN_SECONDS}  # online it prints an address
-        if "finish_timeout" in wandb.Settings.model_fields:  # 0.26 has none
-            settings["finish_timeout"] = UPLOAD_SECONDS
+        settings = wandb.Settings(
+            console="off",
+            silent=offline,  # online it prints an address
+            init_timeout=OPEN_SECONDS,
+            finish_timeout=UPLOAD_SECONDS,
+        )
         run = wandb.init(
             project=self._project,
             name=self._workdir.resolve().name,
@@ -123,7 +126,7 @@ class WeightsAndBiases:
             resume="allow",
             dir=os.environ.get("WANDB_DIR") or str(self._workdir),
             reinit="create_new",  # a run of the caller's own stays as it is
-            settings=wandb.Settings(**settings),
+            settings=settings,
             **options,
         )
         run.config.update(self._config, allow_val_change=True)
