@@ -15,3 +15,4 @@ from models.network import LinenNetwork as LinenNetwork
 from models.network import Network as Network
 from models.network import NnxNetwork as NnxNetwork
 from models.network import as_network as as_network
+from models.token_transformer import TokenTransformer as TokenTransformer
