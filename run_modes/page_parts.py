@@ -18,8 +18,8 @@ from io_lib.line_chart import Series
 from io_lib.metrics import read_metrics
 from io_lib.pictures import smooth
 from io_lib.run_page import Chart, Fold, Links, Listing, Part, Slider, Stored, Table, Text, stored_in
+from run_modes.base_config import nearest_shipped, recorded_base
 from run_modes.changes import history
-from run_modes.nearest_config import nearest_shipped
 
 PAGE = "index.html"
 FILES, FOLDERS = 24, 4  # files, or folders of restorations, in a section; folders of evaluations
@@ -261,10 +261,12 @@ def restored_parts(directory: Path, space: Space) -> list[Part]:
 def config_parts(directory: Path) -> list[Part]:
     """What differs from the nearest shipped config, the changes of the run, and the whole config."""
     config, parts = workdir.load_config(directory), []
-    if (nearest := nearest_shipped(config)) is not None:
-        name, rows = nearest
+    recorded = recorded_base(directory, config)
+    if (base := recorded or nearest_shipped(config)) is not None:
+        name, rows = base
+        what = "The run was started with" if recorded else "The nearest shipped config is"
         count = f"{len(rows)} entries differ" if len(rows) != 1 else "one entry differs"
-        parts.append(Text(f"The nearest shipped config is {name}: {count if rows else 'no entry differs'}."))
+        parts.append(Text(f"{what} {name}: {count if rows else 'no entry differs'}."))
         shown = [table(["entry", name, "this run"], [[key, *values] for key, values in rows.items()])] if rows else []
         parts += [Fold("What differs", shown)] if len(rows) > 30 else shown
     lines = history(directory)
