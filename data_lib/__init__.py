@@ -39,6 +39,10 @@ from data_lib.sources import Source as Source
 from data_lib.sources import gather as gather
 from data_lib.splits import split as split
 from data_lib.tables import from_csv as from_csv
+from data_lib.texts import Characters as Characters
+from data_lib.texts import from_characters as from_characters
+from data_lib.texts import reference_text as reference_text
+from data_lib.texts import text_alphabet as text_alphabet
 from data_lib.tfds_source import tfds_dataset as tfds_dataset
 from data_lib.tfrecord import from_tfrecord as from_tfrecord
 from data_lib.toys import checkerboard as checkerboard

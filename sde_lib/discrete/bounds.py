@@ -142,7 +142,7 @@ class ScoreEntropy(Objective):
     def __call__(
         self, keys: Key[Array, " B"], t: Float[Array, " B"], network: AppliedNetwork, batch: Batch, state: TrainState
     ) -> Float[Array, " B"]:
-        x0 = batch["x"]
+        x0 = batch["x"].astype(jnp.int32)
         reverse = make_reverse(partial(network, cond=condition(batch)), self.sde, self.parameterization)
         loss = self.rate(reverse, x0, self.sde.perturb(keys, x0, t), t)
         return (self.sde.t_max - self.sde.t_min) / x0.shape[1] * loss
