@@ -174,4 +174,3 @@ def tokens_of(text: str, alphabet: str, where: str) -> np.ndarray:
             f"{where}: line {line}, column {column}: {text[at]!r} (U+{ord(text[at]):04X}) is not in the alphabet of "
             f"{len(alphabet)} characters" + (f"; {others - 1} more are not" if others > 1 else "")
         ) from None
-

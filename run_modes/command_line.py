@@ -103,26 +103,41 @@ def evaluate(config: ConfigDict) -> int:
 
 @mode(
     "restore",
-    "draws answers to measurements: inpainting, upscaling, …",
-    flags=("task", "images", "truth", "mask", "noise_std", "num_samples", "seed", "out", "step", "num_steps", "cond"),
+    "draws answers to measurements: inpainting, upscaling, …; completes texts",
+    flags=(
+        "task",
+        "text",
+        "images",
+        "truth",
+        "mask",
+        "noise_std",
+        "num_samples",
+        "seed",
+        "out",
+        "step",
+        "num_steps",
+        "cond",
+    ),
     required=("task",),
 )
 def restore(config: ConfigDict) -> int:
+    from run_modes.infill import infill
     from run_modes.restore import restore
 
+    options = {"directory": F.workdir, "num_samples": F.num_samples or 4, "seed": F.seed, "out": F.out, "step": F.step}
+    config = with_num_steps(config, F.num_steps)
+    if F.task == "infill":
+        infill(text=F.text, config=config, **options)
+        return 0
     answers = restore(
-        directory=F.workdir,
         task=F.task,
         images=F.images,
         truth=F.truth,
         mask=F.mask,
         noise_std=F.noise_std,
-        num_samples=F.num_samples or 4,
-        seed=F.seed,
-        config=with_num_steps(config, F.num_steps),
-        out=F.out,
-        step=F.step,
+        config=config,
         cond=F.cond,
+        **options,
     )
     return STOPPED if answers is None else 0
 
@@ -255,7 +270,10 @@ def define_flags() -> None:
         None,
         "The .npz file of stats; the .png file of data or compare; a folder of restore; of sample, one file each.",
     )
-    flags.DEFINE_string("task", None, "Restoration: inpaint, upscale:2, colorize, deblur:1, ct:30, mri, decimate:2, …")
+    flags.DEFINE_string(
+        "task", None, "Restoration: inpaint, upscale:2, colorize, deblur:1, ct:30, mri, decimate:2, infill, …"
+    )
+    flags.DEFINE_string("text", None, "Restoration: for --task=infill, a text with gaps, [____], to fill.")
     flags.DEFINE_string("images", None, "Restoration: the measurements, an image, a folder of images, or .npy or .npz.")
     flags.DEFINE_string("truth", None, "Restoration: true examples, or test:N; without --images they are measured.")
     flags.DEFINE_string("mask", None, "Restoration: an image, white where it is known, a folder of them, or .npy.")

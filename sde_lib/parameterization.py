@@ -11,6 +11,10 @@ and all terms stay finite where α → 0. With x = α x_0 + σ ε the other quan
 
 The inverse maps are the parameterizations themselves, with the identity for a network.
 
+Where x_0 is known to be discrete, x̂₀ is a nonlinear function of the output, the link (`sde_lib.discrete.bits`):
+
+    x̂₀ = link(c_skip x + c_out F(c_in x, c_noise)),   score = (α x̂₀ − x)/σ².                      (5)
+
 Karras et al. 2022: "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
 """
 
@@ -31,7 +35,8 @@ ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
 class Coefficients(NamedTuple):
     """The four coefficients of (1), each of t's shape.
 
-    If c_drift is not None, c_drift times the drift f(x, t) is added to the score.
+    If c_drift is not None, c_drift times the drift f(x, t) is added to the score. If link is not None, they are those
+    of (5).
     """
 
     c_skip: Coefficient
@@ -39,6 +44,7 @@ class Coefficients(NamedTuple):
     c_in: Coefficient
     c_noise: Coefficient
     c_drift: Coefficient | None = None
+    link: Callable[[Float[Array, "B ..."]], Float[Array, "B ..."]] | None = None
 
 
 @runtime_checkable
@@ -161,6 +167,8 @@ def make_score_fn(
         c_noise = jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1])
         output = network(expand(c.c_in, x) * x, c_noise)
         score = expand(c.c_skip, x) * x + expand(c.c_out, x) * output
+        if c.link is not None:
+            return score_of_x0(sde, x, t, c.link(score))
         return score if c.c_drift is None else score + expand(c.c_drift, x) * sde.drift(x, t)
 
     return score_fn
@@ -169,6 +177,11 @@ def make_score_fn(
 def x0_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):
     """x̂₀ = (x + σ² score)/α = E[x_0 | x_t = x] (2)."""
     return (x + expand(sde.sigma(t), x) ** 2 * score) / expand(sde.alpha(t), x)
+
+
+def score_of_x0(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, x0: Float[Array, "B ..."]):
+    """(α x̂₀ − x)/σ², the inverse of (2)."""
+    return (expand(sde.alpha(t), x) * x0 - x) / expand(sde.sigma(t), x) ** 2
 
 
 def eps_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):

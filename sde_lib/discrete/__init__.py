@@ -1,11 +1,15 @@
-"""Markov chains on tokens, in continuous time: processes, bounds, samplers, and the model of a trained network."""
+"""Discrete data: Markov chains on tokens in continuous time, with bounds and samplers; bits and one-hot vectors."""
 
+from sde_lib.discrete.bits import AnalogBits as AnalogBits
+from sde_lib.discrete.bits import OneHotTokens as OneHotTokens
 from sde_lib.discrete.bounds import MaskedDiffusion as MaskedDiffusion
 from sde_lib.discrete.bounds import ScoreEntropy as ScoreEntropy
 from sde_lib.discrete.bounds import any_order_elbo as any_order_elbo
 from sde_lib.discrete.bounds import masked_entropy as masked_entropy
 from sde_lib.discrete.bounds import score_entropy as score_entropy
 from sde_lib.discrete.bounds import token_elbo as token_elbo
+from sde_lib.discrete.model import HIDDEN as HIDDEN
+from sde_lib.discrete.model import TokenModel as TokenModel
 from sde_lib.discrete.prediction import PredictRatios as PredictRatios
 from sde_lib.discrete.prediction import PredictTokens as PredictTokens
 from sde_lib.discrete.prediction import Reverse as Reverse

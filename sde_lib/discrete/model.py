@@ -26,7 +26,6 @@ HIDDEN = -1
 """The token of positions to fill, in `infill`."""
 
 
-
 class TokenModel(PyTreeNode):
     """A network of tokens with its parameters, for sequences of the length in `shape`.
 
@@ -85,7 +84,9 @@ class TokenModel(PyTreeNode):
         known = np.asarray(rows_of_shape(tokens, self.shape))
         if known.size and not HIDDEN <= known.min() <= known.max() < self.sde.num_tokens:
             low, high = known.min(), known.max()
-            raise ValueError(f"infill: expected tokens from −1 (hidden) to {self.sde.num_tokens - 1}, got {low} to {high}")
+            raise ValueError(
+                f"infill: expected tokens from −1 (hidden) to {self.sde.num_tokens - 1}, got {low} to {high}"
+            )
         answers = []
         for i, row in enumerate(known):
             keys = sample_keys(jax.random.fold_in(key, i), jnp.arange(n))

@@ -121,12 +121,12 @@ class TokenProcess(PyTreeNode, abc.ABC):
     def perturb(self, keys: Key[Array, " B"], x0: Tokens, t: Time) -> Tokens:
         """x_t given x_0 (1)."""
         u = jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:]))(fold(keys, 0))
-        drawn = self.prior_sample(fold(keys, 1), x0.shape[1]).astype(x0.dtype)
+        drawn = self.prior_sample(fold(keys, 1), x0.shape[1:]).astype(x0.dtype)
         return jnp.where(u < per_token(self.redrawn(t), x0), drawn, x0)
 
-    def prior_sample(self, keys: Key[Array, " B"], length: int) -> Tokens:
-        """Draws [B, length] from π; row i is a function of keys[i]."""
-        draw = lambda key: jax.random.categorical(key, log_of(self.stationary()), shape=(length,))  # noqa: E731
+    def prior_sample(self, keys: Key[Array, " B"], shape: tuple[int, ...]) -> Tokens:
+        """Draws [B, *shape] from π; row i is a function of keys[i]."""
+        draw = lambda key: jax.random.categorical(key, log_of(self.stationary()), shape=shape)  # noqa: E731
         return jax.vmap(draw)(keys).astype(jnp.int32)
 
     def log_transition(self, x: Tokens, t: Time, s: Time) -> Float[Array, "B L S"]:
@@ -191,8 +191,8 @@ class MaskedProcess(TokenProcess):
     def stationary(self) -> Float[Array, " S"]:
         return jnp.zeros(self.num_states).at[self.mask].set(1.0)
 
-    def prior_sample(self, keys: Key[Array, " B"], length: int) -> Tokens:
-        return jnp.full((keys.shape[0], length), self.mask, jnp.int32)
+    def prior_sample(self, keys: Key[Array, " B"], shape: tuple[int, ...]) -> Tokens:
+        return jnp.full((keys.shape[0], *shape), self.mask, jnp.int32)
 
     def log_conditionals(self, logits: Float[Array, "B L V"], x: Tokens) -> Float[Array, "B L V"]:
         seen = jnp.where(one_hot(x, self.num_tokens), 0.0, -jnp.inf).astype(logits.dtype)

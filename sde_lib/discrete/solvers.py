@@ -174,8 +174,7 @@ class TokenSampler(PyTreeNode):
         sets them after each step.
         """
         self.check(process)
-        (length,) = shape
-        x = process.prior_sample(fold(keys, 0), length) if x_T is None else jnp.asarray(x_T)
+        x = process.prior_sample(fold(keys, 0), shape) if x_T is None else jnp.asarray(x_T)
         times, known = self.times(process), jnp.full_like(x, -1) if known is None else known.astype(x.dtype)
 
         def given(keys, x, t):

@@ -38,7 +38,7 @@ def test_bits_are_those_of_the_tokens(tmp_path):
 
 def test_a_byte_order_mark_and_line_ends_are_dropped(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n" * 30)
-    (tmp_path / "b.md").write_bytes("one\ntwo".encode() * 30)
+    (tmp_path / "b.md").write_bytes(b"one\ntwo" * 30)
     assert "\r" not in text_alphabet(str(tmp_path)) and text_alphabet(str(tmp_path / "a.txt"))[0] == "\n"
     assert len(from_characters(str(tmp_path), length=10).train) > 30
 
@@ -58,7 +58,9 @@ def test_bad_texts_are_refused_with_the_place(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt"):
         from_characters(str(tmp_path / "none.txt"))
     file = write(tmp_path / "é.txt", "abc\nabé\nαβ" * 30)
-    with pytest.raises(ValueError, match=r"é.txt: line 2, column 3: 'é' \(U\+00E9\) is not in the alphabet of 4 .*; 2 more"):
+    with pytest.raises(
+        ValueError, match=r"é.txt: line 2, column 3: 'é' \(U\+00E9\) is not in the alphabet of 4 .*; 2 more"
+    ):
         from_characters(file, length=20, alphabet="abc\n")
     with pytest.raises(ValueError, match="expected an alphabet of different characters, got 'a' twice"):
         Characters("aba")
