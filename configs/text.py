@@ -48,7 +48,7 @@ def get_config(kind: str = "masked") -> ConfigDict:
     config.data = spec(from_characters, length=LENGTH, stride=LENGTH // 4, bits=kind == "bits")
     config.from_data = bind(text_choices)
     config.optimizer = spec(adam, learning_rate=3e-3, warmup_steps=200, decay_steps=0, b2=0.99)
-    config.training.update(batch_size=32, num_steps=3000, ema=0.995, log_every=50, eval_every=500)
+    config.training.update(batch_size=32, num_steps=2000, ema=0.995, log_every=50, eval_every=500)
     config.training.update(sample_every=500, snapshot_size=8, checkpoint_every=500, keep_every=0)
     config.optimizer.decay_steps = config.training.get_oneway_ref("num_steps")
     config.sampling.batch_size = 20
