@@ -10,8 +10,8 @@ Queries and keys are rotated by angles that grow with the position (Su et al. 20
     (q_j, q_{j+d/2}) → rotation by p ω_j,   ω_j = 10000^{−2j/d},                                           (2)
 
 so that attention depends on distances only. Attention is in both directions: every token sees all others. A masked
-process requires no noise level (`sde_lib.discrete`); with `time` the norms are scaled and shifted by functions of c, as
-in `models.dit`, whose block this is then.
+process requires no noise level (`sde_lib.discrete`); with `time` the norms, which have no gains of their own, are scaled
+and shifted by functions of c, as in `models.dit`. The logits are 0 at first.
 """
 
 import jax.numpy as jnp
@@ -42,6 +42,12 @@ def rotated(x: Float[Array, "B L heads D"]) -> Float[Array, "B L heads D"]:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
+def normed(h: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """Each token normalized to mean 0 and variance 1."""
+    nothing = jnp.zeros((h.shape[0], h.shape[2]), h.dtype)
+    return modulated(h, nothing, nothing)
+
+
 class TokenBlock(nn.Module):
     """(1): h [B, L, D], c [B, D] or None → [B, L, D]."""
 
@@ -63,9 +69,9 @@ class TokenBlock(nn.Module):
 
     @nn.nowrap
     def _normed(self, h: Array, c: Array | None) -> Array:
-        if c is not None:
-            return modulated(h, *jnp.split(zero_dense(nn.swish(c), 2 * h.shape[-1]), 2, axis=1))
-        return nn.LayerNorm(epsilon=1e-6, dtype=h.dtype)(h)
+        if c is None:
+            return normed(h)
+        return modulated(h, *jnp.split(zero_dense(nn.swish(c), 2 * h.shape[-1]), 2, axis=1))
 
 
 class TokenTransformer(nn.Module):
@@ -110,5 +116,4 @@ class TokenTransformer(nn.Module):
             c = dense(nn.swish(c), self.features)
         for _ in range(self.depth):
             h = TokenBlock(self.heads, self.mlp_ratio, self.dropout)(h, c, train)
-        h = at_least_float32(nn.LayerNorm(epsilon=1e-6, dtype=h.dtype)(h))
-        return zero_dense(h, self.output_shape(x.shape)[-1])
+        return zero_dense(normed(at_least_float32(h)), self.output_shape(x.shape)[-1])

@@ -1,7 +1,7 @@
 """What the network's output means for tokens: conditionals q = p(x_0^i = v | x_t), or ratios r = p_t(x^{i→y})/p_t(x).
 
-The network maps (x_t [B, L], c_noise = ρ(t) [B]) to logits [B, L, V] of the conditionals (`PredictTokens`: Shi et al.
-2024; Sahoo et al. 2024, arXiv:2406.07524) or to log r [B, L, S] (`PredictRatios`: Lou et al. 2024, arXiv:2310.16834).
+The network maps (x_t [B, L], c_noise = ρ(t) [B]) to logits [B, L, V], which give the conditionals (`PredictTokens`: Shi
+et al. 2024; Sahoo et al. 2024, arXiv:2406.07524), or to log r [B, L, S] (`PredictRatios`: Lou et al. 2024, arXiv:2310.16834).
 What solvers and bounds use follows from either, as a score does from ε or v. From ratios, the law at an earlier time
 follows since (3) of `sde_lib.discrete.processes` is inverted in closed form,
 
@@ -55,16 +55,16 @@ class TokenParameterization(PyTreeNode, abc.ABC):
 
 
 class PredictTokens(TokenParameterization):
-    """The output is the logits of x_0, of which log q is the log-softmax; for masked tokens only, the rest is known."""
+    """The output is F, the logits of each x_0^i given the other tokens, by (7) of `sde_lib.discrete.processes`."""
 
     def size(self, process: TokenProcess) -> int:
         return process.num_tokens
 
     def log_ratios(self, process, output, x, t):
-        return process.log_ratios(process.log_conditionals(output, x), x, t)
+        return process.log_ratios(process.log_conditionals(output, x, t), x, t)
 
     def log_posterior(self, process, output, x, t, s):
-        return process.log_posterior(process.log_conditionals(output, x), x, t, s)
+        return process.log_posterior(process.log_conditionals(output, x, t), x, t, s)
 
 
 class PredictRatios(TokenParameterization):

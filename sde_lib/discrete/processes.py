@@ -21,6 +21,14 @@ conditionals q_iv = p(x_0^i = v | x_t) determine it. So do they the law of one t
 
     p(x_s^i = y | x_t) = Σ_v q_iv p(x_s^i = y | x_0^i = v) p(x_t^i | x_s^i = y) / p(x_t^i | x_0^i = v).  (6)
 
+What x_t^i itself says of x_0^i is known: by Bayes' rule,
+
+    q_iv ∝ e^{F_iv} p(x_t^i | x_0^i = v),                                                           (7)
+
+where F_i are the logits of x_0^i given the other tokens of x_t, which the network learns. F = 0 is exact for independent
+tokens of equal probability, as for bits under an SDE (`sde_lib.discrete.bits`). For the masked process q is softmax F at
+a mask, and x^i itself elsewhere.
+
 Everything is computed from log q, as sums of positive terms, so small probabilities keep their digits.
 
 Austin et al. 2021: "Structured Denoising Diffusion Models in Discrete State-Spaces", arXiv:2107.03006.
@@ -141,9 +149,10 @@ class TokenProcess(PyTreeNode, abc.ABC):
         into = log_of(self.stationary())[x][..., None] + per_token(log_of(self.rate(t)), same)
         return jnp.where(same, -jnp.inf, into.astype(log_ratios.dtype) + log_ratios)
 
-    def log_conditionals(self, logits: Float[Array, "B L V"], x: Tokens) -> Float[Array, "B L V"]:
-        """log q (5) of the network's logits."""
-        return jax.nn.log_softmax(logits, axis=-1)
+    def log_conditionals(self, logits: Float[Array, "B L V"], x: Tokens, t: Time) -> Float[Array, "B L V"]:
+        """log q of the network's logits F (7)."""
+        own = self.log_transition(x, t, jnp.zeros_like(jnp.asarray(t)))[..., : self.num_tokens]
+        return jax.nn.log_softmax(logits + own.astype(logits.dtype), axis=-1)
 
     @abc.abstractmethod
     def log_ratios(self, log_q: Float[Array, "B L V"], x: Tokens, t: Time) -> Float[Array, "B L S"]:
@@ -193,10 +202,6 @@ class MaskedProcess(TokenProcess):
 
     def prior_sample(self, keys: Key[Array, " B"], shape: tuple[int, ...]) -> Tokens:
         return jnp.full((keys.shape[0], *shape), self.mask, jnp.int32)
-
-    def log_conditionals(self, logits: Float[Array, "B L V"], x: Tokens) -> Float[Array, "B L V"]:
-        seen = jnp.where(one_hot(x, self.num_tokens), 0.0, -jnp.inf).astype(logits.dtype)
-        return jnp.where((x == self.mask)[..., None], jax.nn.log_softmax(logits, axis=-1), seen)
 
     def log_ratios(self, log_q: Float[Array, "B L V"], x: Tokens, t: Time) -> Float[Array, "B L S"]:
         log_odds = per_token(log_of(self.alpha(t)) - log_of(self.redrawn(t)), log_q).astype(log_q.dtype)

@@ -16,7 +16,7 @@ P = START[SEQUENCES[:, 0]] * NEXT[SEQUENCES[:, 0], SEQUENCES[:, 1]] * NEXT[SEQUE
 
 
 def exact_network(process, sequences=SEQUENCES, p=P):
-    """(params, x, c_noise = ρ) → log p(x_0^i = v | x_t = x), by a sum over all sequences."""
+    """(params, x, c_noise = ρ) → log p(x_0^i = v | x_t^j for j ≠ i), by a sum over all sequences."""
 
     def network(params, x, c_noise, *, cond=None, key=None, train=False):
         pi, sequence, rho = (
@@ -26,9 +26,10 @@ def exact_network(process, sequences=SEQUENCES, p=P):
         )
         same = x[:, None, :] == sequence[None]  # [B, 27, L]
         kernel = jnp.where(same, 1 - rho, 0.0) + rho * pi[x][:, None]
-        weight = jnp.asarray(p)[None] * jnp.prod(kernel, axis=2)
+        own = jnp.eye(sequence.shape[1], dtype=bool)[None, None]
+        weight = jnp.asarray(p)[None, :, None] * jnp.prod(jnp.where(own, 1.0, kernel[:, :, None]), axis=3)
         hits = (sequence[..., None] == jnp.arange(V, dtype=x.dtype)[None, None]).astype(weight.dtype)
-        return jnp.log(jnp.einsum("bn,nlv->blv", weight, hits)) - jnp.log(weight.sum(1))[:, None, None]
+        return jnp.log(jnp.einsum("bnl,nlv->blv", weight, hits))
 
     return network
 

@@ -102,6 +102,16 @@ def test_perturbed_tokens_have_the_kernels_law(process):
     assert abs(both - law[1] ** 2) < 4.5 * np.sqrt(law[1] ** 2 / n)
 
 
+@each_process
+def test_no_output_is_exact_for_independent_tokens_of_equal_probability(process):
+    """(7) with F = 0: by Bayes' rule, p(x_0 = v | x_t) ∝ p(x_t | x_0 = v)."""
+    x, t = jnp.arange(process.num_states)[None], 0.3
+    found = np.exp(process.log_conditionals(jnp.zeros((1, process.num_states, V)), x, t))[0]
+    kernel = float(process.alpha(t)) * np.eye(V, process.num_states)
+    kernel = (kernel + float(process.redrawn(t)) * np.asarray(process.stationary())[None]).T
+    np.testing.assert_allclose(found, kernel / kernel.sum(1, keepdims=True), rtol=1e-12)
+
+
 def test_invalid_processes():
     with pytest.raises(ValueError, match="MaskedProcess: expected t_max = 1 and schedule"):
         MaskedProcess(num_tokens=3, t_max=0.9)
