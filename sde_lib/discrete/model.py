@@ -58,13 +58,13 @@ class TokenModel(PyTreeNode):
         return self.to_data(self.sample_indices(key, jnp.arange(n), x_T=x_T))
 
     def sample_indices(
-        self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: None = None, x_T: Any = None
+        self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Any = None
     ) -> Tokens:
         """The samples with these indices in the stream of `key`, as tokens [B, L]."""
         return self.with_nfe(key, indices, cond, x_T)[0]
 
     def with_nfe(
-        self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: None = None, x_T: Any = None
+        self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Any = None
     ) -> tuple[Tokens, Integer[Array, " B"]]:
         """(samples with these indices [B, L] as tokens, evaluations of the network for each [B])."""
         require_indices(indices)
