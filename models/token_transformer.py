@@ -9,9 +9,9 @@ Queries and keys are rotated by angles that grow with the position (Su et al. 20
 
     (q_j, q_{j+d/2}) → rotation by p ω_j,   ω_j = 10000^{−2j/d},                                           (2)
 
-so that attention depends on distances only. Attention is in both directions: every token sees all others. A masked
-process requires no noise level (`sde_lib.discrete`); with `time` the norms, which have no gains of their own, are scaled
-and shifted by functions of c, as in `models.dit`. The logits are 0 at first.
+so that attention depends on distances only. Attention is in both directions: every token receives all others. A masked
+process requires no noise level (`sde_lib.discrete`). With `time` the norms, which have no gains of their own, are
+scaled and shifted by functions of c, as in `models.dit`. The logits are 0 at first.
 """
 
 import jax.numpy as jnp

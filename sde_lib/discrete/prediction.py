@@ -1,9 +1,9 @@
 """What the network's output means for tokens: conditionals q = p(x_0^i = v | x_t), or ratios r = p_t(x^{i→y})/p_t(x).
 
 The network maps (x_t [B, L], c_noise = ρ(t) [B]) to logits [B, L, V], which give the conditionals (`PredictTokens`: Shi
-et al. 2024; Sahoo et al. 2024, arXiv:2406.07524), or to log r [B, L, S] (`PredictRatios`: Lou et al. 2024, arXiv:2310.16834).
-What solvers and bounds use follows from either, as a score does from ε or v. From ratios, the law at an earlier time
-follows since (3) of `sde_lib.discrete.processes` is inverted in closed form,
+et al. 2024; Sahoo et al. 2024, arXiv:2406.07524), or to log r [B, L, S] (`PredictRatios`: Lou et al. 2024,
+arXiv:2310.16834). What solvers and bounds use follows from either, as a score does from ε or v. From ratios, the law at
+an earlier time follows since (3) of `sde_lib.discrete.processes` is inverted in closed form,
 
     r(s) = (r(t) − (1 − α_ts) π Σ_y r_y(t))/α_ts,                                                     (1)
     p(x_s^i = y | x_t) ∝ p(x_t^i | x_s^i = y) r_y(s)                                                  (2)

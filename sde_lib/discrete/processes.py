@@ -25,9 +25,9 @@ What x_t^i itself says of x_0^i is known: by Bayes' rule,
 
     q_iv ∝ e^{F_iv} p(x_t^i | x_0^i = v),                                                           (7)
 
-where F_i are the logits of x_0^i given the other tokens of x_t, which the network learns. F = 0 is exact for independent
-tokens of equal probability, as for bits under an SDE (`sde_lib.discrete.bits`). For the masked process q is softmax F at
-a mask, and x^i itself elsewhere.
+where F_i are the logits of x_0^i given the other tokens of x_t, which the network learns. F = 0 is exact for
+independent tokens of equal probability, as for bits under an SDE (`sde_lib.discrete.bits`). For the masked process q is
+softmax F at a mask, and x^i itself elsewhere.
 
 Everything is computed from log q, as sums of positive terms, so small probabilities keep their digits.
 

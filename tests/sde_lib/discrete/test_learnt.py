@@ -8,8 +8,8 @@ import pytest
 from models import TokenTransformer, as_network
 from sde_lib import adam, init_state, make_train_step
 from sde_lib.discrete import (
-    AnyOrder,
     AncestralTokens,
+    AnyOrder,
     MaskedDiffusion,
     MaskedProcess,
     ScoreEntropy,
@@ -43,7 +43,12 @@ class ThirdOrder:
 def trained(process, objective, steps, features=64, depth=2, batch=128, rate=4e-3):
     states = process.num_states
     module = TokenTransformer(
-        num_states=states, num_outputs=SYMBOLS, features=features, depth=depth, heads=4, time=not hasattr(process, "mask")
+        num_states=states,
+        num_outputs=SYMBOLS,
+        features=features,
+        depth=depth,
+        heads=4,
+        time=not hasattr(process, "mask"),
     )
     network, tx = as_network(module), adam(learning_rate=rate, warmup_steps=100, decay_steps=steps, b2=0.99)
     params = network.init(jax.random.key(0), jnp.zeros((1, LENGTH), jnp.float32), jnp.zeros(1, jnp.float32))
