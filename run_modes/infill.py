@@ -12,6 +12,7 @@ replacement; bits under an SDE by config.restore.method, with y the known bits.
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def infill(
     character outside the alphabet (by its column), or longer than a window; and if the model is not of texts.
     """
     trained = open_trained(directory, config, devices, step)
-    form = trained.experiment.form
+    form: Any = trained.experiment.form
     if not hasattr(form, "texts"):
         raise ConfigError(f"--task=infill: {directory} is no model of texts")
     characters, hidden = gaps_of(text or "")
@@ -80,7 +81,7 @@ def gaps_of(text: str) -> tuple[str, np.ndarray]:
 
 def infill_tokens(trained: Trained, tokens: np.ndarray, hidden: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Completions [n, L] by a TokenModel."""
-    model = trained.model.replace(shape=tokens.shape)
+    model: Any = trained.model.replace(shape=tokens.shape)  # a TokenModel
     return model.infill(jax.random.key(seed), np.where(hidden, -1, tokens)[None], n)[0]
 
 

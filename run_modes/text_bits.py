@@ -11,6 +11,7 @@ perplexity") are reported next to their entropy, and next to both of the test te
 """
 
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -41,7 +42,7 @@ def wanted(config: ConfigDict) -> bool:
 def text_bits_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) -> dict | None:
     """See the module's head, in JSON's types; values per window in folder/text_bits_SPLIT.npz. None if a signal stopped
     it. ConfigError for data that are no texts."""
-    options, form = trained.config.eval.text, trained.experiment.form
+    options, form = trained.config.eval.text, cast(Any, trained.experiment.form)
     if not hasattr(form, "texts"):
         raise ConfigError("config.eval.text: the data are no texts")
     source = getattr(dataset, options.split)

@@ -20,7 +20,7 @@ Karras et al. 2022: "Elucidating the Design Space of Diffusion-Based Generative 
 
 import abc
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -168,7 +168,7 @@ def make_score_fn(
         output = network(expand(c.c_in, x) * x, c_noise)
         score = expand(c.c_skip, x) * x + expand(c.c_out, x) * output
         if c.link is not None:
-            return score_of_x0(sde, x, t, c.link(score))
+            return score_of_x0(cast(GaussianSDE, sde), x, t, c.link(score))
         return score if c.c_drift is None else score + expand(c.c_drift, x) * sde.drift(x, t)
 
     return score_fn

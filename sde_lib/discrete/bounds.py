@@ -28,6 +28,7 @@ Lou et al. 2024: arXiv:2310.16834. Sahoo et al. 2024: arXiv:2406.07524. Shi et a
 """
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +163,7 @@ class MaskedDiffusion(ScoreEntropy):
 
     def rate(self, reverse: Reverse, x0: Tokens, x: Tokens, t: Float[Array, " B"]) -> Float[Array, " B"]:
         redrawn, slope = time_derivative(self.sde.redrawn, t)
-        return (slope / redrawn) * masked_entropy(self.sde, reverse, x0, x, t)
+        return (slope / redrawn) * masked_entropy(cast(MaskedProcess, self.sde), reverse, x0, x, t)
 
 
 def _stratified(keys: Key[Array, " B"], j, count: int) -> Float[Array, " B"]:

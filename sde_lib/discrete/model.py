@@ -3,6 +3,7 @@
 The operations are those of `sde_lib.score_model`, for data that are whole numbers: samples, bounds and infilling.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -136,5 +137,5 @@ def _sample(model: TokenModel, keys: Key[Array, " B"], x_T: Any, known: Any):
 
 @partial(jit, static_argnums=1)
 def _elbo(model: TokenModel, num_times: int, keys: Key[Array, " B"], x: Tokens) -> Elbo:
-    bound = any_order_elbo if hasattr(model.sde, "mask") else token_elbo
+    bound: Callable[..., Elbo] = any_order_elbo if hasattr(model.sde, "mask") else token_elbo
     return bound(keys, model.sde, model.reverse(), x, num_times)

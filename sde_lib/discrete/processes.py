@@ -270,5 +270,5 @@ class UniformProcess(TokenProcess):
     def _logs(self, t: Time, like: Array) -> tuple[Array, Array, Array]:
         """log m, log(α + m) and log(α/m), which broadcast against `like`."""
         alpha, m = self.alpha(t), self._m(t)
-        found = log_of(m), log_of(alpha + m), log_of(alpha) - log_of(m)
-        return tuple(per_token(c, like).astype(like.dtype) for c in found)
+        log_m, log_stay, log_alpha = (per_token(log_of(c), like).astype(like.dtype) for c in (m, alpha + m, alpha))
+        return log_m, log_stay, log_alpha - log_m

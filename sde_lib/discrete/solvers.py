@@ -22,6 +22,7 @@ which reaches 1e-14. Without it rare tokens are missing, and samples look better
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ class AnyOrder(TokenSolver):
 
     requires = ("mask",)
 
-    def step(self, keys, x, t, s, process, reverse):
+    def step(self, keys, x, t, s, process: Any, reverse):
         masked = x == process.mask
         n = jnp.sum(masked, axis=1, keepdims=True)
         left = jnp.floor(n.astype(float) * (process.redrawn(s) / process.redrawn(t)) + 1e-3).astype(n.dtype)
