@@ -75,6 +75,8 @@ def tokens(config: ConfigDict, kind: str, alphabet: str) -> None:
     config.network = spec(
         TokenTransformer, num_states=states, num_outputs=outputs, features=128, depth=4, heads=4, time=not masked
     )
+    for name in ("fast", "pc", "ode", "published", "paper"):  # those of SDEs
+        del config.sampling[name]
     config.sampling.ancestral = spec(TokenSampler, solver=AncestralTokens(), num_steps=64, grid=cosine_times)
     config.sampling.euler = spec(TokenSampler, solver=EulerTokens(), num_steps=128)
     config.sampling.use = "ancestral"
