@@ -1,6 +1,6 @@
 """Runs a lesson as a notebook would: `python -m tests.lessons NUMBER PARAMETERS FILE` in the folder of its runs.
 
-PARAMETERS is JSON that replaces values of the cell with the tag `parameters`. Its entry `network` is not one of them: it
+PARAMETERS is JSON that replaces values of the cell with the tag `parameters`. Its entry `network` is another thing: it
 changes the digits' network, for one that compiles sooner. The variables after the last cell that can be pickled are
 written to FILE. It is a process of its own, since the tests' settings of JAX are not a user's.
 """
