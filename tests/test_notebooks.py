@@ -49,6 +49,7 @@ def test_a_notebook_is_its_source(name):
     made, found = notebook_of(source), nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     cells = lambda notebook: [(c.cell_type, c.id, c.source, c.metadata.get("tags", [])) for c in notebook.cells]  # noqa: E731
     assert cells(found) == cells(made), "run `python notebooks/make.py`"
+    assert found.metadata == made.metadata
     nbformat.validate(found)
     ran = [cell for cell in found.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in ran] == list(range(1, len(ran) + 1))
