@@ -24,6 +24,7 @@ from run_modes.changes import history
 PAGE = "index.html"
 FILES, FOLDERS = 24, 4  # files, or folders of restorations, in a section; folders of evaluations
 CHARTS = 9
+HEARD = 8  # sounds of a restoration
 TEXT, CELL, ROWS = 12_000, 300, 100  # characters of a text and of a cell, rows of a table
 LISTING = 60_000  # characters of a config, a card or a report
 NOT_SHOWN = ("format", "protocol", "process", "history")  # entries of a card that only the whole card shows
@@ -248,13 +249,15 @@ def evaluation_pictures(folder: Path, space: Space) -> list[Part]:
 
 
 def restored_parts(directory: Path, space: Space) -> list[Part]:
-    """The picture and the mean figures of each folder with a restoration."""
+    """The picture, the first sounds, and the mean figures of each folder with a restoration."""
     parts: list[Part] = []
     folders = [path.parent for path in files(directory, "restored/*/report.json", "*/report.json")]
     for folder in [folder for folder in folders if is_restoration(folder)][:FILES]:
         found, task = json.loads((folder / "report.json").read_text()), cut(folder.name, 60)
         for path in files(folder, "restored.png"):
             parts += space.media(task, path)
+        for path in files(folder, "*.wav")[:HEARD]:
+            parts += space.media(path.name, path)
         rows = [["measurements", str(len(found.get("each", [])))], ["noise_std", f"{found['noise_std']:g}"]]
         rows += [[name, f"{value:.4g}"] for name, value in found["mean"].items()]
         parts.append(table([task, "mean"], rows, numbers=True))

@@ -53,6 +53,7 @@ def run_of(folder, name="run", text="a text of the run", **changes):
         (directory / file).write_bytes(png())
     (directory / "restored" / name / "restored.png").write_bytes(png())
     sound(directory / "samples" / f"{name}.wav")
+    sound(directory / "restored" / name / "a_0.wav")
     (directory / "samples" / f"{name}.txt").write_text(f"once: {text}")
     figures = {"FID": {"mean": 2.5, "sd": 0.25, "each": [2.25, 2.75]}, text: {"mean": 1.0, "sd": 0.5, "each": [1, 2]}}
     floors = {"figures": {"FID": 0.125}, "split": text, "rows": 10}
@@ -82,7 +83,7 @@ def test_everything_is_on_the_page(tmp_path, caplog):
     assert not caplog.records
     headings = ["Samples", "Losses", "Evaluation", "Restored", "Sounds", "Texts", "Config", "Card"]
     assert re.findall(r"<h2>(.*?)</h2>", read(directory).decode()) == headings
-    assert len(found.of("img")) == 6 and len(found.of("audio")) == 1 and len(found.of("input")) == 1
+    assert len(found.of("img")) == 6 and len(found.of("audio")) == 2 and len(found.of("input")) == 1
     assert len(found.of("svg")) == 4  # loss, the other scalar, and two against t
     for text in (
         "2.5 ± 0.25",
