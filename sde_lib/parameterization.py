@@ -16,7 +16,7 @@ Karras et al. 2022: "Elucidating the Design Space of Diffusion-Based Generative 
 
 import abc
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -81,6 +81,11 @@ class Parameterization(PyTreeNode, abc.ABC, Generic[Process]):
 
     @abc.abstractmethod
     def __call__(self, sde: Process, t: Time) -> Coefficients: ...
+
+    def denoiser(self, sde: Any, t: Time) -> tuple[Coefficient, Coefficient]:
+        """(a, b) of x̂₀ = a x + b F, by (1) and (2); overridden where a would be a difference of nearly equal terms."""
+        c, variance, alpha = self(sde, t), sde.sigma(t) ** 2, sde.alpha(t)
+        return (1 + variance * c.c_skip) / alpha, variance * c.c_out / alpha
 
 
 class PredictNoise(Parameterization[GaussianSDE]):
@@ -148,22 +153,41 @@ class EDMPreconditioning(Parameterization[GaussianSDE]):
         c_in = 1 / jnp.sqrt(total)
         return Coefficients(-1 / total, alpha * self.sigma_data / sigma * c_in, c_in, self.c_noise(sde, t))
 
+    def denoiser(self, sde: GaussianSDE, t: Time) -> tuple[Coefficient, Coefficient]:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        total = (alpha * self.sigma_data) ** 2 + sigma**2
+        return alpha * self.sigma_data**2 / total, sigma * self.sigma_data / jnp.sqrt(total)
+
 
 def make_score_fn(
     network: Callable[[Float[Array, "B ..."], Float[Array, " B"]], Float[Array, "B ..."]],
     sde: SDE,
     parameterization: Parameterization,
 ) -> ScoreFn:
-    """The score (1). `network` maps (c_in x [B, ...], c_noise [B]) to F [B, ...]; its parameters are already bound."""
+    """The score (1). `network` maps (c_in x [B, ...], c_noise [B]) to F [B, ...]; its parameters are already bound.
+
+    Of an output with more channels than x, the first are F: the others are those of a learned variance.
+    """
 
     def score_fn(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         c = parameterization(sde, t)
-        c_noise = jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1])
-        output = network(expand(c.c_in, x) * x, c_noise)
-        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * output
+        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * _output(network, c, x)
         return score if c.c_drift is None else score + expand(c.c_drift, x) * sde.drift(x, t)
 
     return score_fn
+
+
+def denoised(
+    network: Callable, sde: GaussianSDE, parameterization: Parameterization, x: Float[Array, "B ..."], t: Time
+):
+    """x̂₀ = a x + b F, with the coefficients of `Parameterization.denoiser`; `network` as in `make_score_fn`."""
+    a, b = parameterization.denoiser(sde, t)
+    return expand(a, x) * x + expand(b, x) * _output(network, parameterization(sde, t), x)
+
+
+def _output(network: Callable, c: Coefficients, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    output = network(expand(c.c_in, x) * x, jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1]))
+    return output[..., : x.shape[-1]]
 
 
 def x0_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):

@@ -22,7 +22,7 @@ from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import sample_keys
 from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete, precision
 from sde_lib.numbers.keys import require_indices, require_key, rows_of_shape
-from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
+from sde_lib.parameterization import Parameterization, ScoreFn, denoised, make_score_fn, x0_hat
 from sde_lib.posterior.observation import Observation
 from sde_lib.posterior.scores import MMPS, Method
 from sde_lib.sampling import AnySampler, Sampler, Start
@@ -108,6 +108,13 @@ class ScoreModel(PyTreeNode):
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """∇log p_t(x) [B, *shape], for x [B, *shape] in model space, t [] or [B], cond in the units of the data."""
         return self._score(x, t, self._network_cond(cond, x.shape[0]))
+
+    def denoise(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
+        """x̂₀ = E[x_0 | x_t = x] [B, *shape] in model space; t and cond as in `score`. Accurate where σ is large."""
+        if self.observed is not None:
+            return x0_hat(self.sde, x, t, self.score(x, t, cond))
+        network = partial(self.network, self.params, cond=self._network_cond(cond, x.shape[0]))
+        return denoised(network, self.sde, self.parameterization, x, t)
 
     def _score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """The score, for cond as the network takes it."""
