@@ -66,16 +66,19 @@ from models.resampling import crop_like, fir_downsample, fir_upsample, spatial_a
 
 RESAMPLES = ("block", "conv")
 PADDINGS = ("both", "after")
+ATTENTION_ORDERS = ("by_head", "by_kind")
 
 
 class HeadsAttention(nn.Module):
     """x + W_o of softmax(q k^T / sqrt D) v over all positions, in heads of D = `head_features` channels.
 
-    With `heads` there are that many, of C/heads channels each."""
+    With `heads` there are that many, of C/heads channels each. The 3 C channels of the first map are [head][q, k, v],
+    or with order="by_kind" [q, k, v][head]."""
 
     head_features: int = 64
     heads: int = 0
     norm: tuple[int, int, Number] = (4, 32, 1e-6)
+    order: str = "by_head"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
@@ -85,7 +88,9 @@ class HeadsAttention(nn.Module):
             name, got = ("num_heads", heads) if self.heads else ("head_features", self.head_features)
             raise ValueError(f"{name}: expected to divide the {channels} channels, got {got}")
         normed = GroupNorm(*self.norm)(x).reshape(batch, -1, channels)
-        q, k, v = jnp.split(dense(normed, 3 * channels).reshape(batch, -1, heads, 3 * channels // heads), 3, axis=-1)
+        both, axis = ((heads, 3), 3) if self.order == "by_head" else ((3, heads), 2)
+        y = dense(normed, 3 * channels).reshape(batch, -1, *both, channels // heads)
+        q, k, v = (jnp.squeeze(each, axis) for each in jnp.split(y, 3, axis))
         return x + dense(attention(q, k, v).reshape(x.shape), channels, 0.0)
 
 
@@ -102,6 +107,7 @@ class ADMBlock(nn.Module):
     heads: int = 0
     scale_shift: bool = True
     norm: tuple[int, int, Number] = (4, 32, 1e-6)
+    attention_order: str = "by_head"
 
     @nn.compact
     def __call__(
@@ -118,7 +124,8 @@ class ADMBlock(nn.Module):
         h = conv3x3(h, self.features, 0.0)
         skip = resampled(x)
         h = h + (skip if x.shape[-1] == self.features else conv1x1(skip, self.features))
-        h = HeadsAttention(self.head_features, self.heads, self.norm)(h) if self.attend else h
+        if self.attend:
+            h = HeadsAttention(self.head_features, self.heads, self.norm, self.attention_order)(h)
         return ContextAttention(norm=True)(h, context) if self.attend and context is not None else h
 
     @nn.nowrap
@@ -166,6 +173,7 @@ class ADM(nn.Module):
     emb_mult: int = 4
     noise_features: int = 0
     num_heads: int = 0
+    attention_order: str = "by_head"
     min_attention: int = 0
     scale_shift: bool = True
     resample: str = "block"
@@ -181,6 +189,7 @@ class ADM(nn.Module):
         check_option("embedding", self.embedding, EMBEDDINGS)
         check_option("resample", self.resample, RESAMPLES)
         check_option("padding", self.padding, PADDINGS)
+        check_option("attention_order", self.attention_order, ATTENTION_ORDERS)
         check_dtype(self.dtype)
         check_numbers(self)
         check_features_kinds(self.cond_at_features)
@@ -220,10 +229,10 @@ class ADM(nn.Module):
         attend: bool = False,
     ) -> Array:
         attend = attend and features >= self.min_attention
-        options = (resample, attend, self.head_features, self.dropout, self.num_heads, self.scale_shift, self._norm)
+        options = (resample, attend, self.head_features, self.dropout, self.num_heads, self.scale_shift)
 
         def block(_, h: Array, emb: Array, *context: Array) -> Array:
-            return ADMBlock(features, *options)(h, emb, train, *context)
+            return ADMBlock(features, *options, self._norm, self.attention_order)(h, emb, train, *context)
 
         return rematerialized(self.remat, block)(self, h, emb, *(() if context is None else (context,)))
 

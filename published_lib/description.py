@@ -40,7 +40,8 @@ class Description:
     """A published file.
 
     `sections` are keys of a config ("network", "training.ema") with their part or value. `missing` are keys that the
-    file leaves open, with what to give. `leaves` maps the options of the network, as configured, to the leaves.
+    file leaves open, with what to give; `requires_config` says what else only a config can. `leaves` maps the options
+    of the network, as configured, to the leaves; `raw` those of training, where they are not the averages.
     """
 
     project: str
@@ -49,6 +50,7 @@ class Description:
     leaves: Callable[[Mapping[str, Any]], list[Leaf]] = field(repr=False)
     raw: Callable[[Mapping[str, Any]], list[Leaf]] | None = field(default=None, repr=False)
     missing: dict[str, str] = field(default_factory=dict)
+    requires_config: str = ""
     remarks: tuple[str, ...] = ()
     step: int = 0
 

@@ -58,6 +58,7 @@ def describe(content: Mapping[str, Any]) -> Description:
         **_augmentation(content.get("augment_pipe"), options["cond_dim"]),
     }
     return Description(
+        remarks=("the parameters of training are set to the averages: the file has no others",),
         project=f"EDM: {precond.class_name} of {model.class_name}",
         license=LICENSE,
         sections=sections,
@@ -69,24 +70,35 @@ def describe(content: Mapping[str, Any]) -> Description:
 
 
 def _edm(state: Mapping[str, Any], loss: Any) -> dict[str, Any]:
-    sigma_data = float(state["sigma_data"])
-    training = loss.state if isinstance(loss, Persistent) and loss.class_name == "EDMLoss" else {}
-    law = dict(mean=float(training.get("P_mean", -1.2)), std=float(training.get("P_std", 1.2)))
-    weight = Part("sde_lib:EDMWeight", dict(sigma_data=float(training.get("sigma_data", sigma_data))))
+    ends = dict(t_min=max(0.002, float(state["sigma_min"])), t_max=min(80.0, float(state["sigma_max"])))
+    return edm_sections(float(state["sigma_data"]), loss, "EDMLoss", **ends) | sampled_as_published()
+
+
+def edm_sections(
+    sigma_data: float,
+    loss: Any,
+    loss_class: str,
+    t_min: float = 0.002,
+    t_max: float = 80.0,
+    mean: float = -1.2,
+    std: float = 1.2,
+) -> dict[str, Any]:
+    """Process, parameterization and loss of EDM; the loss's numbers are those of the file, if it has them."""
+    state = loss.state if isinstance(loss, Persistent) and loss.class_name == loss_class else {}
+    law = dict(mean=float(state.get("P_mean", mean)), std=float(state.get("P_std", std)))
+    weight = Part("sde_lib:EDMWeight", dict(sigma_data=float(state.get("sigma_data", sigma_data))))
     return {
-        "sde": Part("sde_lib:EDM", dict(t_min=max(0.002, float(state["sigma_min"])),
-                                        t_max=min(80.0, float(state["sigma_max"])))),
+        "sde": Part("sde_lib:EDM", dict(t_min=t_min, t_max=t_max)),
         "parameterization": Part("sde_lib:EDMPreconditioning", dict(sigma_data=sigma_data)),
         "loss": Part("sde_lib:dsm_loss", dict(weight=weight), bound=True),
         "time_distribution": Part("sde_lib:LogNormalTime", law),
-        **sampled_as_published(),
-    }  # fmt: skip
+    }
 
 
 def _ve(state: Mapping[str, Any], loss: Any) -> dict[str, Any]:
     levels = {name: float(state[name]) for name in ("sigma_min", "sigma_max")}
     return {
-        "sde": Part("sde_lib:VE", levels),
+        "sde": Part("sde_lib:VE", levels | dict(t_min=0.0)),
         "parameterization": Part("sde_lib:PredictScore", dict(c_noise=Part("sde_lib:LogSigma", dict(unit=2.0)))),
         **_uniform(),
     }

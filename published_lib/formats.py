@@ -6,13 +6,14 @@ a folder with config.json                   diffusers
 anything else                               flax's msgpack of score_sde
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from published_lib import edm
+from published_lib import adm, diffusers, dit, edm, edm2
 from published_lib.description import Description
 from published_lib.nvidia_pickle import Persistent, is_nvidia_pickle, read_nvidia
+from published_lib.torch_file import is_torch_file, read_torch
 
 
 def describe(path: str | Path) -> Description | None:
@@ -21,22 +22,36 @@ def describe(path: str | Path) -> Description | None:
     ValueError, on one line with the name of the file, for a file that cannot be read or has an option that is not
     supported; FileNotFoundError."""
     path = Path(path)
+    if diffusers.is_diffusers(path):
+        return _described(lambda _, path: diffusers.describe(path), None, path)
     if is_nvidia_pickle(path):
-        return _of_nvidia(path)
+        return _described(_of_nvidia, read_nvidia(path), path)
+    if is_torch_file(path):
+        return _described(_of_torch, read_torch(path), path)
     return None
 
 
-def _of_nvidia(path: Path) -> Description:
-    content = read_nvidia(path)
+def _of_nvidia(content: Any, path: Path) -> Description:
     ema = content.get("ema") if isinstance(content, dict) else None
     if not isinstance(ema, Persistent):
-        raise ValueError(f"{path}: expected a pickle with a network ema, got another")
-    readers: dict[str, Callable[[Mapping[str, Any]], Description]] = {name: edm.describe for name in edm.CLASSES}
+        raise ValueError("expected a pickle with a network ema, got another")
+    readers = {**{name: edm.describe for name in edm.CLASSES}, edm2.CLASS: edm2.describe}
     if ema.class_name not in readers:
-        raise ValueError(f"{path}: expected ema of class {', '.join(readers)}, got {ema.class_name}")
+        raise ValueError(f"expected ema of class {', '.join(readers)}, got {ema.class_name}")
+    return readers[ema.class_name](content)
+
+
+def _of_torch(content: Any, path: Path) -> Description | None:
+    if dit.is_dit(content):
+        return dit.describe(content, path)
+    return adm.describe(content, path) if adm.is_adm(content) else None
+
+
+def _described(reader: Callable[[Any, Path], Any], content: Any, path: Path) -> Any:
+    """The reader's description. ValueError, with the name of the file, for content that is not as it expects."""
     try:
-        return readers[ema.class_name](content)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: its network lacks what its class has: {error!r}") from error
+        return reader(content, path)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: its network is not complete: {' '.join(repr(error).split())[:200]}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error

@@ -182,6 +182,15 @@ class _Mapping(dict):
         pass
 
 
+class _Namespace(dict):
+    """argparse's Namespace, as the dict of its attributes."""
+
+    def build(self, state: Any) -> None:
+        if type(state) is not dict:
+            raise ValueError(f"expected the attributes of a Namespace, got {shown(state)}")
+        self.update(state)
+
+
 def ordered_dict(pairs: Any = ()) -> _Mapping:
     if pairs != ():
         raise ValueError("expected an empty OrderedDict, filled later")
@@ -211,6 +220,7 @@ def _storage(pid: Any) -> _Storage:
 
 _TABLE = {
     ("collections", "OrderedDict"): ordered_dict,
+    ("argparse", "Namespace"): _Namespace,
     ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
     ("numpy", "dtype"): Dtype,
     ("numpy.core.multiarray", "scalar"): Scalar,

@@ -30,6 +30,7 @@ from io_lib import workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog
 from published_lib.description import Description, Part
+from published_lib.diffusers import weight_files
 from published_lib.formats import describe
 from published_lib.score_sde import Published, read_published
 from published_lib.score_sde_names import filled, parameter_shapes
@@ -68,6 +69,8 @@ def config_of(checkpoint: str | Path, description: Description | None = None) ->
             f"--config=FILE is required for --mode=import of {checkpoint}, which does not state its network; the "
             f"published experiments of score_sde are --config=configs/score_sde.py:NAME"
         )
+    if description.requires_config:
+        raise ConfigError(f"--config=FILE is required: {checkpoint} does not state {description.requires_config}")
     return with_description(shipped("base").base(), description)
 
 
@@ -208,6 +211,9 @@ def with_objective_parameters(experiment: Experiment, published: Published) -> P
 
 def imported_from(checkpoint: str | Path) -> str:
     """The source in the card of an import: the file's name and SHA-256."""
+    checkpoint = Path(checkpoint)
+    if checkpoint.is_dir():
+        return "imported from " + ", ".join(imported_from(file).split("from ")[1] for file in weight_files(checkpoint))
     with open(checkpoint, "rb") as file:
         return f"imported from {Path(checkpoint).name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 

@@ -164,30 +164,19 @@ def make_score_fn(
     sde: SDE,
     parameterization: Parameterization,
 ) -> ScoreFn:
-    """The score (1). `network` maps (c_in x [B, ...], c_noise [B]) to F [B, ...]; its parameters are already bound.
-
-    Of an output with more channels than x, the first are F: the others are those of a learned variance.
-    """
+    """The score (1). `network` maps (c_in x [B, ...], c_noise [B]) to F [B, ...]; its parameters are already bound."""
 
     def score_fn(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         c = parameterization(sde, t)
-        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * _output(network, c, x)
+        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * network_output(network, c, x)[..., : x.shape[-1]]
         return score if c.c_drift is None else score + expand(c.c_drift, x) * sde.drift(x, t)
 
     return score_fn
 
 
-def denoised(
-    network: Callable, sde: GaussianSDE, parameterization: Parameterization, x: Float[Array, "B ..."], t: Time
-):
-    """x̂₀ = a x + b F, with the coefficients of `Parameterization.denoiser`; `network` as in `make_score_fn`."""
-    a, b = parameterization.denoiser(sde, t)
-    return expand(a, x) * x + expand(b, x) * _output(network, parameterization(sde, t), x)
-
-
-def _output(network: Callable, c: Coefficients, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    output = network(expand(c.c_in, x) * x, jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1]))
-    return output[..., : x.shape[-1]]
+def network_output(network: Callable, c: Coefficients, x: Float[Array, "B ..."]) -> Array:
+    """F(c_in x, c_noise), with the channels of a learned variance after those of F."""
+    return network(expand(c.c_in, x) * x, jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1]))
 
 
 def x0_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):
