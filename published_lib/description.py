@@ -42,6 +42,7 @@ class Description:
     `sections` are keys of a config ("network", "training.ema") with their part or value. `missing` are keys that the
     file leaves open, with what to give; `requires_config` says what else only a config can. `leaves` maps the options
     of the network, as configured, to the leaves; `raw` those of training, where they are not the averages.
+    `config` is a whole config as JSON, of our own files.
     """
 
     project: str
@@ -51,6 +52,7 @@ class Description:
     raw: Callable[[Mapping[str, Any]], list[Leaf]] | None = field(default=None, repr=False)
     missing: dict[str, str] = field(default_factory=dict)
     requires_config: str = ""
+    config: str = ""
     remarks: tuple[str, ...] = ()
     step: int = 0
 
@@ -97,6 +99,14 @@ def known(options: Mapping[str, Any], names: Iterable[str], what: str) -> None:
     """ValueError, naming it, for an option that `what` does not have here."""
     if unknown := sorted(set(options) - set(names)):
         raise ValueError(f"{what}: the option {unknown[0]}={str(options[unknown[0]])[:40]} is not supported")
+
+
+def within_file(arrays: Arrays, what: str, levels: int, blocks: int) -> None:
+    """ValueError if the options claim more blocks than the file has arrays: to build them would take forever."""
+    if not (0 <= blocks <= len(arrays) and 0 < levels <= len(arrays)):
+        raise ValueError(
+            f"{what}: the options claim {levels} levels of {blocks} blocks, the file has {len(arrays)} arrays"
+        )
 
 
 def expected(what: str, name: str, value: Any, *allowed: Any) -> Any:

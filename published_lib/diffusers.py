@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from published_lib.description import Arrays, Description, Leaf, Module, Part, expected, leaves_of
+from published_lib.description import Arrays, Description, Leaf, Module, Part, expected, leaves_of, within_file
 from published_lib.safetensors_file import read_safetensors
 from published_lib.torch_file import read_torch
 
@@ -65,6 +65,7 @@ def describe(path: Path) -> Description:
     size = size if isinstance(size, int) else expected(_UNIT, "sample_size", tuple(size or ()), (size or [0])[0])
     expected(_UNIT, "out_channels", given["out_channels"], given["in_channels"])
     network, leaves = (_ncsnpp, _ncsnpp_leaves) if skips else (_ddpm, _ddpm_leaves)
+    within_file(arrays, _UNIT, len(given["block_out_channels"]), given["layers_per_block"])
     options = network(given)
     return Description(
         project=f"diffusers' {_UNIT}, in the form of {'NCSN++' if skips else 'DDPM'}",
@@ -191,8 +192,10 @@ def _ncsnpp(given: Mapping[str, Any]) -> dict[str, Any]:
     expected(_UNIT, "norm_eps", float(given["norm_eps"]), 1e-6)
     expected(_UNIT, "resnet_time_scale_shift", given["resnet_time_scale_shift"], "default")
     if any(width % widths[0] for width in widths) or any(widths[i] < 128 for i in levels):
-        raise ValueError(f"{_UNIT}: the option block_out_channels must be multiples of the first, and 128 or more where "
-                         f"there is attention (AttnSkipDownBlock2D), got {list(widths)}")  # fmt: skip
+        raise ValueError(
+            f"{_UNIT}: the option block_out_channels must be multiples of the first, and 128 or more where there is "
+            f"attention (AttnSkipDownBlock2D), got {list(widths)}"
+        )
     return dict(
         nf=widths[0],
         ch_mult=tuple(width // widths[0] for width in widths),

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from published_lib.description import Arrays, Description, Leaf, Module, Part, expected, known, leaves_of
+from published_lib.description import Arrays, Description, Leaf, Module, Part, expected, known, leaves_of, within_file
 from published_lib.nvidia_pickle import Persistent, arrays_of
 
 LICENSE = "CC BY-NC-SA 4.0 (NVIDIA): not for commercial use"
@@ -45,6 +45,7 @@ def describe(content: Mapping[str, Any]) -> Description:
         raise ValueError(f"expected a network of class {' or '.join(_NETWORKS)}, got {got}")
     network, leaves = _NETWORKS[model.class_name]
     options, arrays = network(model), arrays_of(model)
+    within_file(arrays, model.class_name, len(options["ch_mult"]), options["num_res_blocks"])
     channels, size = precond.state["img_channels"], precond.state["img_resolution"]
     if precond.class_name == "iDDPMPrecond":
         expected("iDDPMPrecond", "out_channels", model.options["out_channels"], 2 * channels)

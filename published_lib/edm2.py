@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from published_lib.description import Arrays, Description, Leaf, Module, Part, known, leaves_of
+from published_lib.description import Arrays, Description, Leaf, Module, Part, known, leaves_of, within_file
 from published_lib.edm import LICENSE, edm_sections, sampled_as_published
 from published_lib.nvidia_pickle import Persistent, arrays_of
 
@@ -59,6 +59,7 @@ def describe(content: Mapping[str, Any]) -> Description:
         **sampled_as_published(32),
     }
     arrays = arrays_of(precond)
+    within_file(arrays, "EDM2", len(options["ch_mult"]), options["num_res_blocks"])
     return Description(
         project="EDM2",
         license=LICENSE,

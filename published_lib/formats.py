@@ -1,18 +1,22 @@
 """Which project wrote a file, and what it says: the one entry to the readers of `published_lib`.
 
-starts with PK or a pickle of protocol 2    torch.save: ADM, DiT, SiT by their names; else score_sde_pytorch
-starts with a pickle of protocol 4          EDM, EDM2
-a folder with config.json                   diffusers
-anything else                               flax's msgpack of score_sde
+    starts with PK or a pickle of protocol 2    torch.save: ADM, DiT, SiT by their names; else score_sde_pytorch
+    starts with a pickle of protocol 4          EDM, EDM2
+    eight bytes, then {                         safetensors of --mode=export
+    a folder with config.json                   diffusers
+    anything else                               flax's msgpack of score_sde
+
+A file is recognized by its content. Its name only separates what has the same content: DiT and SiT.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from published_lib import adm, diffusers, dit, edm, edm2
+from published_lib import adm, diffusers, dit, edm, edm2, exported
 from published_lib.description import Description
 from published_lib.nvidia_pickle import Persistent, is_nvidia_pickle, read_nvidia
+from published_lib.safetensors_file import is_safetensors
 from published_lib.torch_file import is_torch_file, read_torch
 
 
@@ -24,6 +28,8 @@ def describe(path: str | Path) -> Description | None:
     path = Path(path)
     if diffusers.is_diffusers(path):
         return _described(lambda _, path: diffusers.describe(path), None, path)
+    if is_safetensors(path):
+        return _described(lambda _, path: exported.describe(path), None, path)
     if is_nvidia_pickle(path):
         return _described(_of_nvidia, read_nvidia(path), path)
     if is_torch_file(path):

@@ -185,6 +185,18 @@ def import_published(config: ConfigDict) -> None:
     import_file(config=config, checkpoint=F.checkpoint, directory=F.workdir)
 
 
+@mode(
+    "export",
+    "writes the EMA parameters of a run to a file of safetensors",
+    flags=("out", "step"),
+    required=("out",),
+)
+def export(config: ConfigDict) -> None:
+    from run_modes.export import export
+
+    export(directory=F.workdir, out=F.out, step=F.step)
+
+
 @mode("inspect", "describes a run and one of its checkpoints", flags=("step",))
 def inspect(config: ConfigDict) -> None:
     from run_modes.inspect_run import inspect
@@ -253,7 +265,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "out",
         None,
-        "The .npz file of stats; the .png file of data or compare; a folder of restore; of sample, one file each.",
+        "The .npz file of stats; the .png file of data or compare; a folder of restore or sample; export: .safetensors",
     )
     flags.DEFINE_string("task", None, "Restoration: inpaint, upscale:2, colorize, deblur:1, ct:30, mri, decimate:2, …")
     flags.DEFINE_string("images", None, "Restoration: the measurements, an image, a folder of images, or .npy or .npz.")

@@ -25,8 +25,8 @@ from ml_collections import ConfigDict, config_dict
 
 from config_lib.command_line import shipped
 from config_lib.names import resolve
-from config_lib.spec import ConfigError, bind, spec, to_json
-from io_lib import workdir
+from config_lib.spec import ConfigError, bind, from_json, spec, to_json
+from io_lib import hub, workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import MetricsLog
 from published_lib.description import Description, Part
@@ -51,6 +51,7 @@ def import_checkpoint(config: ConfigDict | None, checkpoint: str | Path, directo
     """
     if config is not None:
         require_config(config)
+    checkpoint = local_file(checkpoint)
     description = described(checkpoint)
     if config is None:
         config = config_of(checkpoint, description)
@@ -63,15 +64,29 @@ def config_of(checkpoint: str | Path, description: Description | None = None) ->
     """The config that a file states, on top of `configs.base`; what it leaves open is None there.
 
     ConfigError for a file that states none: one of score_sde."""
+    checkpoint = local_file(checkpoint)
     description = description or described(checkpoint)
     if description is None:
         raise ConfigError(
             f"--config=FILE is required for --mode=import of {checkpoint}, which does not state its network; the "
             f"published experiments of score_sde are --config=configs/score_sde.py:NAME"
         )
+    if description.config:
+        return exported_config(description.config, checkpoint)
     if description.requires_config:
         raise ConfigError(f"--config=FILE is required: {checkpoint} does not state {description.requires_config}")
     return with_description(shipped("base").base(), description)
+
+
+def exported_config(text: str, checkpoint: str | Path) -> ConfigDict:
+    """The config in the header of a file of --mode=export. ConfigError if it is not one."""
+    try:
+        config = from_json(text)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{checkpoint}: its config cannot be read: {' '.join(str(error).split())}") from error
+    if missing := sorted(set(shipped("base").base()) - set(config)):
+        raise ConfigError(f"{checkpoint}: its config lacks {', '.join(missing[:4])}")
+    return config
 
 
 def with_description(config: ConfigDict, description: Description) -> ConfigDict:
@@ -105,6 +120,11 @@ def section_of(value: Any, old: Any = None) -> Any:
     return section
 
 
+def local_file(checkpoint: str | Path) -> str | Path:
+    """The file or folder; for hf:OWNER/NAME its download, in the cache of huggingface_hub."""
+    return hub.download_published(checkpoint) if hub.is_remote(checkpoint) else checkpoint
+
+
 def described(checkpoint: str | Path) -> Description | None:
     """What the file states about itself; None for the formats of score_sde. ConfigError if it cannot be read."""
     try:
@@ -119,12 +139,13 @@ def import_as(
     config: ConfigDict, checkpoint: str | Path, directory: str | Path, description: Description | None = None
 ) -> int:
     """As `import_checkpoint`, for a config that has all that the file states."""
+    checkpoint = local_file(checkpoint)
     description = description or described(checkpoint)
     if description is not None:
         require_complete(config, description, checkpoint)
         print(f"{checkpoint}: {description.project}. License of the weights: {description.license}.")
     experiment = make_experiment(config)
-    shapes = parameter_shapes(experiment.network, experiment.shape)
+    shapes = shapes_of(experiment, checkpoint)
     published = read(checkpoint, config, shapes, description)
     if not all_finite((published.params, published.ema_params)):
         raise ConfigError(f"--checkpoint: {checkpoint}: the parameters are not finite")
@@ -168,9 +189,20 @@ def read(checkpoint: str | Path, config: ConfigDict, shapes: dict, description: 
         return Published(description.step, params, ema_params, None)
     except FileNotFoundError as error:
         raise ConfigError(f"--checkpoint={checkpoint}: there is no such file") from error
+    except (KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise ConfigError(f"--checkpoint: {checkpoint}: its arrays are not those of its network: {error!r}") from error
     except (OSError, ValueError) as error:
         where = "" if description is None else f"{checkpoint}: "
         raise ConfigError(f"--checkpoint: {where}{error}") from error
+
+
+def shapes_of(experiment: Experiment, checkpoint: str | Path) -> dict:
+    """The shapes of the network's parameters. ConfigError if the options do not make a network."""
+    try:
+        return parameter_shapes(experiment.network, experiment.shape)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--checkpoint: {checkpoint}: config.network cannot be built: {reason}") from error
 
 
 def require_complete(config: ConfigDict, description: Description, checkpoint: str | Path) -> None:
