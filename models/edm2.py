@@ -71,7 +71,7 @@ class NormalizedConv(nn.Module):
     def __call__(self, x: Float[Array, "..."], gain: Float[Array, ""] | float = 1.0) -> Float[Array, "..."]:
         axes = 0 if self.size == 0 else x.ndim - 2
         shape = (*(self.size,) * axes, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(1.0), shape, jnp.float32)
+        kernel = jnp.asarray(self.param("kernel", nn.initializers.normal(1.0), shape, jnp.float32))
         inputs = tuple(range(kernel.ndim - 1))
         weights = normalize(kernel, inputs) * (gain / math.sqrt(math.prod(shape[:-1])))
         weights = weights.astype(x.dtype)
@@ -95,7 +95,7 @@ class Fourier(nn.Module):
     def __call__(self, c: Float[Array, " B"]) -> Float[Array, "B features"]:
         drawn = {"frequencies": nn.initializers.normal(2 * math.pi), "phases": nn.initializers.uniform(2 * math.pi)}
         frequencies, phases = (
-            jax.lax.stop_gradient(self.param(name, made, (self.features,), jnp.float32)).astype(c.dtype)
+            jax.lax.stop_gradient(jnp.asarray(self.param(name, made, (self.features,), jnp.float32))).astype(c.dtype)
             for name, made in drawn.items()
         )
         return math.sqrt(2) * jnp.cos(c[:, None] * frequencies[None] + phases[None])
