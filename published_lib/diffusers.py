@@ -254,9 +254,10 @@ def _ddpm_leaves(arrays: Arrays, given: Mapping[str, Any]) -> list[Leaf]:
             value = np.concatenate([value, np.zeros_like(value[:1])])
         table[name] = value
     for name in [name for name in table if ".to_q." in name]:
-        kinds = [table.pop(name.replace(".to_q.", f".to_{kind}."), None) for kind in "qkv"]
-        if any(kind is None for kind in kinds):
+        names = [name.replace(".to_q.", f".to_{kind}.") for kind in "qkv"]
+        if not set(names) <= set(table):
             raise ValueError(f"expected to_q, to_k and to_v, got {name} without the others")
+        kinds = [table.pop(each) for each in names]
         heads = _heads(len(kinds[0]), given["attention_head_dim"])
         by_head = np.stack([kind.reshape(heads, -1, *kind.shape[1:]) for kind in kinds], axis=1)
         table[name.replace(".to_q.", ".qkv.")] = by_head.reshape(-1, *kinds[0].shape[1:])

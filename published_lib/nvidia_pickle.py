@@ -188,7 +188,7 @@ def _array(state: Any) -> np.ndarray:
     """The array of (version, shape, dtype, in Fortran's order, bytes), float32 or float64."""
     _, shape, dtype, fortran, raw = state if type(state) is tuple and len(state) == 5 else (None,) * 5
     name = dtype.name if type(dtype) is Dtype else None
-    plain = type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape) and type(raw) is bytes
-    if name not in ("f4", "f8") or not plain or fortran:
+    plain = type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)
+    if name not in ("f4", "f8") or not plain or fortran or type(raw) is not bytes:
         raise ValueError(f"expected an array of float32 or float64, got {shown(name)}")
-    return np.frombuffer(raw, f"<{name}").reshape(shape)
+    return np.frombuffer(raw, f"<{name}").reshape(shape or ())
