@@ -29,7 +29,7 @@ if importlib.util.find_spec("run_lib") is None:
 
 # %% tags=["parameters"]
 CHECKPOINT = ""  # a file, a folder of diffusers, or hf:OWNER/NAME; "" makes a small file
-num_steps = 400
+num_steps = 200
 num_samples = 36
 
 # %% [markdown]
@@ -126,5 +126,6 @@ known = np.zeros(model.shape, np.float32)
 known[: model.shape[0] // 2] = 1
 observation = Observation(operator=Mask(mask=known), y=jnp.asarray(truth * known, jnp.float32), noise_std=4.0)
 answers = model.posterior(key, observation, 4)[0]
-residual = float(np.sqrt(np.mean(((answers - truth) * known)[:, : model.shape[0] // 2].astype(np.float64) ** 2)))
+errors = (answers.astype(np.float64) - truth)[:, : model.shape[0] // 2]
+residual = float(np.sqrt(np.mean(errors**2)))
 print(f"the answers differ from the measured half by {residual:.1f} gray levels; the noise has 4")

@@ -73,7 +73,7 @@ def describe(path: Path) -> Description:
         sections={
             "shape": (size, size, given["in_channels"]),
             # Theirs for VE is [0, 1], which their network does not center.
-            "transform": Part("data_lib:Scale", dict(low=-255.0 if skips else 0.0, high=255.0)),
+            "transform": Part(f"data_lib:{'UnitScale' if skips else 'Scale'}", dict(low=0.0, high=255.0)),
             "network": Part(f"models:{'NCSNpp' if skips else 'ADM'}", options),
             "license": LICENSE,
             **_process(_scheduler(path), skips),

@@ -50,7 +50,7 @@ def describe(content: Mapping[str, Any], path: Path) -> Description:
     license = "MIT" if kind == "SiT" else "CC BY-NC 4.0 (Meta): not for commercial use"
     missing, remarks = {}, ["the file states no heads; the number of a published size is that of its width"]
     if options["heads"] is None:
-        missing = {"network.heads": "give --config.network.heads=N, or --config=configs/dit.py:NAME"}
+        missing = {"network.heads": "give --config.network.heads=N"}
         remarks = []
     if kind == "SiT":
         remarks.append("the second half of the output's channels is left out, as SiT drops it")

@@ -41,6 +41,13 @@ from run_modes.state import TRAIN, all_finite, key_for, with_objective
 from sde_lib import TrainState
 
 
+SECTIONS = (
+    *("shape", "transform", "sde", "parameterization", "network", "objective", "loss", "time_distribution"),
+    *("optimizer", "training", "sampling", "eval"),
+)
+"""What the config of any run has."""
+
+
 def import_checkpoint(config: ConfigDict | None, checkpoint: str | Path, directory: str | Path) -> int:
     """Converts a published checkpoint into a work directory of the config, at the file's step; returns the step.
 
@@ -84,7 +91,7 @@ def exported_config(text: str, checkpoint: str | Path) -> ConfigDict:
         config = from_json(text)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{checkpoint}: its config cannot be read: {' '.join(str(error).split())}") from error
-    if missing := sorted(set(shipped("base").base()) - set(config)):
+    if missing := [name for name in SECTIONS if name not in config]:
         raise ConfigError(f"{checkpoint}: its config lacks {', '.join(missing[:4])}")
     return config
 
@@ -99,7 +106,10 @@ def with_description(config: ConfigDict, description: Description) -> ConfigDict
             for name in sections:
                 section = section[name]
             with section.unlocked():
-                section[last] = section_of(value, section.get(last))
+                made = section_of(value, section.get(last))
+                if last in section:
+                    del section[last]  # a section of another class of ConfigDict cannot replace it
+                section[last] = made
     return config
 
 
