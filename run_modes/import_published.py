@@ -40,7 +40,6 @@ from run_modes.paths import require_config
 from run_modes.state import TRAIN, all_finite, key_for, with_objective
 from sde_lib import TrainState
 
-
 SECTIONS = (
     *("shape", "transform", "sde", "parameterization", "network", "objective", "loss", "time_distribution"),
     *("optimizer", "training", "sampling", "eval"),
