@@ -54,6 +54,7 @@ from data_lib.transform import Identity as Identity
 from data_lib.transform import Scale as Scale
 from data_lib.transform import Standardize as Standardize
 from data_lib.transform import Transform as Transform
+from data_lib.transform import UnitScale as UnitScale
 from data_lib.transform import Waveform as Waveform
 from data_lib.transform import infer_transform as infer_transform
 
