@@ -112,7 +112,7 @@ class ScoreModel(PyTreeNode):
 
     def denoise(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """x̂₀ = E[x_0 | x_t = x] [B, *shape] in model space; t and cond as in `score`. Accurate where σ is large."""
-        if self.observed is not None:
+        if self.observed is not None and has_kernel(self.sde):
             return x0_hat(self.sde, x, t, self.score(x, t, cond))
         F = self._output(x, t, self._network_cond(cond, x.shape[0]))[..., : x.shape[-1]]
         a, b = self.parameterization.denoiser(self.sde, t)
