@@ -18,7 +18,7 @@ from sde_lib.discrete import (
     UniformProcess,
 )
 
-SYMBOLS, LENGTH, STAY = 27, 24, 0.85
+SYMBOLS, LENGTH, STAY = 27, 12, 0.85
 
 
 class ThirdOrder:
@@ -66,7 +66,7 @@ def test_the_bound_reaches_the_entropy_of_a_third_order_source(kind):
     masked = kind == "masked"
     process = (MaskedProcess if masked else UniformProcess)(num_tokens=SYMBOLS)
     objective = (MaskedDiffusion if masked else ScoreEntropy)(sde=process)
-    model = trained(process, objective, steps=2500)
+    model = trained(process, objective, steps=2000)
     bits, _ = model.bits_per_token(jax.random.key(2), ThirdOrder.draw(2000, 7), num_times=32)
     mean, error = float(np.mean(bits)), float(np.std(bits) / np.sqrt(len(bits)))
     print(f"{kind}: {mean:.4f} ± {error:.4f} bits per token, entropy {ThirdOrder.bits_per_token:.4f}")
