@@ -36,6 +36,8 @@ from data_lib.sources import Dataset as Dataset
 from data_lib.sources import Source as Source
 from data_lib.sources import gather as gather
 from data_lib.splits import split as split
+from data_lib.strings import Strings as Strings
+from data_lib.strings import strings as strings
 from data_lib.tables import from_csv as from_csv
 from data_lib.tfds_source import tfds_dataset as tfds_dataset
 from data_lib.tfrecord import from_tfrecord as from_tfrecord
