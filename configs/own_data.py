@@ -6,8 +6,8 @@
     .csv                          from_csv: columns of numbers                      by the values
     .tar.gz, idx or SVHN folder   CIFAR-10/100; MNIST and similar sets; SVHN        Scale(0, 255)
     .tfrecords, a folder of them  from_tfrecord: FFHQ, CelebA-HQ                    Scale(0, 255)
-    folder of .wav, .flac         from_audio, windows of config.shape[0]            Identity
-    .txt, .md, a folder of them   from_text, windows of config.shape[0]             Scale(0, 1)
+    folder of .wav, .flac         from_audio, windows of config.shape[0]            Waveform(rate)
+    .txt, .md, a folder of them   from_text, windows of config.shape[0]             Bits(alphabet)
     moons, swirl, checkerboard, gaussians, digits                                   Identity; digits Scale(0, 16)
     any other name                tfds_dataset, cropped/resized to config.shape     Scale(0, 255)
 
@@ -30,7 +30,19 @@ import data_lib
 from config_lib.command_line import apply_overrides
 from config_lib.names import ConfigError
 from config_lib.spec import build, spec
-from data_lib import Identity, Scale, Standardize, Transform, files, images, infer_transform, sequences, tfrecord
+from data_lib import (
+    Bits,
+    Identity,
+    Scale,
+    Standardize,
+    Transform,
+    Waveform,
+    files,
+    images,
+    infer_transform,
+    sequences,
+    tfrecord,
+)
 from data_lib.arrays import load_arrays
 from data_lib.sources import spread
 from data_lib.transform import MANY
@@ -200,12 +212,13 @@ def _is_image(config: ConfigDict) -> bool:
 
 def _of_audio(config: ConfigDict, path: str) -> Choice:
     section = spec(data_lib.from_audio, path=path, length=config.shape[0])
-    return Choice(section, lambda section: (Identity(), (section.length, 1)))
+    return Choice(section, lambda section: (Waveform(section.rate), (section.length, 1)))
 
 
 def _of_text(config: ConfigDict, path: str) -> Choice:
     section = spec(data_lib.from_text, path=path, length=config.shape[0])
-    return Choice(section, lambda section: (Scale(0.0, 1.0), (section.length, sequences.bits_of(section.alphabet))))
+    shape = lambda section: (section.length, sequences.bits_of(section.alphabet))  # noqa: E731
+    return Choice(section, lambda section: (Bits(alphabet=section.alphabet), shape(section)))
 
 
 def _of_tfrecord(config: ConfigDict, path: str) -> Choice:

@@ -21,6 +21,8 @@ from data_lib.describe import describe as describe
 from data_lib.describe import scale_remark as scale_remark
 from data_lib.describe import shared_examples as shared_examples
 from data_lib.digits import digits as digits
+from data_lib.forms import Form as Form
+from data_lib.forms import form_of as form_of
 from data_lib.images import from_folder as from_folder
 from data_lib.images import read_exact as read_exact
 from data_lib.images import read_image as read_image
@@ -45,10 +47,12 @@ from data_lib.toys import checkerboard as checkerboard
 from data_lib.toys import gaussians as gaussians
 from data_lib.toys import moons as moons
 from data_lib.toys import swirl as swirl
+from data_lib.transform import Bits as Bits
 from data_lib.transform import Identity as Identity
 from data_lib.transform import Scale as Scale
 from data_lib.transform import Standardize as Standardize
 from data_lib.transform import Transform as Transform
+from data_lib.transform import Waveform as Waveform
 from data_lib.transform import infer_transform as infer_transform
 
 # Names of version 0.1, still importable.

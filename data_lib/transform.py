@@ -13,6 +13,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from data_lib.forms import Form, Sounds, Texts, pixels, plain
+
 MANY = 16  # a last axis of at most this length holds features, each with its own scale
 FAR = 8.0  # deviations or half-widths from 0
 
@@ -20,7 +22,8 @@ FAR = 8.0  # deviations or half-widths from 0
 class Transform(Protocol):
     """`forward` maps data to model space, and `inverse` maps samples to data space: inverse(forward(x)) = x.
 
-    Both are affine: `slope` is d forward/dx, one number or one per entry of the last axis.
+    Both are affine: `slope` is d forward/dx, one number or one per entry of the last axis. Optional: `form(shape)`,
+    what samples of this shape are (`data_lib.forms`); without it they are arrays.
     """
 
     @property
@@ -78,6 +81,35 @@ class Scale:
     def from_uint8(self, x: np.ndarray) -> np.ndarray:
         """Picture → model space: x/127.5 − 1."""
         return _affine(x, 1 / 127.5, -1.0)
+
+    def form(self, shape: tuple[int, ...]) -> Form:
+        """Images [H, W, C]; arrays of other shapes."""
+        return pixels(self, shape)
+
+
+@dataclass(frozen=True)
+class Waveform(Identity):
+    """Recordings [length, 1] at `rate` values per second, with full scale ±1: model space is data space."""
+
+    rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise ValueError(f"Waveform: expected a positive rate, got {self.rate}")
+
+    def form(self, shape: tuple[int, ...]) -> Form:
+        return Sounds(self, self.rate) if len(shape) == 2 and shape[1] == 1 else plain(self, shape)
+
+
+@dataclass(frozen=True)
+class Bits(Scale):
+    """Bits 0 and 1 → ∓1, those of texts [length, bits] in an alphabet; of bytes if there is none."""
+
+    high: float = 1.0
+    alphabet: str = ""
+
+    def form(self, shape: tuple[int, ...]) -> Form:
+        return Texts(self, self.alphabet) if len(shape) == 2 else plain(self, shape)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import build
 from data_lib import Dataset, gather
-from run_modes.data import load_data
+from run_modes.data import build_transform, load_data
 from run_modes.devices import make_devices
 from run_modes.paths import require_config
 from sde_lib import check_sde
@@ -32,5 +32,5 @@ def suggest(config: ConfigDict, dataset: Dataset | None = None, count: int = 10_
     dataset = load_data(config, make_devices()) if dataset is None else dataset
     x = gather(dataset.train, np.arange(min(count, len(dataset.train))))["x"]
     sde = build(config.sde, "config.sde")
-    transform = build(config.transform, "config.transform")
+    transform = build_transform(config)
     return suggest_parameters(transform.forward(x), sde=sde if hasattr(sde, "alpha") else None)

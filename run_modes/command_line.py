@@ -150,7 +150,7 @@ def stats(config: ConfigDict) -> None:
 def data(config: ConfigDict) -> None:
     from run_modes.describe_data import describe_data
 
-    describe_data(config=config, out=F.out or "data.png", picture=F.out is not None)
+    describe_data(config=config, out=F.out or "data.png")
 
 
 @mode("check", "checks that the config's SDE is consistent", needs_workdir=False)

@@ -2,12 +2,23 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, build
-from data_lib import Dataset, gather, remarks, scale_remark, shared_examples
+from data_lib import (
+    Bits,
+    Dataset,
+    Identity,
+    Scale,
+    Waveform,
+    gather,
+    remarks,
+    scale_remark,
+    shared_examples,
+)
 from data_lib.identity import differences, identity
 from data_lib.transform import MANY
 from run_modes.changes import saved_data
@@ -49,6 +60,16 @@ def build_data(config: ConfigDict) -> Dataset:
         return log_shared(build(config.data, "config.data"))
     except FileNotFoundError as error:
         raise ConfigError(f"config.data: {error}") from error
+
+
+def build_transform(config: ConfigDict) -> Any:
+    """config.transform; for recordings and texts of configs of version 0.1 the transform that brings their form."""
+    transform, source = build(config.transform, "config.transform"), str(config.data.get("call", "")).split(":")[-1]
+    if source == "from_audio" and transform == Identity():
+        return Waveform(config.data.get("rate", Waveform.rate))
+    if source == "from_text" and transform == Scale(0.0, 1.0):
+        return Bits(alphabet=config.data.get("alphabet", ""))
+    return transform
 
 
 def log_shared(dataset: Dataset) -> Dataset:

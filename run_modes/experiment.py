@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, build
-from data_lib import Conditions
+from data_lib import Conditions, Form, form_of
 from models.network import as_network
 from run_modes.compilation import use_cache
 from run_modes.conditions import built_conditions
+from run_modes.data import build_transform
 from run_modes.devices import Devices, make_devices
 from run_modes.guidance import guidance_of, interval_of
 from run_modes.labels import check_label, guidance, num_classes
 from sde_lib import Augmentation, Likelihood, NoisyClassifier, ScoreModel
-from sde_lib.score_model import is_image
 from sde_lib.training.augmentation import DIM
 
 NO_SAMPLERS = (
@@ -77,13 +77,10 @@ class Experiment(NamedTuple):
             transform=self.transform,
         )
 
-    def is_image(self) -> bool:
-        """Whether events are [H, W, C], and the transform converts them to uint8 images."""
-        return is_image(self.shape, self.transform)
-
-    def picture_scale(self) -> int:
-        """The integer factor that enlarges small images to about 32 pixels."""
-        return max(1, 32 // self.shape[0])
+    @property
+    def form(self) -> Form:
+        """What a sample is: how it is stored, written and drawn."""
+        return form_of(self.transform, self.shape)
 
 
 def make_experiment(config: ConfigDict, devices: list | None = None, processes: bool = False) -> Experiment:
@@ -102,7 +99,7 @@ def make_experiment(config: ConfigDict, devices: list | None = None, processes: 
         network=network,
         objective=None,
         tx=build(config.optimizer, "config.optimizer"),
-        transform=build(config.transform, "config.transform"),
+        transform=build_transform(config),
         sampler=build_sampler(config, sde),
         likelihood=likelihood,
         augment=build_augmentation(config, network),

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
 GROUPS = 5  # at most, of samples that are compared with as many real examples each
-PIXELS = "uint8, round(127.5 (x + 1)) of x in [-1, 1], clipped"
 BLOCK = 500  # images per call of the feature function, and per file
 
 
@@ -75,7 +74,7 @@ def build_feature_metrics(experiment: Experiment, dataset: Dataset, folder: Path
         features = ready(experiment, dataset)
         protocol = {
             **getattr(features, "protocol", {"features": json.loads(to_json(config))["eval"]["features"]}),
-            "quantization": PIXELS if experiment.is_image() else "none",
+            "quantization": experiment.form.quantization,
             "shape": "x".join(map(str, config.shape)),
         }
         file, split = config.eval.get("reference", ""), config.eval.get("reference_split", "train")
@@ -121,7 +120,7 @@ def ready(experiment: Experiment, dataset: Dataset) -> FeatureFunction:
     features = build(experiment.config.eval.features, "config.eval.features")
     if hasattr(features, "fitted"):
         train = gather(dataset.train, np.arange(len(dataset.train)))
-        features = features.fitted(as_saved(experiment, train["x"]), train.get("label"))
+        features = features.fitted(experiment.form.of_data(train["x"]), train.get("label"))
     return features.loaded(experiment.devices.all) if hasattr(features, "loaded") else features
 
 
@@ -167,7 +166,7 @@ def data_statistics(experiment: Experiment, dataset: Dataset, feature_metrics: F
     split = config.eval.get("reference_split", "train")
     source = getattr(dataset, split)
     about = {"data": data_name(config, source), "split": split, "N": str(len(source)), "sha256": digest(source)}
-    return extract_features(feature_metrics, (as_saved(experiment, x) for x in blocks(source)), about, config)
+    return extract_features(feature_metrics, map(experiment.form.of_data, blocks(source)), about, config)
 
 
 def data_name(config: ConfigDict, source: Source) -> str:
@@ -192,7 +191,7 @@ def real_splits(
     if rows < 2:
         return None
     index, reference = (np.sort(draw.choice(n, rows, replace=False)) for n in (len(source), data.count))
-    examples = (as_saved(experiment, gather(source, index[i : i + BLOCK])["x"]) for i in range(0, rows, BLOCK))
+    examples = (experiment.form.of_data(gather(source, index[i : i + BLOCK])["x"]) for i in range(0, rows, BLOCK))
     about = {"data": data_name(experiment.config, source), "split": split, "N": str(rows)}
     other = extract_features(feature_metrics, examples, about, experiment.config)
     return RealSplits(data.rows(reference), other, split, rows)
@@ -243,12 +242,6 @@ def write_statistics(experiment: Experiment, dataset: Dataset, out: str | Path) 
 def protocol_text(stats: Statistics) -> str:
     """Protocol and source, one entry per line."""
     return "".join(f"    {name}: {value}\n" for name, value in {**stats.protocol, **stats.about}.items())
-
-
-def as_saved(experiment: Experiment, x: np.ndarray) -> np.ndarray:
-    """Data as samples are saved: images in uint8, through model space and back; other data unchanged."""
-    transform = experiment.transform
-    return transform.to_uint8(transform.forward(x)) if experiment.is_image() else np.asarray(x)
 
 
 def blocks(source: Source) -> Iterator[np.ndarray]:

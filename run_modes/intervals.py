@@ -17,7 +17,6 @@ from data_lib import Dataset, gather
 from eval_lib import interval_coverage
 from io_lib.shards import Shards, mapped
 from run_modes.conditions import given_conditions
-from run_modes.features import as_saved
 from run_modes.sample import draw, shards_of
 from run_modes.sample_conditions import of_rows
 from run_modes.trained import Trained
@@ -54,7 +53,7 @@ def intervals_of(trained: Trained, dataset: Dataset, seed: int, folder: Path) ->
         return None
     shards.union(folder / "intervals.npz", total)
     draws = np.asarray(mapped(folder / "intervals.npz"), np.float64).reshape(options.draws, count, *experiment.shape)
-    truth = np.asarray(as_saved(experiment, rows["x"]), np.float64)
+    truth = np.asarray(experiment.form.of_data(rows["x"]), np.float64)
     found = interval_coverage(truth, draws, LEVELS)
     variance = np.mean((truth - truth.mean(0)) ** 2)
     residual = float(np.sqrt(np.mean((truth - draws.mean(0)) ** 2) / variance)) if variance else float("nan")

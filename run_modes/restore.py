@@ -1,6 +1,6 @@
 """--mode=restore: several answers to each measurement y = A x + σ_y n, drawn from p(x | y) by a trained model.
 
-    OUT/NAME_0.png …      answers to the measurement NAME, as PNG if the data are images
+    OUT/NAME_0.png …      answers to the measurement NAME; of sounds WAV, of texts txt, of other data none
     OUT/restored.npz      all answers [N, n, *shape], in the units of the data or as uint8 images
     OUT/restored.png      [observed | answers | mean | std], and the truth where it is known, of the first measurements
     OUT/report.json       how well each measurement is met; where the truth is known PSNR and SSIM of the mean
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError, build, spec
 from eval_lib.restoration import psnr, ssim
-from io_lib import pictures, workdir
+from io_lib import workdir
 from io_lib.metrics import Progress
 from io_lib.restored_pictures import save_restored
 from io_lib.shards import Shards, fill, mapped
@@ -146,19 +146,16 @@ def draw(
 
 
 def write_results(trained: Trained, measured: Measurements, answers: np.ndarray, folder: Path) -> None:
-    """Writes PNG files, the picture and the report, and prints the report's means."""
-    experiment, rows = trained.experiment, []
-    first, shown = (
-        measured.observation.take(np.arange(min(SHOWN, len(answers)))),
-        in_data_units(experiment, answers[:SHOWN]),
-    )
-    low, high = data_range(experiment, shown)
+    """Writes a file for each answer, the picture and the report, and prints the report's means."""
+    form, rows = trained.experiment.form, []
+    first, shown = measured.observation.take(np.arange(min(SHOWN, len(answers)))), form.to_data(answers[:SHOWN])
+    low, high = data_range(trained.experiment, shown)
     with Progress(len(answers), 0, "measurement") as progress:
         for i, (name, x) in enumerate(zip(measured.names, answers, strict=True)):
-            if experiment.is_image():
+            if form.suffix != "npy":  # restored.npz has the arrays
                 for j, one in enumerate(x):
-                    pictures.save_png(folder / f"{name}_{j}.png", one)
-            rows.append({"name": name, **figures(measured, i, in_data_units(experiment, x), high - low)})
+                    form.write(folder / f"{name}_{j}.{form.suffix}", one)
+            rows.append({"name": name, **figures(measured, i, form.to_data(x), high - low)})
             progress.update(i + 1, lambda: "written")
     means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "name"}
     report = {"task": measured.task, "noise_std": float(measured.observation.noise_std), "mean": means, "each": rows}
@@ -196,12 +193,6 @@ def data_range(experiment: Any, x: np.ndarray) -> tuple[float, float]:
     """The transform's low and high, else those of the answers x."""
     transform = experiment.transform
     return float(getattr(transform, "low", x.min())), float(getattr(transform, "high", x.max()))
-
-
-def in_data_units(experiment: Any, x: np.ndarray) -> np.ndarray:
-    """Answers as they are stored, in the units of the data: v of uint8 images is low + (high − low) v/255."""
-    transform = experiment.transform
-    return transform.inverse(transform.from_uint8(x)) if experiment.is_image() else np.asarray(x, np.float32)
 
 
 def as_event(observation: Observation, like: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
 from io_lib import pictures, workdir
-from io_lib.sample_pictures import save_samples
 from io_lib.shards import Shards, fill, mapped
 from run_modes.page import write_page
 from run_modes.sample_conditions import SampleConditions, conditions_of_samples
@@ -32,7 +31,7 @@ def sample(
     cond: Any = None,
     out: str | Path | None = None,
 ) -> np.ndarray | None:
-    """Draws samples into samples/samples.npz (key `samples`) and a picture of the first into samples/samples.png.
+    """Draws samples into samples/samples.npz (key `samples`); samples.png, .wav or .txt next to it show the first.
 
     They are those of the checkpoint of `step`, or of the newest. `cond`, an array, a dict of arrays or a file of them,
     has a row for each sample, used in turn: sample i has row i mod R. Without it the conditions are those of the data
@@ -60,7 +59,7 @@ def sample(
     if animate:
         draw_animation(trained, drawn[0], seed, conditions)
     if out is not None:
-        write_samples(out, drawn[0], trained.config)
+        write_samples(out, drawn[0], trained.experiment.form)
     write_page(directory)
     return drawn[0]
 
@@ -83,7 +82,7 @@ def samples_of(
     x, each = mapped(file), mapped(file, "nfe")
     if not shards.is_union(file, count):
         raise ConfigError(f"{file} was replaced by another process: sample again when that process has ended")
-    save_samples(folder / "samples.png", x, trained.experiment.picture_scale())
+    trained.experiment.form.preview(folder / "samples", x)
     nfe = f"NFE {np.mean(each):.4g}"
     print(f"{count} samples of step {trained.step} (EMA), seed {seed}, {nfe}: {file}")
     if trained.experiment.conditions is not None or trained.experiment.classifier is not None or conditions.rows:
@@ -143,28 +142,23 @@ def draw(trained: Trained, shards: Shards, count: int, seed: int, conditions: Sa
         indices = jax.device_put(jnp.arange(first, first + size), devices.batch)
         x, nfe = jax.device_get(model.with_nfe(key, indices, conditions.of(indices)))
         require_finite(x, first, "sample", "the score is not finite there, or the sampler's max_steps is too small")
-        return in_units_of_the_data(trained, x), nfe
+        return trained.model.to_samples(x), nfe
 
     note = lambda x, nfe: f"NFE {np.mean(nfe):.4g}"  # noqa: E731
     return fill(shards, count, batch, "sample", note)
-
-
-def in_units_of_the_data(trained: Trained, x: np.ndarray) -> np.ndarray:
-    """Images as uint8 [N, H, W, C], other data in their own units."""
-    return trained.model.to_samples(x)
 
 
 # Animation
 
 
 def require_animation(trained: Trained) -> None:
-    """ConfigError if the samples share no times, or if there is no picture of the events."""
+    """ConfigError if the samples share no times, or if their form has no animation."""
     if not hasattr(trained.experiment.sampler, "path"):
         raise ConfigError(
             f"config.sampling.{trained.config.sampling.use}: {type(trained.experiment.sampler).__name__} has different "
             f"times for each sample, so it cannot be animated; set config.sampling.use to a sampler with a grid"
         )
-    if not trained.experiment.is_image() and np.prod(trained.config.shape) > 2:
+    if not hasattr(trained.experiment.form, "frames"):
         shape = tuple(trained.config.shape)
         raise ConfigError(f"config.shape is {shape}: only images and vectors of 1 or 2 coordinates can be animated")
 
@@ -174,8 +168,8 @@ def draw_animation(trained: Trained, x: np.ndarray, seed: int, conditions: Sampl
 
     A state is shown as x_t/√(α² + σ²), so that all noise levels have the contrast of the data.
     """
-    image = trained.experiment.is_image()
-    x = np.asarray(x[: 64 if image else 2000])
+    form: Any = trained.experiment.form  # with `frames`, by require_animation
+    x = np.asarray(x[: form.shown])
     keep = np.unique(np.linspace(0, trained.experiment.sampler.num_steps, frames).round().astype(int))
 
     cond = conditions.of(np.arange(len(x)))
@@ -193,12 +187,7 @@ def draw_animation(trained: Trained, x: np.ndarray, seed: int, conditions: Sampl
         return times, states
 
     times, states = jax.device_get(path(trained.model.replace(conditions=None), cond))
-    if image:
-        scale, to_uint8 = trained.experiment.picture_scale(), trained.experiment.transform.to_uint8
-        drawn = [pictures.image_grid(images, scale=scale) for images in (*map(to_uint8, states[:-1]), x)]
-    else:
-        end = trained.experiment.transform.forward(x)[None]
-        drawn = pictures.point_frames(times, np.concatenate([states[:-1], end]).reshape(len(times), len(x), -1))
+    drawn = form.frames(times, states, x)
     file = trained.directory / "samples" / "animation.gif"
     pictures.save_gif(file, drawn)
     print(f"{len(drawn)} frames of the path of {len(x)} samples: {file}")

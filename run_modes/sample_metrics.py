@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from eval_lib.neighbors import nearest
 from io_lib import pictures
 from run_modes import features
 from run_modes.experiment import Experiment, requires
-from run_modes.features import FeatureMetrics, RealSplits, as_saved, build_feature_metrics, has_floor
+from run_modes.features import FeatureMetrics, RealSplits, build_feature_metrics, has_floor
 from run_modes.guidance import text_of_guidance
 from run_modes.sample import samples_of, shards_of
 from run_modes.sample_conditions import conditions_of_samples
@@ -25,6 +26,7 @@ Report = Callable[[np.ndarray], dict]
 
 DRAWN_POINTS = 5000
 DRAWN_COORDINATES = 5
+COMPARED = 100  # examples next to as many samples
 
 
 def build_evaluators(
@@ -41,15 +43,14 @@ def build_evaluators(
 
 def report_of(experiment: Experiment, dataset: Dataset) -> Report:
     """config.eval.report as a function of samples, with all of the data bound; everything in model space."""
-    report, transform = build(experiment.config.eval.report, "config.eval.report"), experiment.transform
-    forward = transform.forward
+    report, forward = build(experiment.config.eval.report, "config.eval.report"), experiment.transform.forward
     missing = [name for name in requires(report) if name not in gather(dataset.train, [0])]
     if missing:
         raise ConfigError(f"config.eval.report: the data have no {', '.join(missing)}, which the report requires")
 
     def of_samples(x: np.ndarray) -> dict:
         train, test = (gather(source, np.arange(len(source))) for source in dataset)
-        samples = transform.from_uint8(x) if experiment.is_image() else forward(x)
+        samples = experiment.form.from_samples(x)
         return report(samples, forward(train["x"]), forward(test["x"]), train.get("label"), test.get("label"))
 
     return of_samples
@@ -209,17 +210,16 @@ def draw_pictures(
     samples: Statistics | None,
     data: Statistics | None,
 ) -> None:
-    """For images: the first samples next to the first training images, and nearest training images in features.
+    """The first samples next to the first training examples, as their form does; of images the nearest in features.
 
-    For other data: the marginals and pairs of the coordinates whose marginals differ most.
+    For arrays: the marginals and pairs of the coordinates whose marginals differ most.
     """
-    if not trained.experiment.is_image():
+    form: Any = trained.experiment.form
+    if not hasattr(form, "compare"):
         draw_marginals(folder / "marginals.png", dataset, x)
         return
-    real = as_saved(trained.experiment, gather(dataset.train, np.arange(min(100, len(dataset.train))))["x"])
-    grids = [pictures.image_grid(images) for images in (np.asarray(x[:100]), real)]
-    pictures.save_grids_side_by_side(folder / "samples.png", *grids, titles=("samples", "real"))
-    if samples is not None and data is not None:
+    form.compare(folder, x, form.of_data(gather(dataset.train, np.arange(min(COMPARED, len(dataset.train))))["x"]))
+    if hasattr(form, "grid") and samples is not None and data is not None:
         draw_neighbors(folder / "neighbors.png", trained, dataset, np.asarray(x[:12]), samples, data)
 
 
@@ -248,7 +248,7 @@ def draw_neighbors(
     if not 5 <= data.count == len(dataset.train):
         return
     index, _ = nearest(samples.features[: len(x)], data.features, 5)
-    near = as_saved(trained.experiment, gather(dataset.train, index.ravel())["x"]).reshape(*index.shape, *x.shape[1:])
+    form: Any = trained.experiment.form
+    near = form.of_data(gather(dataset.train, index.ravel())["x"]).reshape(*index.shape, *x.shape[1:])
     rows = np.concatenate([x[:, None], near], axis=1)
-    grid = pictures.image_grid(rows.reshape(-1, *x.shape[1:]), columns=6, scale=trained.experiment.picture_scale())
-    pictures.save_png(file, grid)
+    pictures.save_png(file, form.grid(rows.reshape(-1, *x.shape[1:]), columns=6))

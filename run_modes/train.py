@@ -16,9 +16,10 @@ from data_lib import Batches, Dataset, prefetch
 from data_lib.identity import identity
 from io_lib import hub, workdir
 from io_lib.checkpoint import Checkpoints, DamagedError
-from io_lib.metrics import PROJECT, WRITERS, MetricsLog, NoLog, require_writers
+from io_lib.metrics import PROJECT, WRITERS, MetricsLog, NoLog
 from io_lib.processes import is_main_process, raise_on_all
 from io_lib.signals import StopRequest
+from io_lib.writers import require_writers
 from run_modes import changes
 from run_modes.card import card_of, data_of, generator
 from run_modes.conditions import ignored, network_batch, with_conditions

@@ -14,7 +14,6 @@ from config_lib.spec import ConfigError
 from data_lib import Dataset, StallTimer
 from io_lib.metrics import Progress
 from io_lib.processes import any_process, is_main_process
-from io_lib.sample_pictures import save_samples
 from io_lib.signals import StopRequest
 from run_modes.card import signed
 from run_modes.conditions import abstract_conditions
@@ -231,7 +230,7 @@ class TrainingRun:
         self.checkpoints.save(step, state, self.newest_card)
 
     def snapshot(self, step: int, params) -> None:
-        """Draws a picture of samples, from the same noise at every step, in the first process alone."""
+        """Writes what shows samples, from the same noise at every step, in the first process alone."""
         if is_main_process() and self.experiment.objective.learns_score:
             folder = self.directory / "samples"
             folder.mkdir(exist_ok=True)
@@ -240,9 +239,8 @@ class TrainingRun:
             model = self.experiment.score_model(self.experiment.objective.network_params(params))
             numbers = jnp.arange(self.training.snapshot_size)
             x = model.sample_indices(key_for(self.config, SNAPSHOT), numbers, self.drawn.of(numbers))
-            file = folder / f"step_{step:07d}.png"
-            save_samples(file, model.to_samples(np.asarray(x)), self.experiment.picture_scale())
-            self.log.image(step, file)
+            for file in self.experiment.form.preview(folder / f"step_{step:07d}", model.to_samples(np.asarray(x))):
+                self.log.show(step, file)
 
 
 def note(metrics: dict, feed: StallTimer) -> str:

@@ -141,7 +141,7 @@ class ScoreModel(PyTreeNode):
             raise ValueError(f"sample: expected a whole number n >= 0; got {type(n).__name__}")
         check_number("sample", "n", n, Allowed(at_least=0, whole=True))
         x = self.sample_indices(key, jnp.arange(n), cond, x_T)
-        return self.to_samples(x) if rounded and self._of_uint8() else self.to_data(x)
+        return self.to_samples(x) if rounded and self._of_integers() else self.to_data(x)
 
     def sample_indices(
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
@@ -252,8 +252,9 @@ class ScoreModel(PyTreeNode):
         return precision.inverse(self.transform, x, self.dtype)
 
     def to_samples(self, x: Data) -> np.ndarray:
-        """x from model space as samples are given: uint8 if `is_image`, else in the units of the data."""
-        return self.transform.to_uint8(np.asarray(x)) if is_image(self.shape, self.transform) else self.to_data(x)
+        """x from model space as samples are stored: as the transform's form does, which has uint8 for images."""
+        form = self._form()
+        return self.to_data(x) if form is None else form.to_samples(x, self.dtype)
 
     def _slope(self) -> np.ndarray:
         """dF/dx, for each coordinate."""
@@ -290,10 +291,14 @@ class ScoreModel(PyTreeNode):
             raise ValueError(f"cond: expected labels from 0 to {classes - 1}, or {classes} for no class; got {bad}")
         return cond
 
-    def _of_uint8(self) -> bool:
-        """Whether the data are images of the integers 0 … 255."""
-        levels = (getattr(self.transform, "low", None), getattr(self.transform, "high", None))
-        return is_image(self.shape, self.transform) and levels == (0, 255)
+    def _form(self) -> Any:
+        """What a sample is, by `transform.form`; None for arrays in the units of the data."""
+        form = getattr(self.transform, "form", None)
+        return None if form is None else form(self.shape)
+
+    def _of_integers(self) -> bool:
+        """Whether stored samples are integers, and the data are the same integers: images of 0 … 255."""
+        return getattr(self._form(), "integers", False)
 
     def score_given(self, cond: Any = None) -> ScoreFn:
         """The score (x, t) → [B, ...] conditioned on cond, in the units of the data, with `guidance` if it is set."""
@@ -302,11 +307,6 @@ class ScoreModel(PyTreeNode):
     def _score_given(self, cond: Any = None) -> ScoreFn:
         score_given, guidance = lambda cond: partial(self._score, cond=cond), as_guidance(self.guidance)
         return score_given(cond) if cond is None or guidance is None else guidance(score_given, cond)
-
-
-def is_image(shape: tuple[int, ...], transform: Any) -> bool:
-    """Whether events are images [H, W, C] of 8 bits: the transform converts them to uint8."""
-    return len(shape) == 3 and hasattr(transform, "to_uint8")
 
 
 def _by_rows(program, *rows):

@@ -15,9 +15,9 @@ ROOMS = {
     "config_lib": set(),
     "sde_lib": set(),
     "models": set(),
-    "data_lib": set(),
     "published_lib": set(),
     "io_lib": {"config_lib"},
+    "data_lib": {"io_lib"},  # forms write and draw samples
     "eval_lib": {"published_lib", "io_lib"},  # features of sounds and their pictures have the same levels
     "configs": {"config_lib", "sde_lib", "models", "data_lib", "eval_lib"},
     "run_modes": {

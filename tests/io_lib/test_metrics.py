@@ -79,7 +79,7 @@ def test_writers_are_chosen_and_the_record_is_always_written(tmp_path):
     with MetricsLog(tmp_path, writers=()) as log:
         log.open()
         log.write(1, loss=0.5)
-        log.image(1, tmp_path / "picture.png")
+        log.show(1, tmp_path / "picture.png")
         log.rewind(0)
         log.write(1, loss=0.25)
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.25}]
@@ -142,7 +142,7 @@ def test_a_resumed_run_of_weights_and_biases(offline, tmp_path, capfd):
     with MetricsLog(workdir, ("wandb",), "project", config) as log:
         log.open()
         log.write(5, loss=np.float32(0.5), grad_norm=2.0)
-        log.image(5, tmp_path / "step_5.png")
+        log.show(5, tmp_path / "step_5.png")
         log.write(6, loss=0.125)
     with MetricsLog(workdir, ("wandb",), "project", config | {"sde": {"beta_max": 15.0}}) as log:
         log.open()

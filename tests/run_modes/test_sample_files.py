@@ -2,23 +2,19 @@
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 from scipy.io import wavfile
 
+from data_lib import Bits, Identity, Scale, Waveform, form_of
 from run_modes.sample_files import write_samples
 
 RNG = np.random.default_rng(0)
 
 
-def config(**data):
-    return ConfigDict({"data": data})
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images(tmp_path, channels, capsys):
     x = RNG.integers(0, 256, (12, 5, 7, channels), dtype=np.uint8)
-    write_samples(tmp_path / "new" / "folder", x, config(call="data_lib:digits"))
+    write_samples(tmp_path / "new" / "folder", x, form_of(Scale(), x.shape[1:]))
     files = sorted((tmp_path / "new" / "folder").iterdir())
     assert [file.name for file in files[:2]] == ["000000.png", "000001.png"] and len(files) == 12
     for one, file in zip(x, files, strict=True):
@@ -29,7 +25,7 @@ def test_images(tmp_path, channels, capsys):
 def test_sounds(tmp_path):
     """At the rate of the data; full scale is ±1, and what is beyond it is clipped and not wrapped around."""
     x = np.array([[0.0, 0.5, -0.5, 1.0, -1.0, 1.7]], np.float32)[..., None]
-    write_samples(tmp_path, x, config(call="data_lib:from_audio", rate=8000))
+    write_samples(tmp_path, x, form_of(Waveform(rate=8000), x.shape[1:]))
     rate, found = wavfile.read(tmp_path / "000000.wav")
     assert rate == 8000 and found.dtype == np.int16
     np.testing.assert_allclose(found / 32767, x[0, :, 0].clip(-1, 1), atol=1 / 32767)
@@ -41,12 +37,12 @@ def test_texts(tmp_path, alphabet):
     text = "aébcd"
     codes = np.frombuffer(text.encode(), np.uint8) if not alphabet else np.array([alphabet.index(c) for c in text])
     bits = 8 if not alphabet else 3
-    x = 2.0 * (codes[:, None] >> np.arange(bits)[::-1] & 1) - 1
-    write_samples(tmp_path, x[None].astype(np.float32), config(call="data_lib:from_text", alphabet=alphabet))
+    x = (codes[:, None] >> np.arange(bits)[::-1] & 1) + 0.4 * RNG.uniform(-1, 1, (len(codes), bits))
+    write_samples(tmp_path, x[None].astype(np.float32), form_of(Bits(alphabet=alphabet), x.shape))
     assert (tmp_path / "000000.txt").read_text() == text
 
 
 def test_other_data_are_arrays(tmp_path):
     x = RNG.normal(size=(3, 2)).astype(np.float32)
-    write_samples(tmp_path, x, config(call="data_lib:from_npz"))
+    write_samples(tmp_path, x, form_of(Identity(), x.shape[1:]))
     np.testing.assert_array_equal(np.stack([np.load(file) for file in sorted(tmp_path.iterdir())]), x)
