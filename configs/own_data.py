@@ -212,7 +212,7 @@ def _is_image(config: ConfigDict) -> bool:
 
 def _of_audio(config: ConfigDict, path: str) -> Choice:
     section = spec(data_lib.from_audio, path=path, length=config.shape[0])
-    return Choice(section, lambda section: (Waveform(section.rate), (section.length, 1)))
+    return Choice(section, lambda section: (Waveform(rate=section.rate), (section.length, 1)))
 
 
 def _of_text(config: ConfigDict, path: str) -> Choice:
