@@ -21,7 +21,7 @@ from io_lib.workdir import CONFIG, some
 
 PREFIX = "hf:"
 FILES = (
-    *(CONFIG, "checkpoints/[0-9]*", "metrics.jsonl", "data.json", "config_history.jsonl"),
+    *(CONFIG, "checkpoints/[0-9]*", "metrics.jsonl", "data.json", "config_history.jsonl", "base_config.json"),
     *("README.md", "samples.png"),
 )
 """Patterns of the files of a run on the Hub; * also matches slashes."""

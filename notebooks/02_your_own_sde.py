@@ -127,6 +127,7 @@ import run_lib
 from config_lib.spec import spec
 from configs.points import get_config
 from data_lib import from_arrays
+from eval_lib import sliced_wasserstein_distance
 
 x = make_moons(4000, noise=0.05, random_state=0)[0].astype("float32")
 config = get_config()
@@ -143,18 +144,9 @@ model
 
 # %%
 samples = model.sample(jax.random.key(0), num_samples)
-
-
-def sliced_distance(a, b, directions=64):
-    """Sliced Wasserstein distance W₂ of two sets of as many points in the plane."""
-    angles = np.linspace(0, np.pi, directions, endpoint=False)
-    lines = np.stack([np.cos(angles), np.sin(angles)])
-    return float(np.sqrt(np.mean((np.sort(a @ lines, axis=0) - np.sort(b @ lines, axis=0)) ** 2)))
-
-
 half = min(num_samples, 2000)
-distance = sliced_distance(samples[:half], x[2000 : 2000 + half])
-floor = sliced_distance(x[:half], x[2000 : 2000 + half])
+distance = sliced_wasserstein_distance(samples[:half], x[2000 : 2000 + half])
+floor = sliced_wasserstein_distance(x[:half], x[2000 : 2000 + half])
 print(f"sliced W2 of samples and new data {distance:.3f}; of data and new data {floor:.3f}")
 
 # %% [markdown]

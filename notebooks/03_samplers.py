@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+from eval_lib import sliced_wasserstein_distance
 from sde_lib import VP, GaussianMixture, LogSNRGrid, Sampler, UniformGrid, as_is, sample_keys
 from sde_lib.solvers import DEIS, Ancestral, DPMSolverPlusPlus, Euler, EulerMaruyama, Heun, PredictorCorrector, UniPC
 
@@ -99,16 +100,7 @@ _ = axes.legend(frameon=False)
 
 # %%
 truth, again = (data.sample(sample_keys(jax.random.key(seed), jnp.arange(num_samples))) for seed in (1, 2))
-
-
-def sliced_distance(a, b, directions=64):
-    """Sliced Wasserstein distance W₂ of two sets of as many points in the plane."""
-    angles = np.linspace(0, np.pi, directions, endpoint=False)
-    lines = np.stack([np.cos(angles), np.sin(angles)])
-    return float(np.sqrt(np.mean((np.sort(a @ lines, axis=0) - np.sort(b @ lines, axis=0)) ** 2)))
-
-
-floor = sliced_distance(np.asarray(again), np.asarray(truth))
+floor = sliced_wasserstein_distance(np.asarray(again), np.asarray(truth))
 noisy = {
     "Euler–Maruyama": (EulerMaruyama(), UniformGrid()),
     "ancestral": (Ancestral(), UniformGrid()),
@@ -117,7 +109,7 @@ noisy = {
     "DEIS 3 (no noise)": (DEIS(order=3), LogSNRGrid()),
 }
 ratios = {
-    name: [sliced_distance(draw(*how, nfe), np.asarray(truth)) / floor for nfe in evaluations]
+    name: [sliced_wasserstein_distance(draw(*how, nfe), np.asarray(truth)) / floor for nfe in evaluations]
     for name, how in noisy.items()
 }
 print(f"floor {floor:.4f}\n" + "NFE".ljust(20) + "".join(f"{nfe:>8}" for nfe in evaluations))

@@ -45,6 +45,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+from eval_lib import sliced_wasserstein_distance
 from sde_lib import VP, PowerGrid, Sampler, as_is, sample_keys
 from sde_lib.posterior import MMPS, DPSGaussian, FullMixture, Observation, PiGDM, Project, posterior_score
 from sde_lib.solvers import Ancestral
@@ -65,17 +66,8 @@ found = {"exact": np.asarray(exact.sample(keys))}
 for method in (MMPS(), PiGDM(), DPSGaussian()):
     score = posterior_score(prior.score_fn(sde), sde, observation, method)
     found[type(method).__name__] = np.asarray(jax.jit(lambda score=score: sampler(keys, sde, score, (2,)))())
-
-
-def sliced_distance(a, b, directions=64):
-    """Sliced Wasserstein distance W₂ of two sets of as many points in the plane."""
-    angles = np.linspace(0, np.pi, directions, endpoint=False)
-    lines = np.stack([np.cos(angles), np.sin(angles)])
-    return float(np.sqrt(np.mean((np.sort(a @ lines, axis=0) - np.sort(b @ lines, axis=0)) ** 2)))
-
-
 again = np.asarray(exact.sample(sample_keys(jax.random.key(1), jnp.arange(num_samples))))
-distances = {name: sliced_distance(x, again) for name, x in found.items()}
+distances = {name: sliced_wasserstein_distance(x, again) for name, x in found.items()}
 upper = {name: float(np.mean(x[:, 1] > 0.3)) for name, x in found.items()}
 print("method        sliced W2   mass of the upper mode")
 for name in found:

@@ -11,6 +11,7 @@ what another has trained.
 """
 
 import argparse
+import copy
 import time
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def notebook_of(source: Path) -> nbformat.NotebookNode:
 def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     """Runs the cells in a kernel that works in the folder, and stores their outputs. CellExecutionError at an error."""
     folder.mkdir(exist_ok=True)
+    metadata = copy.deepcopy(notebook.metadata)
     nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(folder)}}).execute()
+    notebook.metadata = metadata  # without the kernel's version and the states of progress bars
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":

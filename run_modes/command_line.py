@@ -19,6 +19,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from config_lib.command_line import ConfigError, define_config_flag, run
+from config_lib.command_line import load_config as config_of_file
 from io_lib import hub
 from io_lib.metrics import PROJECT, WRITERS
 from io_lib.workdir import CONFIG, load_config
@@ -61,7 +62,9 @@ def mode(name: str, summary: str, **options) -> Callable:
 def train(config: ConfigDict) -> int:
     from run_modes.train import train
 
-    return 0 if train(config=config, directory=F.workdir, allow_changes=bool(F["continue"].value)) else STOPPED
+    base = (F.config, config_of_file(F.config)) if F.config else None
+    done = train(config=config, directory=F.workdir, allow_changes=bool(F["continue"].value), base=base)
+    return 0 if done else STOPPED
 
 
 @mode(

@@ -18,12 +18,13 @@ from io_lib.line_chart import Series
 from io_lib.metrics import read_metrics
 from io_lib.pictures import smooth
 from io_lib.run_page import Chart, Fold, Links, Listing, Part, Slider, Stored, Table, Text, stored_in
+from run_modes.base_config import nearest_shipped, recorded_base
 from run_modes.changes import history
-from run_modes.nearest_config import nearest_shipped
 
 PAGE = "index.html"
 FILES, FOLDERS = 24, 4  # files, or folders of restorations, in a section; folders of evaluations
 CHARTS = 9
+HEARD = 8  # sounds of a restoration
 TEXT, CELL, ROWS = 12_000, 300, 100  # characters of a text and of a cell, rows of a table
 LISTING = 60_000  # characters of a config, a card or a report
 NOT_SHOWN = ("format", "protocol", "process", "history")  # entries of a card that only the whole card shows
@@ -242,13 +243,15 @@ def evaluation_pictures(folder: Path, space: Space) -> list[Part]:
 
 
 def restored_parts(directory: Path, space: Space) -> list[Part]:
-    """The picture and the mean figures of each folder with a restoration."""
+    """The picture, the first sounds, and the mean figures of each folder with a restoration."""
     parts: list[Part] = []
     folders = [path.parent for path in files(directory, "restored/*/report.json", "*/report.json")]
     for folder in [folder for folder in folders if is_restoration(folder)][:FILES]:
         found, task = json.loads((folder / "report.json").read_text()), cut(folder.name, 60)
         for path in files(folder, "restored.png"):
             parts += space.media(task, path)
+        for path in files(folder, "*.wav")[:HEARD]:
+            parts += space.media(path.name, path)
         rows = [["measurements", str(len(found.get("each", [])))], ["noise_std", f"{found['noise_std']:g}"]]
         rows += [[name, f"{value:.4g}"] for name, value in found["mean"].items()]
         parts.append(table([task, "mean"], rows, numbers=True))
@@ -261,10 +264,12 @@ def restored_parts(directory: Path, space: Space) -> list[Part]:
 def config_parts(directory: Path) -> list[Part]:
     """What differs from the nearest shipped config, the changes of the run, and the whole config."""
     config, parts = workdir.load_config(directory), []
-    if (nearest := nearest_shipped(config)) is not None:
-        name, rows = nearest
+    recorded = recorded_base(directory, config)
+    if (base := recorded or nearest_shipped(config)) is not None:
+        name, rows = base
+        what = "The run was started with" if recorded else "The nearest shipped config is"
         count = f"{len(rows)} entries differ" if len(rows) != 1 else "one entry differs"
-        parts.append(Text(f"The nearest shipped config is {name}: {count if rows else 'no entry differs'}."))
+        parts.append(Text(f"{what} {name}: {count if rows else 'no entry differs'}."))
         shown = [table(["entry", name, "this run"], [[key, *values] for key, values in rows.items()])] if rows else []
         parts += [Fold("What differs", shown)] if len(rows) > 30 else shown
     lines = history(directory)

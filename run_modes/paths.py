@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from config_lib.names import ConfigError
+from io_lib import hub
 
 
 def require_config(config: Any) -> None:
@@ -20,7 +21,7 @@ def with_absolute_paths(config: ConfigDict) -> ConfigDict:
     """A copy whose paths mean the same files from every folder: of data, reference, initial parameters, classifier.
 
     In config.data, a path is an argument `path`, or a `labels` or `data_dir` that exists; in config.eval.features, a
-    `path` or `weights` that exists. What contains :// stays as it is.
+    `path` or `weights` that exists. What contains :// stays as it is, and so does hf:OWNER/NAME.
     """
     require_config(config)
     config = config.copy_and_resolve_references()
@@ -43,4 +44,4 @@ def with_absolute_paths(config: ConfigDict) -> ConfigDict:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return path if "://" in path or hub.is_remote(path) else os.path.abspath(os.path.expanduser(path))

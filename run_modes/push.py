@@ -12,7 +12,7 @@ from io_lib import hub, workdir
 from io_lib.checkpoint import Checkpoints, DamagedError
 from run_modes.compare import figures
 
-RECORD = ("metrics.jsonl", "data.json", "config_history.jsonl")
+RECORD = ("metrics.jsonl", "data.json", "config_history.jsonl", "base_config.json")
 LICENSES = (
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "unlicense", "openrail"),
     *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),

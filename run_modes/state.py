@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
+from io_lib import hub
 from io_lib.checkpoint import Checkpoints
 from run_modes.experiment import Experiment, first_inputs, no_augmentation
 from sde_lib import TrainState, init_state
@@ -72,10 +73,11 @@ def restore_state(
 def parameters_of(experiment: Experiment, directory: str) -> Any:
     """The EMA parameters of another run's newest checkpoint, on all devices, to start training from.
 
-    ConfigError if there is no checkpoint, or naming the first parameter of another name, shape or dtype.
+    The run may be on the Hub, hf:OWNER/NAME. ConfigError if there is no checkpoint, or naming the first parameter
+    of another name, shape or dtype.
     """
     try:
-        with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+        with Checkpoints(Path(hub.local(directory)) / "checkpoints") as checkpoints:
             return checkpoints.restore(abstract_state(experiment), only=("ema_params",)).ema_params
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.initial={directory}: {error}") from error

@@ -21,6 +21,7 @@ from io_lib.processes import is_main_process, raise_on_all
 from io_lib.signals import StopRequest
 from io_lib.writers import require_writers
 from run_modes import changes
+from run_modes.base_config import write_base
 from run_modes.card import card_of, data_of, generator
 from run_modes.conditions import ignored, network_batch, with_conditions
 from run_modes.data import load_data
@@ -42,13 +43,15 @@ def train(
     devices: list | None = None,
     allow_changes: bool = False,
     show: bool = False,
+    base: tuple[str, ConfigDict] | None = None,
 ) -> bool:
     """Trains to config.training.num_steps, resuming from the newest checkpoint; True if training is complete.
 
     `dataset` replaces config.data, for arrays that are already in memory. config.initial, another work directory,
     replaces the parameters that the seed would draw. A resumed run may differ in logging, checkpoints and the number of
     steps. With `allow_changes` (--continue) it may also differ in optimizer, batch size and others, from the current
-    step on (`run_modes.changes`). In a notebook, `show` draws the losses and the last snapshot below the cell.
+    step on (`run_modes.changes`). In a notebook, `show` draws the losses and the last snapshot below the cell. `base`,
+    a name and a config, is what the run's page compares its config with: the nearest shipped one by default.
 
     SIGTERM, Ctrl-C and Jupyter's stop button write a checkpoint and return False. FloatingPointError for a loss that is
     not finite; the last good checkpoint stays. WriteError if a checkpoint cannot be written. ConfigError, before
@@ -89,6 +92,8 @@ def train(
             start = int(state.step)  # that of an earlier checkpoint, if the newest was damaged
             if is_main_process():
                 changes.record(directory, config, data, start, changed, **about)
+                if base is not None:
+                    write_base(directory, *base)
         with raise_on_all():  # all processes must use the same directory
             workdir.require_claimed(directory, to_json(config))
         log.rewind(start)

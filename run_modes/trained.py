@@ -109,7 +109,7 @@ def open_classifier(directory: str | Path, devices: list | None = None) -> Train
 def guide_of(config: ConfigDict, devices: list | None) -> Trained:
     """The classifier that config.sampling.classifier names. ConfigError, naming that entry, if it is not one."""
     try:
-        return open_classifier(config.sampling.classifier, devices)
+        return open_classifier(hub.local(config.sampling.classifier), devices)
     except ConfigError as error:
         raise ConfigError(f"config.sampling.classifier: {error}") from error
 

@@ -212,6 +212,9 @@ def test_another_config_and_too_many_devices_are_refused(tmp_path):
     directory = f"--workdir={tmp_path / 'run'}"
     steps = "--config.training.num_steps=2"
     assert main(CONFIG, directory, steps).returncode == 0
+    assert (
+        "The run was started with tiny_config.py: one entry differs." in (tmp_path / "run" / "index.html").read_text()
+    )
     files = lambda: sorted(  # noqa: E731
         (p.name, p.read_bytes())
         for p in (tmp_path / "run").rglob("*")

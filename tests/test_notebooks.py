@@ -26,6 +26,7 @@ from tests.environment import SMALL_PROGRAMS
 ROOT = Path(__file__).parents[1]
 NAMES = [source.stem for source in sources()]
 whole = pytest.mark.slow
+NETWORK = {"nf": 8, "ch_mult": (1,), "attn_resolutions": ()}  # of digits: compiles in half the time
 
 
 def lesson(number: int, folder: Path, **smaller) -> SimpleNamespace:
@@ -48,6 +49,7 @@ def test_a_notebook_is_its_source(name):
     made, found = notebook_of(source), nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     cells = lambda notebook: [(c.cell_type, c.id, c.source, c.metadata.get("tags", [])) for c in notebook.cells]  # noqa: E731
     assert cells(found) == cells(made), "run `python notebooks/make.py`"
+    assert found.metadata == made.metadata
     nbformat.validate(found)
     ran = [cell for cell in found.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in ran] == list(range(1, len(ran) + 1))
@@ -166,7 +168,7 @@ def posterior(folder, **smaller):
 
 
 def test_5_posterior_sampling(tmp_path):
-    n = posterior(tmp_path, num_samples=1000, num_steps=20, answers_each=2)
+    n = posterior(tmp_path, num_samples=1000, num_steps=20, answers_each=2, network=NETWORK)
     assert n.misfit < 3 and np.all(np.isfinite(n.answers))
 
 
@@ -189,7 +191,7 @@ def digits_run(folder, **smaller):
 
 
 def test_6_digits(tmp_path):
-    digits_run(tmp_path, num_steps=20, num_samples=20)
+    digits_run(tmp_path, num_steps=20, num_samples=20, network=NETWORK)
 
 
 @whole
@@ -206,7 +208,7 @@ def published(folder, **smaller):
 
 
 def test_8_a_published_checkpoint(tmp_path):
-    published(tmp_path, num_steps=10, num_samples=12)
+    published(tmp_path, num_steps=10, num_samples=12, network=NETWORK)
 
 
 @whole

@@ -17,8 +17,8 @@ from configs.points import get_config as points_config
 from configs.score_sde import get_config as published_config
 from io_lib import workdir
 from io_lib.run_page import stored_in
-from run_modes import nearest_config, page, page_parts
-from run_modes.nearest_config import nearest_shipped
+from run_modes import base_config, page, page_parts
+from run_modes.base_config import nearest_shipped, recorded_base, write_base
 from run_modes.page import LIMIT, PAGE, write_page
 from sde_lib.posterior import MMPS
 from tests.io_lib.test_run_page import HOSTILE, Elements, noise, png
@@ -53,6 +53,7 @@ def run_of(folder, name="run", text="a text of the run", **changes):
         (directory / file).write_bytes(png())
     (directory / "restored" / name / "restored.png").write_bytes(png())
     sound(directory / "samples" / f"{name}.wav")
+    sound(directory / "restored" / name / "a_0.wav")
     (directory / "samples" / f"{name}.txt").write_text(f"once: {text}")
     figures = {"FID": {"mean": 2.5, "sd": 0.25, "each": [2.25, 2.75]}, text: {"mean": 1.0, "sd": 0.5, "each": [1, 2]}}
     floors = {"figures": {"FID": 0.125}, "split": text, "rows": 10}
@@ -82,7 +83,7 @@ def test_everything_is_on_the_page(tmp_path, caplog):
     assert not caplog.records
     headings = ["Samples", "Losses", "Evaluation", "Restored", "Sounds", "Texts", "Config", "Card"]
     assert re.findall(r"<h2>(.*?)</h2>", read(directory).decode()) == headings
-    assert len(found.of("img")) == 6 and len(found.of("audio")) == 1 and len(found.of("input")) == 1
+    assert len(found.of("img")) == 6 and len(found.of("audio")) == 2 and len(found.of("input")) == 1
     assert len(found.of("svg")) == 4  # loss, the other scalar, and two against t
     for text in (
         "2.5 ± 0.25",
@@ -196,10 +197,22 @@ def test_the_nearest_shipped_config():
     config = published_config("cifar10_ddpmpp_vp")
     assert nearest_shipped(config) == ("score_sde:cifar10_ddpmpp_vp", {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest_config, "shipped_configs", raise_config_error)
+        patch.setattr(base_config, "shipped_configs", raise_config_error)
         assert nearest_shipped(config) is None
     del config.eval["intervals"]  # as in a run of an earlier version
     assert nearest_shipped(config) == ("score_sde:cifar10_ddpmpp_vp", {})
+
+
+def test_the_recorded_base_config(tmp_path):
+    """What --config gave before the flags, however near a shipped one is; a damaged record is no record."""
+    base, config = digits_config(), digits_config()
+    base.training.batch_size = 77
+    config.optimizer.learning_rate = 1e-4
+    write_base(tmp_path, "a/b/mine.py:small", base)
+    rows = {"optimizer.learning_rate": ["0.003", "0.0001"], "training.batch_size": ["77", "64"]}
+    assert recorded_base(tmp_path, config) == ("mine.py:small", rows)
+    (tmp_path / "base_config.json").write_text('{"name": "mine"}')
+    assert recorded_base(tmp_path, config) is None and recorded_base(tmp_path / "other", config) is None
 
 
 @pytest.mark.usefixtures("usual_promotion")

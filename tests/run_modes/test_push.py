@@ -20,6 +20,7 @@ from io_lib import hub, workdir
 from io_lib.checkpoint import Checkpoints, DamagedError
 from run_modes import push
 from run_modes.state import digest
+from run_modes.trained import guide_of
 from tests.io_lib.hub_server import hub_on_this_machine
 from tests.run_modes.test_changes import DEVICES, X, constant, train
 from tests.test_run_lib import final_state
@@ -215,6 +216,27 @@ def test_a_run_on_the_hub_is_only_read(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="hf:me/points is on the Hub, where it can only be read"):
             call("hf:me/points")
     assert not list(tmp_path.iterdir())
+
+
+def test_training_starts_from_a_run_on_the_hub(run, server, tmp_path):
+    run_lib.push(run, "me/points")
+    config = constant(num_steps=1)
+    config.optimizer.learning_rate = 1e-30  # leaves float32 parameters as they are
+    config.initial = "hf:me/points"
+    assert train(config, tmp_path / "new")
+    found, source = final_state(tmp_path / "new", config), final_state(run, constant())
+    for name in (name for name in source if name.startswith(".ema_params")):
+        np.testing.assert_array_equal(found[name.replace("ema_params", "params")], source[name])
+    assert workdir.load_config(tmp_path / "new").initial == "hf:me/points"
+
+
+def test_a_classifier_on_the_hub(run, monkeypatch):
+    """It is downloaded, and then a directory like others: this one holds a model of the score."""
+    monkeypatch.setattr(hub, "download", {"hf:me/points": run}.__getitem__)
+    config = constant()
+    config.sampling.classifier = "hf:me/points"
+    with pytest.raises(ConfigError, match=r"config\.sampling\.classifier: .*expected a run with config\.objective"):
+        guide_of(config, DEVICES)
 
 
 def test_a_config_of_others_runs_no_code(run, server, tmp_path, monkeypatch):

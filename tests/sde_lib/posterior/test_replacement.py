@@ -106,6 +106,14 @@ def test_repaint():
     assert solver.nfe == 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("rho", "repeats", "moments"), [(0.8, 200, (0.799, 0.360)), (0.95, 10, (0.939, 0.102)),
+                                                         (0.95, 200, (0.949, 0.098))])  # fmt: skip
+def test_repaint_tends_to_the_posterior(rho, repeats, moments):
+    """The recursion at 4,000 levels: near ρ and 1 − ρ² after 200 repeats."""
+    np.testing.assert_allclose(repaint_moments(rho, 1.0, 4000, repeats), moments, atol=1e-3)
+
+
 def test_as_published(monkeypatch):
     """(a) The known part has the noise of the step before; (b) the mean has the last step's noise elsewhere."""
     sde, times = VE(sigma_min=0.1, sigma_max=50.0), LogSNRGrid()(VE(sigma_min=0.1, sigma_max=50.0), 50)

@@ -1,15 +1,36 @@
-"""The shipped config that a run's config is nearest to. A saved config does not name the file that it came from."""
+"""The config that a run's config is compared with: that of --config before the flags, or else the nearest shipped."""
 
 import functools
+import json
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from config_lib.command_line import shipped, shipped_names
+from config_lib.saved import from_json, to_json
 from config_lib.spec import ConfigError, differing
+from io_lib.workdir import write_atomic
+
+BASE = "base_config.json"
 
 FAR = 20  # differing entries after which the published configs are compared too
 
 Nearest = tuple[str, dict[str, list[str]]]
+
+
+def write_base(directory: str | Path, name: str, config: ConfigDict) -> None:
+    """Records the config that --config=name gave. Of a path only the file's name is stored."""
+    content = {"name": Path(name).name, "config": json.loads(to_json(config))}
+    write_atomic(Path(directory) / BASE, json.dumps(content, indent=2) + "\n")
+
+
+def recorded_base(directory: str | Path, config: ConfigDict) -> Nearest | None:
+    """(name of the config that `write_base` recorded, what differs), as `nearest_shipped`; None without a record."""
+    try:
+        content = json.loads((Path(directory) / BASE).read_text())
+        return compared(config, {content["name"]: from_json(json.dumps(content["config"]))})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def nearest_shipped(config: ConfigDict) -> Nearest | None:
