@@ -40,6 +40,7 @@ from data_lib import (
     files,
     images,
     infer_transform,
+    recordings,
     sequences,
     tfrecord,
 )
@@ -295,7 +296,7 @@ def _suffixes() -> dict[Callable[[ConfigDict, str], Choice], tuple[str, ...]]:
     """Function that chooses for a folder's files → their suffixes."""
     return {
         _of_images: images.SUFFIXES,
-        _of_audio: sequences.SOUNDS,
+        _of_audio: recordings.SOUNDS,
         _of_text: sequences.TEXTS,
         _of_tfrecord: tfrecord.SUFFIXES,
     }

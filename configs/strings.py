@@ -1,6 +1,6 @@
 """Plucked strings of 24 pitches, 4,096 values at 8 kHz, with VP and a small DiT, conditioned on the pitch.
 
-    python main.py --config=configs/strings.py --workdir=runs/strings
+python main.py --config=configs/strings.py --workdir=runs/strings
 """
 
 from config_lib.spec import bind, spec

@@ -33,8 +33,8 @@ from data_lib.images import read_image as read_image
 from data_lib.layout import remarks as remarks
 from data_lib.phantoms import Phantoms as Phantoms
 from data_lib.phantoms import phantoms as phantoms
+from data_lib.recordings import from_audio as from_audio
 from data_lib.sequences import alphabet_of as alphabet_of
-from data_lib.sequences import from_audio as from_audio
 from data_lib.sequences import from_text as from_text
 from data_lib.sequences import text_of as text_of
 from data_lib.sources import ArraySource as ArraySource

@@ -50,11 +50,7 @@ def wav_bytes(x: np.ndarray, rate: int) -> tuple[bytes, int]:
 
 
 def read_wav(path: str | Path) -> tuple[int, np.ndarray]:
-    """(rate, values float32 [length] or [length, channels]) of a WAV file of any encoding; full scale is ±1.
-
-    Full scale of integers is 2^(bits − 1), and 8-bit integers have their zero at 128 (WAVE, 1991). 24 bits are read as
-    the highest of 32.
-    """
+    """(rate, values float32 [length] or [length, channels]) of a WAV file of any encoding; full scale is ±1."""
     import warnings
 
     from scipy.io import wavfile
@@ -62,11 +58,19 @@ def read_wav(path: str | Path) -> tuple[int, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # for chunks that are not sound
         rate, x = wavfile.read(path)
+    return rate, full_scale(x)
+
+
+def full_scale(x: np.ndarray) -> np.ndarray:
+    """Values of a WAV file as float32. Full scale of integers is 2^(bits − 1); 8-bit integers have their zero at 128.
+
+    Multimedia Programming Interface and Data Specifications 1.0, IBM and Microsoft 1991, which defines WAVE.
+    """
     if x.dtype == np.uint8:
-        return rate, (x.astype(np.float32) - 128) / 128
+        return (x.astype(np.float32) - 128) / 128
     if x.dtype.kind == "i":
-        return rate, (x / -float(np.iinfo(x.dtype).min)).astype(np.float32)
-    return rate, x.astype(np.float32)
+        return (x / -float(np.iinfo(x.dtype).min)).astype(np.float32)
+    return x.astype(np.float32)
 
 
 def save_preview(stem: str | Path, x: np.ndarray, rate: int) -> list[Path]:
@@ -76,6 +80,7 @@ def save_preview(stem: str | Path, x: np.ndarray, rate: int) -> list[Path]:
     and counted in the line.
     """
     x = np.asarray(x[:HEARD], np.float64)
+    _require_sounds(x)
     bad = np.count_nonzero(~np.isfinite(x))
     x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
     stem = Path(stem)
@@ -94,11 +99,18 @@ def in_sequence(x: np.ndarray, rate: int, pause: float = PAUSE) -> np.ndarray:
     return np.pad(x, ((0, 0), (0, round(pause * rate)))).reshape(-1)
 
 
+def _require_sounds(x: np.ndarray) -> None:
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(f"sounds are [N, length], got shape {x.shape}")
+
+
 def save_picture(path: str | Path, x: np.ndarray, rate: int, titles: tuple[str, ...] = ()) -> None:
     """A PNG of sounds x [N, length]: each waveform above its log-mel spectrogram in dB (`spectra`, eq. 4).
 
-    All share the scales: ±the largest magnitude, and the range from the floor to the highest level.
+    All share the scales: ±the largest magnitude, and the range from the floor to the highest level. ValueError for
+    other shapes.
     """
+    _require_sounds(x)
     columns = min(3, len(x))
     rows = -(-len(x) // columns)
     figure = pictures.new_figure(4.2 * columns, 3.4 * rows)
