@@ -109,7 +109,8 @@ def sound(one: Pluck, length: int, rate: int) -> np.ndarray:
     z = np.exp((-(1 + (k * f / DAMPED) ** 2) / one.decay + 2j * np.pi * k * f) / rate)
     fine, z_s = powers(z, math.isqrt(length))
     coarse, _ = powers(z_s, -(-length // fine.shape[1]))
-    x = ((coarse * amplitude[:, None]).T @ fine).imag.reshape(-1)[:length]
+    coarse = (coarse * amplitude[:, None]).T
+    x = (coarse.real @ fine.imag + coarse.imag @ fine.real).reshape(-1)[:length]
     return one.gain * x / np.abs(x).max()
 
 
