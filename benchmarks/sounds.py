@@ -7,13 +7,14 @@ The methods are
 
     spline     a cubic spline through the known values
     AR         least squares of the prediction error of an autoregressive model, e = A x, over the missing values    (1)
-    posterior  MMPS, from the trained prior: one answer, and the mean of several; with and without the pitch
+    posterior  MMPS, from the trained prior: one answer, and the mean of several
 
 The coefficients of (1) are fitted to the known values, and once more to the repaired sound (Janssen, Veldhuis & Vries
-1986, IEEE Trans. ASSP 34(2), section II); the order is the best of ORDERS on DEVELOPMENT training sounds. For bandwidth,
-the known values are those of an ideal half-band filter at half the rate, and "none" is that sound at the full rate.
-Figures: SI-SDR in the gap, in dB, and the distance of log magnitudes above the band, in dB (`eval_lib.sounds`, eq. 1 and
-2); means over test sounds, with standard errors.
+1986, IEEE Trans. ASSP 34(2), section II); the order is the best of ORDERS on DEVELOPMENT training sounds. The posterior
+is conditioned on the pitch, which is the truth, or found by autocorrelation in the damaged sound. For bandwidth, the
+known values are those of an ideal half-band filter at half the rate, and "none" is that sound at the full rate.
+Figures: SI-SDR in the gap, in dB, and the distance of log magnitudes above the band, in dB (`eval_lib.sounds`, eq. 1
+and 2); means over test sounds, with standard errors.
 """
 
 import argparse
@@ -26,8 +27,8 @@ import numpy as np
 
 import run_lib
 from data_lib import gather
-from data_lib.strings import strings
-from eval_lib.sounds import LEAST, si_sdr
+from data_lib.strings import LOWEST, SEMITONES, strings
+from eval_lib.sounds import LEAST, pitch, si_sdr
 from io_lib import sounds, spectra
 from sde_lib.posterior import MMPS, Mask, Observation
 
@@ -115,9 +116,16 @@ def answers(
     """Answers [N, count, n] by MMPS, all in one batch; `cond` is the label of each row of y, or None."""
     rows = np.repeat(y, count, axis=0)
     observation = Observation(y=rows.astype(np.float32), operator=operator, noise_std=NOISE_STD)
-    labels = None if cond is None else np.repeat(cond, count)
-    x = model.given(observation, MMPS(iterations=iterations)).sample(jax.random.key(0), len(rows), labels)
+    x = model.given(observation, MMPS(iterations=iterations)).sample(
+        jax.random.key(0), len(rows), np.repeat(label, count)
+    )
     return np.asarray(x, np.float64).reshape(len(y), count, -1)
+
+
+def heard(x: np.ndarray, rate: int) -> np.ndarray:
+    """The nearest label of the pitch of each damaged sound [N, n], by autocorrelation."""
+    found = pitch(x, rate, LOWEST * 2 ** (-1 / 12), LOWEST * 2 ** (SEMITONES / 12))
+    return np.rint(12 * np.log2(found / LOWEST)).clip(0, SEMITONES - 1).astype(int)
 
 
 def compared(found: Mapping[str, np.ndarray], truth: np.ndarray, figure: Callable) -> dict[str, tuple[float, float]]:
@@ -131,8 +139,8 @@ def gaps(model, x: np.ndarray, label: np.ndarray, development: np.ndarray, count
     order = max(ORDERS, key=lambda p: np.mean(in_gap(by_prediction(development, p), development)))
     found = {"spline": by_spline(x), "AR": by_prediction(x, order)}
     y, operator = (x[..., None] * known_outside()), Mask(mask=known_outside())
-    for name, cond in (("posterior", None), ("posterior, pitch known", label)):
-        drawn = answers(model, y, operator, count, cond, iterations)
+    for name, labels in (("posterior", heard(y[..., 0], RATE)), ("posterior, true pitch", label)):
+        drawn = answers(model, y, operator, count, labels, iterations)
         found |= {f"{name}, one answer": drawn[:, 0], f"{name}, mean of {count}": drawn.mean(axis=1)}
     return found, order
 
@@ -146,8 +154,8 @@ def bands(model, x: np.ndarray, label: np.ndarray, count: int, iterations: int) 
     even = np.arange(0, x.shape[1], 2)
     found = {"none": resample(y[..., 0], x.shape[1], axis=1)}
     found["spline"] = CubicSpline(even, y[..., 0], axis=1)(np.arange(x.shape[1]))
-    for name, cond in (("posterior", None), ("posterior, pitch known", label)):
-        found[f"{name}, one answer"] = answers(model, y, half_band, count, cond, iterations)[:, 0]
+    for name, labels in (("posterior", heard(y[..., 0], RATE // 2)), ("posterior, true pitch", label)):
+        found[f"{name}, one answer"] = answers(model, y, half_band, count, labels, iterations)[:, 0]
     return found
 
 

@@ -32,6 +32,7 @@ from config_lib.names import ConfigError
 from config_lib.spec import build, spec
 from data_lib import (
     Bits,
+    Characters,
     Identity,
     Scale,
     Standardize,
@@ -42,6 +43,7 @@ from data_lib import (
     infer_transform,
     recordings,
     sequences,
+    text_alphabet,
     tfrecord,
 )
 from data_lib.arrays import load_arrays
@@ -217,9 +219,23 @@ def _of_audio(config: ConfigDict, path: str) -> Choice:
 
 
 def _of_text(config: ConfigDict, path: str) -> Choice:
+    if str(config.get("data", {}).get("call", "")).endswith(":from_characters"):
+        return _of_characters(config, path)
     section = spec(data_lib.from_text, path=path, length=config.shape[0])
     shape = lambda section: (section.length, sequences.bits_of(section.alphabet))  # noqa: E731
     return Choice(section, lambda section: (Bits(alphabet=section.alphabet), shape(section)))
+
+
+def _of_characters(config: ConfigDict, path: str) -> Choice:
+    options = {name: config.data[name] for name in ("length", "test", "stride", "bits")}
+
+    def read(section: ConfigDict) -> tuple[Bits | Characters, tuple[int, ...]]:
+        alphabet = section.alphabet or text_alphabet(section.path)
+        if section.bits:
+            return Bits(alphabet=alphabet), (section.length, sequences.bits_of(alphabet))
+        return Characters(alphabet), (section.length,)
+
+    return Choice(spec(data_lib.from_characters, path=path, **options), read)
 
 
 def _of_tfrecord(config: ConfigDict, path: str) -> Choice:

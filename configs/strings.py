@@ -4,17 +4,16 @@
     python main.py --mode=sample --workdir=runs/strings --num_samples=48
     python main.py --mode=eval --workdir=runs/strings --num_samples=960
 
-The network is a small perceptron on top of the Wiener filter of each pitch. Of the training sounds of a pitch, U has the
-first principal components and Λ their variances; s² is the variance of the rest, which is noise. With σ the noise level
-of y = x_t/α,
+The network is a small perceptron on top of the Wiener filter of each pitch. Of the training sounds of a pitch, U has
+the first principal components and Λ their variances; s² is the variance of the rest, which is noise. With σ the noise
+level of y = x_t/α,
 
-    D(y) = U Λ/(Λ + σ²) Uᵀ y + s²/(s² + σ²) (1 − U Uᵀ) y + U √(Λ σ²/(Λ + σ²)) F(Uᵀ y/√(Λ + σ²), log σ, pitch)         (1)
+    D(y) = U Λ/(Λ + σ²) Uᵀ y + s²/(s² + σ²) (1 − U Uᵀ) y + U √(Λ σ²/(Λ + σ²)) F(Uᵀ y/√(Λ + σ²), log σ, pitch)    (1)
 
 The first two terms are E[x_0 | y] for Gaussian sounds of this covariance. F corrects them, with inputs and outputs of
-unit scale for each component (EDM's preconditioning, Karras et al. 2022, appendix B.6, along each component). So a small
-F suffices, and errors shrink with σ. U, Λ and s are measured on training sounds when the parameters are initialized, are
-saved with them, and are not trained. U-Nets and transformers on the waveform need no such help, but hours: a DiT of 3
-million parameters was far from these figures after 150 seconds of processor time (docs/sound.md).
+unit scale for each component (EDM's preconditioning, Karras et al. 2022, appendix B.6, along each component). So a
+small F suffices, and errors shrink with σ. U, Λ and s are measured on training sounds when the parameters are
+initialized, are saved with them, and are not trained. docs/sound.md has what a DiT reached in the same time.
 """
 
 from functools import cache

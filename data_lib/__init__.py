@@ -46,6 +46,10 @@ from data_lib.splits import split as split
 from data_lib.strings import Strings as Strings
 from data_lib.strings import strings as strings
 from data_lib.tables import from_csv as from_csv
+from data_lib.texts import Characters as Characters
+from data_lib.texts import from_characters as from_characters
+from data_lib.texts import reference_text as reference_text
+from data_lib.texts import text_alphabet as text_alphabet
 from data_lib.tfds_source import tfds_dataset as tfds_dataset
 from data_lib.tfrecord import from_tfrecord as from_tfrecord
 from data_lib.toys import checkerboard as checkerboard
@@ -57,6 +61,7 @@ from data_lib.transform import Identity as Identity
 from data_lib.transform import Scale as Scale
 from data_lib.transform import Standardize as Standardize
 from data_lib.transform import Transform as Transform
+from data_lib.transform import UnitScale as UnitScale
 from data_lib.transform import Waveform as Waveform
 from data_lib.transform import infer_transform as infer_transform
 

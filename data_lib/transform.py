@@ -99,6 +99,35 @@ class Bits(Scale):
 
 
 @dataclass(frozen=True)
+class UnitScale:
+    """[low, high] → [0, 1]:  forward(x) = (x − low) / (high − low), of networks that were trained on [0, 1]."""
+
+    low: float = 0.0
+    high: float = 255.0
+
+    def __post_init__(self) -> None:
+        Scale(self.low, self.high)  # the same check of the ends
+
+    @property
+    def slope(self) -> float:
+        return 1 / (self.high - self.low)
+
+    def forward(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return _to_model(x, self.low, self.slope, dtype)
+
+    def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return _to_data(x, self.low, self.high - self.low, dtype)
+
+    def to_uint8(self, x: np.ndarray) -> np.ndarray:
+        """Model space → picture uint8: round(clip(255 x, 0, 255)). ValueError for values that are not finite."""
+        return Scale().to_uint8(2 * np.asarray(x, np.float32) - 1)
+
+    def from_uint8(self, x: np.ndarray) -> np.ndarray:
+        """Picture → model space: x/255."""
+        return _affine(x, 1 / 255, 0.0)
+
+
+@dataclass(frozen=True)
 class Standardize:
     """forward(x) = (x − mean) / std, with one mean and std, or with one per entry of the last axis (tuples)."""
 

@@ -26,13 +26,14 @@ def small_image_report(
     threshold: float = 0.9,
     seed: int = 0,
     noun: str = "image",
+    splits: int = 40,
 ) -> Report:
     """Samples, training and test images [N, ...] in model space, labels [N] → figures that JSON can hold.
 
     counts      number of samples, training and test images, and the size of the groups below
     frechet     Fréchet distance to the training images, in pixels: mean over groups of samples, with its spread.
                 The distance falls with the number of images, so a group has as many samples as there are test images.
-                "resplit" is the distance of test images over random splits of the real images: mean and spread.
+                "resplit" is the distance of test images over `splits` random splits of the real ones: mean and spread.
     confident   fraction of images that a classifier assigns to one class with probability above `threshold`
     classes     number of samples in each predicted class, with the fraction of test images in it
     nearest     median Euclidean distance to the nearest training image: near 0 for copies of training images
@@ -51,7 +52,7 @@ def small_image_report(
     size = min(len(samples), len(test))
     report = {
         "counts": {**{name: len(x) for name, x in images.items()}, "group": size},
-        "frechet": _frechet(samples, train, test, size, seed),
+        "frechet": _frechet(samples, train, test, size, seed, splits),
         "confident": _confident(probability, threshold),
         "classes": _classes(probability, classify.classes),
         "nearest": _compared(_nearest(samples, train), _nearest(test, train)),
@@ -75,7 +76,8 @@ def markdown(report: Report) -> str:
         f"| Fréchet distance in pixels to the training {noun}s, {counts['group']} each "
         f"| {frechet['samples']:.3f} ± {frechet['spread']:.3f} | {frechet['test']:.3f} "
         f"| {frechet['ratio']:.2f} (1; higher is worse) |",
-        f"| the same for 40 random splits of the real {noun}s | | {resplit['mean']:.3f} ± {resplit['spread']:.3f} "
+        f"| the same for {resplit.get('splits', 40)} random splits of the real {noun}s | "
+        f"| {resplit['mean']:.3f} ± {resplit['spread']:.3f} "
         f"| {frechet['samples'] / resplit['mean']:.2f} (1) |",
         f"| fraction with confidence above {confident['threshold']:g} | {confident['samples']:.1%} "
         f"| {confident['test']:.1%} | {confident['ratio']:.2f} (1; lower is worse) |",
@@ -90,19 +92,19 @@ def markdown(report: Report) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _frechet(samples: np.ndarray, train: np.ndarray, test: np.ndarray, size: int, seed: int) -> Report:
+def _frechet(samples: np.ndarray, train: np.ndarray, test: np.ndarray, size: int, seed: int, splits: int) -> Report:
     generator = np.random.default_rng(seed)
     reference = moments(train)
     groups = generator.permutation(samples)[: len(samples) // size * size].reshape(-1, size, samples.shape[1])
     distances = [frechet_distance(*moments(group), *reference) for group in groups]
     floor = frechet_distance(*moments(generator.permutation(test)[:size]), *reference)
-    again = _resplit_floors(np.concatenate([train, test]), size, len(train), generator)
-    expected = {"mean": float(np.mean(again)), "spread": float(np.std(again))}
+    again = _resplit_floors(np.concatenate([train, test]), size, len(train), generator, splits)
+    expected = {"mean": float(np.mean(again)), "spread": float(np.std(again)), "splits": splits}
     return {**_compared(float(np.mean(distances)), floor), "spread": float(np.std(distances)), "resplit": expected}
 
 
 def _resplit_floors(
-    real: np.ndarray, size: int, rest: int, generator: np.random.Generator, repeats: int = 40
+    real: np.ndarray, size: int, rest: int, generator: np.random.Generator, repeats: int
 ) -> list[float]:
     """The floor for other random splits of the real images, of the same sizes: how much it depends on the split."""
     splits = (generator.permutation(real) for _ in range(repeats))

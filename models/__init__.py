@@ -5,6 +5,8 @@ from models.classifier import UNetEncoder as UNetEncoder
 from models.classifier import WideResNet as WideResNet
 from models.dit import DIT_SIZES as DIT_SIZES
 from models.dit import DiT as DiT
+from models.edm2 import EDM2 as EDM2
+from models.edm2 import log_variance as log_variance
 from models.mlp import MLP as MLP
 from models.ncsn import NCSN as NCSN
 from models.ncsn import NCSNv2 as NCSNv2
@@ -15,3 +17,4 @@ from models.network import LinenNetwork as LinenNetwork
 from models.network import Network as Network
 from models.network import NnxNetwork as NnxNetwork
 from models.network import as_network as as_network
+from models.token_transformer import TokenTransformer as TokenTransformer

@@ -8,9 +8,9 @@
 A classifier has another output: its module states it by output_shape(x.shape) (`models.classifier`).
 
 The score is c_skip x + c_out F(c_in x, c_noise) (as in Karras et al. 2022, arXiv 2206.00364, eq. 7). The coefficients
-are the parameterization's. x is [B, ...], c_noise a float [B] (a function of the noise level), and cond anything that
-the network is conditioned on. Parameters are a plain nested dict of arrays that the caller owns. An adapter is frozen
-and hashable, so it may be a static argument of jax.jit or a constant of a closure.
+are the parameterization's. x is [B, ...], of numbers or of tokens, c_noise a float [B] (a function of the noise level),
+and cond anything that the network is conditioned on. Parameters are a plain nested dict of arrays that the caller owns.
+An adapter is frozen and hashable, so it may be a static argument of jax.jit or a constant of a closure.
 """
 
 import inspect
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from models.conditioning import OPTIONS
 
@@ -85,7 +85,7 @@ class LinenNetwork:
     def __call__(
         self,
         params: Params,
-        x: Float[Array, "..."],
+        x: Num[Array, "..."],
         c_noise: Float[Array, "..."],
         *,
         cond: Cond = None,
@@ -138,7 +138,7 @@ class NnxNetwork:
     def __call__(
         self,
         params: Params,
-        x: Float[Array, "..."],
+        x: Num[Array, "..."],
         c_noise: Float[Array, "..."],
         *,
         cond: Cond = None,
@@ -191,7 +191,7 @@ class FunctionNetwork:
     def __call__(
         self,
         params: Params,
-        x: Float[Array, "..."],
+        x: Num[Array, "..."],
         c_noise: Float[Array, "..."],
         *,
         cond: Cond = None,

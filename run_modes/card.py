@@ -50,7 +50,7 @@ def data_of(config: ConfigDict, dataset: Dataset, given: bool, known: Identity |
 def fingerprint(sde: SDE, times: int = 8) -> dict[str, list[float]]:
     """α and σ of a process at `times` equidistant t, or g without a kernel; the mean where coordinates differ."""
     t = jnp.linspace(float(sde.t_min), float(sde.t_max), times)
-    names = ("alpha", "sigma") if has_kernel(sde) else ("diffusion",)
+    names = ("alpha", "sigma") if has_kernel(sde) else ("alpha" if hasattr(sde, "alpha") else "diffusion",)
     # Compiled: operation by operation it takes a second.
     values = jax.jit(lambda sde, t: {name: per_time(getattr(sde, name)(t), t) for name in names})(sde, t)
     return {name: [float(f"{v:.6g}") for v in np.asarray(column)] for name, column in {"t": t, **values}.items()}

@@ -103,26 +103,41 @@ def evaluate(config: ConfigDict) -> int:
 
 @mode(
     "restore",
-    "draws answers to measurements: inpainting, upscaling, …",
-    flags=("task", "images", "truth", "mask", "noise_std", "num_samples", "seed", "out", "step", "num_steps", "cond"),
+    "draws answers to measurements: inpainting, upscaling, …; completes texts",
+    flags=(
+        "task",
+        "text",
+        "images",
+        "truth",
+        "mask",
+        "noise_std",
+        "num_samples",
+        "seed",
+        "out",
+        "step",
+        "num_steps",
+        "cond",
+    ),
     required=("task",),
 )
 def restore(config: ConfigDict) -> int:
+    from run_modes.infill import infill
     from run_modes.restore import restore
 
+    options = {"directory": F.workdir, "num_samples": F.num_samples or 4, "seed": F.seed, "out": F.out, "step": F.step}
+    config = with_num_steps(config, F.num_steps)
+    if F.task == "infill":
+        infill(text=F.text, config=config, **options)
+        return 0
     answers = restore(
-        directory=F.workdir,
         task=F.task,
         images=F.images,
         truth=F.truth,
         mask=F.mask,
         noise_std=F.noise_std,
-        num_samples=F.num_samples or 4,
-        seed=F.seed,
-        config=with_num_steps(config, F.num_steps),
-        out=F.out,
-        step=F.step,
+        config=config,
         cond=F.cond,
+        **options,
     )
     return STOPPED if answers is None else 0
 
@@ -182,9 +197,22 @@ def suggest(config: ConfigDict) -> None:
     makes_workdir=True,
 )
 def import_published(config: ConfigDict) -> None:
-    from run_modes.import_published import import_checkpoint
+    from run_modes.import_published import import_as, import_checkpoint
 
-    import_checkpoint(config=config, checkpoint=F.checkpoint, directory=F.workdir)
+    import_file = import_as if F.config is None else import_checkpoint  # that of `saved_config` is the file's
+    import_file(config=config, checkpoint=F.checkpoint, directory=F.workdir)
+
+
+@mode(
+    "export",
+    "writes the EMA parameters of a run to a file of safetensors",
+    flags=("out", "step"),
+    required=("out",),
+)
+def export(config: ConfigDict) -> None:
+    from run_modes.export import export
+
+    export(directory=F.workdir, out=F.out, step=F.step)
 
 
 @mode("inspect", "describes a run and one of its checkpoints", flags=("step",))
@@ -249,13 +277,18 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
     flags.DEFINE_list("workdirs", None, "Directories of runs to compare: A,B,C.")
     flags.DEFINE_enum("mode", "train", list(MODES), modes)
-    flags.DEFINE_string("checkpoint", None, "Of score_sde (flax) or score_sde_pytorch (.pth), to import or reproduce.")
+    flags.DEFINE_string(
+        "checkpoint", None, "A published file or folder, or hf:OWNER/NAME, to import; to reproduce, of score_sde."
+    )
     flags.DEFINE_string(
         "out",
         None,
-        "The .npz file of stats; the .png file of data or compare; a folder of restore; of sample, one file each.",
+        "The .npz file of stats; the .png file of data or compare; a folder of restore or sample; export: .safetensors",
     )
-    flags.DEFINE_string("task", None, "Restoration: inpaint, upscale:2, colorize, deblur:1, ct:30, mri, decimate:2, …")
+    flags.DEFINE_string(
+        "task", None, "Restoration: inpaint, upscale:2, colorize, deblur:1, ct:30, mri, decimate:2, infill, …"
+    )
+    flags.DEFINE_string("text", None, "Restoration: for --task=infill, a text with gaps, [____], to fill.")
     flags.DEFINE_string("images", None, "Restoration: the measurements, an image, a folder of images, or .npy or .npz.")
     flags.DEFINE_string("truth", None, "Restoration: true examples, or test:N; without --images they are measured.")
     flags.DEFINE_string("mask", None, "Restoration: an image, white where it is known, a folder of them, or .npy.")
@@ -293,6 +326,10 @@ def saved_config() -> ConfigDict:
         if "training" in config:  # flags may set what runs of earlier versions lack
             config.training = ConfigDict({"writers": WRITERS, "wandb_project": PROJECT, **config.training})
         return config
+    if F.mode == "import" and F.checkpoint is not None:
+        from run_modes.import_published import config_of
+
+        return config_of(F.checkpoint)
     if MODES[F.mode].makes_workdir:
         raise ConfigError(f"--config=FILE is required for --mode={F.mode}, configs/digits.py for instance")
     config = load_config(hub.local(F.workdir))

@@ -12,7 +12,7 @@ from eval_lib import Statistics
 from io_lib import pictures, workdir
 from io_lib.checkpoint import Checkpoints
 from io_lib.metrics import read_metrics
-from run_modes import bits, intervals, sample_metrics
+from run_modes import bits, intervals, sample_metrics, text_bits
 from run_modes.card import code_version
 from run_modes.data import load_data, warn_of_other_data
 from run_modes.eval_loss import EvalLoss, loss_curve
@@ -102,6 +102,11 @@ def evaluate_one(trained: Trained, num_samples: int, seed: int, dataset: Dataset
         if report["bits"] is None:
             return None
         text += "\n" + bits.text_of(report["bits"])
+    if text_bits.wanted(trained.config):
+        report["text_bits"] = text_bits.text_bits_of(trained, dataset, seed, folder)
+        if report["text_bits"] is None:
+            return None
+        text += "\n" + text_bits.text_of(report["text_bits"])
     if with_intervals:
         report["intervals"] = intervals.intervals_of(trained, dataset, seed, folder)
         if report["intervals"] is None:

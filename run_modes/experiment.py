@@ -63,19 +63,15 @@ class Experiment(NamedTuple):
         return tuple(self.config.shape)
 
     def score_model(self, params) -> ScoreModel:
-        """The model with these network parameters."""
-        return ScoreModel(
-            sde=self.sde,
-            parameterization=self.parameterization,
-            network=self.network,
-            params=params,
-            sampler=self.sampler,
-            likelihood=self.likelihood,
-            guidance=guidance_of(self.config, self.sde, self.classifier),
-            conditions=self.conditions,
-            shape=self.shape,
-            transform=self.transform,
-        )
+        """The model with these network parameters: a ScoreModel, or what config.model names, as a TokenModel."""
+        parts: dict[str, Any] = {
+            **{"sde": self.sde, "parameterization": self.parameterization, "network": self.network, "params": params},
+            **{"sampler": self.sampler, "shape": self.shape, "transform": self.transform},
+        }
+        if "model" in self.config:
+            return build(self.config.model, "config.model")(**parts)
+        guidance = guidance_of(self.config, self.sde, self.classifier)
+        return ScoreModel(**parts, likelihood=self.likelihood, guidance=guidance, conditions=self.conditions)
 
     @property
     def form(self) -> Form:

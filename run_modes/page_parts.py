@@ -118,7 +118,7 @@ def sounds(directory: Path, space: Space) -> list[Part]:
 
 def texts(directory: Path) -> list[Part]:
     """The .txt files of samples and evaluations, cut after TEXT characters."""
-    paths, parts = under(directory, ".txt"), []
+    paths, parts = [*files(directory, "restored/*/*.txt"), *under(directory, ".txt")], []
     for path in paths[:FILES]:
         with open(path, errors="replace") as file:
             content = file.read(TEXT + 1)
@@ -190,6 +190,12 @@ def figure_rows(report: dict) -> list[list[str]]:
     for name, what in (("flow", "bits/dim by the flow"), ("elbo", "bits/dim by the reverse SDE's bound")):
         if one := (report.get("bits") or {}).get(name):
             rows.append([f"{what}, ± standard error", spread(one["mean"], one["error"]), ""])
+    if text := report.get("text_bits"):
+        rows.append(
+            ["bits/character (bound), ± standard error", spread(text["bits"]["mean"], text["bits"]["error"]), ""]
+        )
+        for n, name in (("1", "unigram"), ("2", "bigram"), ("3", "trigram")):
+            rows.append([f"bits/character of the {name}", spread(text["ngrams"][n]["mean"], None), ""])
     several = {name: one for name, one in report.get("over_seeds", {}).items() if one.get("sd")}
     return rows + [[name, spread(one["mean"], one["sd"]), ""] for name, one in several.items()]
 

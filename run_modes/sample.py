@@ -19,6 +19,8 @@ from sde_lib import GaussianSDE, Sampler, ScoreModel, expand, sample_keys
 from sde_lib.sde import per_time
 from sde_lib.training.xla import jit
 
+PRINTED = 3  # texts
+
 
 def sample(
     directory: str | Path,
@@ -58,6 +60,8 @@ def sample(
         return None
     if animate:
         draw_animation(trained, drawn[0], seed, conditions)
+    for text in getattr(trained.experiment.form, "texts", lambda x: [])(drawn[0][:PRINTED]):
+        print(f"──\n{text}")
     if out is not None:
         write_samples(out, drawn[0], trained.experiment.form)
     write_page(directory)

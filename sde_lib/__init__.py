@@ -83,6 +83,7 @@ from sde_lib.processes.schedules import discrete_ve as discrete_ve
 from sde_lib.processes.schedules import discrete_vp as discrete_vp
 from sde_lib.processes.transfer import transfer_score as transfer_score
 from sde_lib.processes.transfer import within as within
+from sde_lib.processes.velocity import PredictVelocity as PredictVelocity
 from sde_lib.sampling import EDMGrid as EDMGrid
 from sde_lib.sampling import Grid as Grid
 from sde_lib.sampling import LogSNRGrid as LogSNRGrid

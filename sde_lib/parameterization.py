@@ -11,12 +11,16 @@ and all terms stay finite where α → 0. With x = α x_0 + σ ε the other quan
 
 The inverse maps are the parameterizations themselves, with the identity for a network.
 
+Where x_0 is known to be discrete, x̂₀ is a nonlinear function of the output, the link (`sde_lib.discrete.bits`):
+
+    x̂₀ = link(c_skip x + c_out F(c_in x, c_noise)),   score = (α x̂₀ − x)/σ².                      (5)
+
 Karras et al. 2022: "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
 """
 
 import abc
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -31,7 +35,8 @@ ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
 class Coefficients(NamedTuple):
     """The four coefficients of (1), each of t's shape.
 
-    If c_drift is not None, c_drift times the drift f(x, t) is added to the score.
+    If c_drift is not None, c_drift times the drift f(x, t) is added to the score. If link is not None, they are those
+    of (5).
     """
 
     c_skip: Coefficient
@@ -39,6 +44,7 @@ class Coefficients(NamedTuple):
     c_in: Coefficient
     c_noise: Coefficient
     c_drift: Coefficient | None = None
+    link: Callable[[Float[Array, "B ..."]], Float[Array, "B ..."]] | None = None
 
 
 @runtime_checkable
@@ -81,6 +87,11 @@ class Parameterization(PyTreeNode, abc.ABC, Generic[Process]):
 
     @abc.abstractmethod
     def __call__(self, sde: Process, t: Time) -> Coefficients: ...
+
+    def denoiser(self, sde: Any, t: Time) -> tuple[Coefficient, Coefficient]:
+        """(a, b) of x̂₀ = a x + b F, by (1) and (2); overridden where a would be a difference of nearly equal terms."""
+        c, variance, alpha = self(sde, t), sde.sigma(t) ** 2, sde.alpha(t)
+        return (1 + variance * c.c_skip) / alpha, variance * c.c_out / alpha
 
 
 class PredictNoise(Parameterization[GaussianSDE]):
@@ -148,6 +159,11 @@ class EDMPreconditioning(Parameterization[GaussianSDE]):
         c_in = 1 / jnp.sqrt(total)
         return Coefficients(-1 / total, alpha * self.sigma_data / sigma * c_in, c_in, self.c_noise(sde, t))
 
+    def denoiser(self, sde: GaussianSDE, t: Time) -> tuple[Coefficient, Coefficient]:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        total = (alpha * self.sigma_data) ** 2 + sigma**2
+        return alpha * self.sigma_data**2 / total, sigma * self.sigma_data / jnp.sqrt(total)
+
 
 def make_score_fn(
     network: Callable[[Float[Array, "B ..."], Float[Array, " B"]], Float[Array, "B ..."]],
@@ -158,17 +174,27 @@ def make_score_fn(
 
     def score_fn(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         c = parameterization(sde, t)
-        c_noise = jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1])
-        output = network(expand(c.c_in, x) * x, c_noise)
-        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * output
+        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * network_output(network, c, x)[..., : x.shape[-1]]
+        if c.link is not None:
+            return score_of_x0(cast(GaussianSDE, sde), x, t, c.link(score))
         return score if c.c_drift is None else score + expand(c.c_drift, x) * sde.drift(x, t)
 
     return score_fn
 
 
+def network_output(network: Callable, c: Coefficients, x: Float[Array, "B ..."]) -> Array:
+    """F(c_in x, c_noise), with the channels of a learned variance after those of F."""
+    return network(expand(c.c_in, x) * x, jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1]))
+
+
 def x0_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):
     """x̂₀ = (x + σ² score)/α = E[x_0 | x_t = x] (2)."""
     return (x + expand(sde.sigma(t), x) ** 2 * score) / expand(sde.alpha(t), x)
+
+
+def score_of_x0(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, x0: Float[Array, "B ..."]):
+    """(α x̂₀ − x)/σ², the inverse of (2)."""
+    return (expand(sde.alpha(t), x) * x0 - x) / expand(sde.sigma(t), x) ** 2
 
 
 def eps_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):

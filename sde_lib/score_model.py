@@ -22,11 +22,12 @@ from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import sample_keys
 from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete, precision
 from sde_lib.numbers.keys import require_indices, require_key, rows_of_shape
-from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn
+from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn, network_output, x0_hat
 from sde_lib.posterior.observation import Observation
 from sde_lib.posterior.scores import MMPS, Method
 from sde_lib.sampling import AnySampler, Sampler, Start
-from sde_lib.sde import SDE, Time, has_kernel
+from sde_lib.sde import SDE, Time, expand, has_kernel
+from sde_lib.solvers.learned_variance import with_variance
 from sde_lib.training.xla import jit
 
 Data = np.ndarray | Array
@@ -108,6 +109,18 @@ class ScoreModel(PyTreeNode):
     def score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """∇log p_t(x) [B, *shape], for x [B, *shape] in model space, t [] or [B], cond in the units of the data."""
         return self._score(x, t, self._network_cond(cond, x.shape[0]))
+
+    def denoise(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
+        """x̂₀ = E[x_0 | x_t = x] [B, *shape] in model space; t and cond as in `score`. Accurate where σ is large."""
+        if self.observed is not None:
+            return x0_hat(self.sde, x, t, self.score(x, t, cond))
+        F = self._output(x, t, self._network_cond(cond, x.shape[0]))[..., : x.shape[-1]]
+        a, b = self.parameterization.denoiser(self.sde, t)
+        return expand(a, x) * x + expand(b, x) * F
+
+    def _output(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Array:
+        """The network's output, with the channels of a learned variance."""
+        return network_output(partial(self.network, self.params, cond=cond), self.parameterization(self.sde, t), x)
 
     def _score(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """The score, for cond as the network takes it."""
@@ -314,7 +327,8 @@ class ScoreModel(PyTreeNode):
 
     def _score_given(self, cond: Any = None) -> ScoreFn:
         score_given, guidance = lambda cond: partial(self._score, cond=cond), as_guidance(self.guidance)
-        return score_given(cond) if cond is None or guidance is None else guidance(score_given, cond)
+        score_fn = score_given(cond) if cond is None or guidance is None else guidance(score_given, cond)
+        return with_variance(score_fn, lambda x, t: self._output(x, t, cond)[..., x.shape[-1] :])
 
 
 def _by_rows(program, *rows):

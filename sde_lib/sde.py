@@ -232,6 +232,6 @@ class GaussianSDE(SDE):
         return jnp.sum(logp, axis=tuple(range(1, x.ndim)))
 
 
-def has_kernel(sde: SDE) -> TypeGuard[GaussianSDE]:
+def has_kernel(sde: object) -> TypeGuard[GaussianSDE]:
     """Whether the SDE has the methods of p(x_t | x_0), `alpha` and `sigma`."""
     return all(hasattr(sde, name) for name in KERNEL)

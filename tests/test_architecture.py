@@ -28,7 +28,18 @@ ROOMS = {
 }
 # The same within sde_lib: its sub-packages, with the modules at its top as one.
 INNER = {
-    *("numbers", "guidance", "posterior", "particles", "processes", "solvers", "training", "likelihood", "check"),
+    *(
+        "numbers",
+        "guidance",
+        "posterior",
+        "particles",
+        "processes",
+        "solvers",
+        "training",
+        "likelihood",
+        "check",
+        "discrete",
+    ),
 }
 OUTSIDE = {
     "sde_lib": {"jax", "flax", "jaxtyping", "optax", "numpy", "diffrax", "sklearn"},

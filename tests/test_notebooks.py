@@ -292,3 +292,24 @@ def test_10_augmentation_whole(tmp_path):
     assert all(0.7 < np.mean(n.found[size, "samples alone"]) < 0.98 for size in n.sizes)
     assert all(n.ratio[size] > 0.4 for size in n.sizes)  # the samples are no copies
     assert all(n.gains[size, "+ shifts"][0] > 0 for size in n.sizes)
+
+
+def text(folder, **smaller):
+    """Both bounds are −log p within their errors; one token per step is exact, more have an error of order 1/N."""
+    n = lesson(11, folder, **smaller)
+    for name, found in n.bits.items():
+        assert np.all(np.abs(n.apart[name]) < 5.5)
+        assert abs(np.sum(n.p * (found.mean(1) - n.right))) < 5 * np.sqrt(np.sum((n.p * found.std(1)) ** 2) / n.repeats)
+    assert n.distances["AnyOrder", 3] < 2 * n.noise and n.infilled < 2 * n.noise
+    for name in ("EulerTokens", "AncestralTokens"):
+        assert n.distances[name, 2] > 1.5 * n.distances[name, 4] > 2 * n.distances[name, 8] > 4 * n.noise
+    return n
+
+
+def test_11_text(tmp_path):
+    text(tmp_path, repeats=100)
+
+
+@whole
+def test_11_text_whole(tmp_path):
+    text(tmp_path)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_every_command_has_flags_that_exist(line, monkeypatch):
     from run_modes.command_line import MODES
 
     monkeypatch.chdir(ROOT)
-    flags = dict(part.lstrip("-").partition("=")[::2] for part in line.split())
+    flags = dict(part.lstrip("-").partition("=")[::2] for part in shlex.split(line))
     config = load_config(flags.pop("config", "digits"))
     overrides = [f"--{key}={flags.pop(key)}" for key in list(flags) if key.startswith("config.")]
     apply_overrides(config, overrides)
@@ -207,3 +208,12 @@ def test_posterior(tmp_path, monkeypatch):
     np.testing.assert_allclose(names["exact"].means[0], [0.8, 0.64], rtol=1e-5)
     np.testing.assert_allclose(names["means"]["MMPS"], [0.8, 0.64], atol=0.04)
     assert 0.01 < names["means"]["MMPS"][1] - names["means"]["PiGDM"][1] < 0.06
+
+
+def test_text(tmp_path, monkeypatch):
+    """The page's numbers: both bounds are −log p of each sequence, completions have the chain's law, a bit costs 1."""
+    names = run_blocks("docs/text.md", tmp_path, monkeypatch, at_least=3)
+    for found in names["bits"].values():
+        assert abs(np.sum(names["p"] * (found - names["right"]))) < 0.06
+    assert abs(names["share"] - 0.7) < 4.5 * np.sqrt(0.21 / 2000)
+    assert abs(names["per_bit"] - 1) < 4.5 * names["error"] and names["error"] < 0.03

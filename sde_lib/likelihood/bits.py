@@ -25,7 +25,11 @@ and standard deviation σ/α, so that
     log p(x_0 | x_{t_min}) = −½ ‖ε + σ s‖² − ½ d log 2π + ½ Σ λ(t_min).                                   (5)
 
 For discrete data, each coordinate takes one of K levels with probability ∝ exp(−(x_{t_min} − α level)²/(2σ²)) (Kingma
-et al. 2021, section 3.2). Then (3) bounds log P(x_0) without dequantization.
+et al. 2021, section 3.2). Of two levels, a mean determines the probabilities, which are then those of x̂₀,
+
+    P(high) = (x̂₀ − low)/(high − low),   between 10⁻⁷ and 1 − 10⁻⁷.                                       (6)
+
+With it t_min need not be small. Then (3) bounds log P(x_0) without dequantization.
 
 With the exact score and π = p at t_max, (3) is an equality for each x_0, except for O(σ⁴) in (5). It then equals log p
 by the ODE. With a learned score the SDE and the ODE are two models, each with its own likelihood.
@@ -50,7 +54,7 @@ from sde_lib.likelihood.dequantization import Dequantizer
 from sde_lib.losses import dequantize
 from sde_lib.noise import fold
 from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, check_numbers
-from sde_lib.parameterization import ScoreFn
+from sde_lib.parameterization import ScoreFn, x0_hat
 from sde_lib.sde import SDE, expand, has_kernel, per_time
 from sde_lib.training.likelihood_weighting import log_snr_quantile, log_snr_range
 
@@ -151,6 +155,8 @@ def elbo(
         draw_keys, t = fold(fold(keys, 1), j), jnp.full(x0.shape[:1], sde.t_min)
         if levels is not None:
             x, _ = sde.perturb(draw_keys, x0, t)
+            if len(levels) == 2:
+                return _log_decoder_of_two(x0_hat(sde, x, t, score_fn(x, t)), x0, levels)
             return _log_decoder(sde, x, x0, t, levels)
         squares, log_snr = _squared_error(draw_keys, sde, score_fn, x0, t)
         return 0.5 * _sum(log_snr - squares - math.log(2 * math.pi))
@@ -192,6 +198,13 @@ def _log_decoder(sde, x, x0, t, levels):
     logit = lambda value: -0.5 * ((x - alpha * value) / sigma) ** 2  # noqa: E731
     total = jax.nn.logsumexp(jax.lax.map(logit, levels.astype(x.dtype)), axis=0)
     return _sum(logit(x0) - total)
+
+
+def _log_decoder_of_two(mean, x0, levels, least=1e-7):
+    """log P(x_0) by (6), for a mean x̂₀."""
+    low, high = jnp.sort(levels.astype(mean.dtype))
+    p_high = jnp.clip((mean - low) / (high - low), least, 1 - least)
+    return _sum(jnp.where(x0 > 0.5 * (low + high), jnp.log(p_high), jnp.log1p(-p_high)))
 
 
 def _prior_divergence(sde, x0):

@@ -13,6 +13,7 @@ TRAIN_X, TEST_X = (Scale(0, 16).forward(part.x) for part in (TRAIN, TEST))
 
 def report(samples, **options):
     """Of `samples` with 250 of the test digits; the other 250 can serve as samples."""
+    options = {"splits": 4} | options
     return small_image_report(samples, TRAIN_X, TEST_X[250:], TRAIN.label, TEST.label[250:], **options)
 
 

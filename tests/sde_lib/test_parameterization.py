@@ -11,13 +11,16 @@ from sde_lib import (
     PredictNoise,
     PredictScore,
     PredictV,
+    PredictVelocity,
     PredictX0,
     ScaledTime,
     eps_hat,
+    expand,
     make_score_fn,
     v_hat,
     x0_hat,
 )
+from sde_lib.sde import time_derivative
 from tests.contracts import DIAGONAL, PARAMETERIZATIONS, SDES
 
 each_sde = pytest.mark.parametrize("sde", [*SDES.values(), *DIAGONAL.values()], ids=[*SDES, *DIAGONAL])
@@ -55,6 +58,30 @@ def test_perfect_network_gives_the_score(sde, name):
     target = targets(x0, eps, x, alpha, sigma, 1.3)[name]
     score = make_score_fn(lambda x, c_noise: target, sde, parameterization)(x, t)
     np.testing.assert_allclose(score, -eps / sigma, rtol=1e-6, atol=1e-7)
+
+
+@each_sde
+@each_parameterization
+def test_a_perfect_network_denoises(sde, name):
+    """a x + b F = x_0, by the method that is accurate where σ is large."""
+    x0, eps, t, x, alpha, sigma = draw(sde)
+    target = targets(x0, eps, x, alpha, sigma, 1.3)[name]
+    a, b = PARAMETERIZATIONS[name].denoiser(sde, t)
+    np.testing.assert_allclose(expand(a, x) * x + expand(b, x) * target, x0, rtol=1e-5, atol=1e-8)
+
+
+@each_sde
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_perfect_velocity_gives_the_score(sde, sign):
+    """F = ± (α' x_0 + σ' ε), the derivative of the path in t."""
+    x0, eps, t, x, _, sigma = draw(sde)
+    rates = (expand(time_derivative(function, t)[1], x) for function in (sde.alpha, sde.sigma))
+    velocity = sum(rate * part for rate, part in zip(rates, (x0, eps), strict=True))
+    parameterization = PredictVelocity(sign=sign)
+    score = make_score_fn(lambda x, c_noise: sign * velocity, sde, parameterization)(x, t)
+    np.testing.assert_allclose(score, -eps / sigma, rtol=1e-6, atol=1e-7)
+    a, b = parameterization.denoiser(sde, t)
+    np.testing.assert_allclose(expand(a, x) * x + expand(b, x) * sign * velocity, x0, rtol=1e-5, atol=1e-8)
 
 
 @each_sde

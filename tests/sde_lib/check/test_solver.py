@@ -82,23 +82,12 @@ class Wrong(Solver):
         return SolverState(mean + self.noise * g * expand(jnp.sqrt(-dt), x) * normal_like(keys, x), mean)
 
 
-@pytest.mark.parametrize(
-    "factors",
-    [
-        {"drift": -1.0, "noise": 0.0},
-        {"drift": 2.0, "noise": 0.0},
-        {"score": 2.0, "noise": 0.0},
-        {"score": -1.0, "noise": 0.0},
-        {"drift": -1.0},
-        {"drift": 2.0},
-        {"score": 0.5},
-        {"score": 2.0},
-        {"noise": 2.0},
-        {"noise": 0.5},
-        {"noise": 2.0**0.5},
-    ],
-    ids=str,
-)
+FACTORS = [{"drift": -1.0, "noise": 0.0}, {"drift": 2.0}, {"score": 0.5}, {"noise": 2.0**0.5}]  # and, slow:
+MORE = [{"drift": 2.0, "noise": 0.0}, {"score": 2.0, "noise": 0.0}, {"score": -1.0, "noise": 0.0}, {"drift": -1.0}]
+MORE += [{"score": 2.0}, {"noise": 2.0}, {"noise": 0.5}]
+
+
+@pytest.mark.parametrize("factors", FACTORS + [pytest.param(f, marks=pytest.mark.slow) for f in MORE], ids=str)
 def test_a_wrong_factor_is_found(few_draws, factors):
     with pytest.raises(
         SolverCheckError, match="expected the exact mean and deviation of the normal at the end"

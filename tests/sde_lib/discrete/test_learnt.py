@@ -1,0 +1,77 @@
+"""A source of known entropy, learnt by the transformer through the training step: the bound reaches it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import TokenTransformer, as_network
+from sde_lib import adam, init_state, make_train_step
+from sde_lib.discrete import (
+    AncestralTokens,
+    AnyOrder,
+    MaskedDiffusion,
+    MaskedProcess,
+    ScoreEntropy,
+    TokenModel,
+    TokenSampler,
+    UniformProcess,
+)
+
+SYMBOLS, LENGTH, STAY = 27, 24, 0.85
+
+
+class ThirdOrder:
+    """x_t is x_{t−3} under a permutation with probability 0.85, and any of 27 symbols else."""
+
+    permutation = np.random.default_rng(5).permutation(SYMBOLS)
+    likely = STAY + (1 - STAY) / SYMBOLS
+    rare = (1 - STAY) / SYMBOLS
+    rate = -likely * np.log2(likely) - (SYMBOLS - 1) * rare * np.log2(rare)
+    bits_per_token = (3 * np.log2(SYMBOLS) + (LENGTH - 3) * rate) / LENGTH
+
+    @classmethod
+    def draw(cls, n, seed):
+        draw = np.random.default_rng(seed)
+        x = draw.integers(0, SYMBOLS, (n, LENGTH))
+        for t in range(3, LENGTH):
+            stays = draw.random(n) < STAY
+            x[:, t] = np.where(stays, cls.permutation[x[:, t - 3]], x[:, t])
+        return x
+
+
+def trained(process, objective, steps, features=64, depth=2, batch=128, rate=4e-3):
+    states = process.num_states
+    module = TokenTransformer(
+        num_states=states,
+        num_outputs=SYMBOLS,
+        features=features,
+        depth=depth,
+        heads=4,
+        time=not hasattr(process, "mask"),
+    )
+    network, tx = as_network(module), adam(learning_rate=rate, warmup_steps=100, decay_steps=steps, b2=0.99)
+    params = network.init(jax.random.key(0), jnp.zeros((1, LENGTH), jnp.float32), jnp.zeros(1, jnp.float32))
+    state = init_state(jax.random.key(1), params, tx)
+    step = jax.jit(make_train_step(network, objective, tx, ema=0.99), donate_argnums=0)
+    for k in range(steps):
+        state, _ = step(state, {"x": ThirdOrder.draw(batch, [1, k]).astype(np.float32)})
+    return TokenModel(sde=process, params=state.ema_params, network=network, shape=(LENGTH,))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("usual_promotion")
+@pytest.mark.parametrize("kind", ["masked", "uniform"])
+def test_the_bound_reaches_the_entropy_of_a_third_order_source(kind):
+    masked = kind == "masked"
+    process = (MaskedProcess if masked else UniformProcess)(num_tokens=SYMBOLS)
+    objective = (MaskedDiffusion if masked else ScoreEntropy)(sde=process)
+    model = trained(process, objective, steps=2500)
+    bits, _ = model.bits_per_token(jax.random.key(2), ThirdOrder.draw(2000, 7), num_times=32)
+    mean, error = float(np.mean(bits)), float(np.std(bits) / np.sqrt(len(bits)))
+    print(f"{kind}: {mean:.4f} ± {error:.4f} bits per token, entropy {ThirdOrder.bits_per_token:.4f}")
+    assert ThirdOrder.bits_per_token - 4 * error < mean < 1.03 * ThirdOrder.bits_per_token
+    solver = AnyOrder() if masked else AncestralTokens()
+    x = model.replace(sampler=TokenSampler(solver=solver, num_steps=48)).sample(jax.random.key(3), 500)
+    kept = np.mean(x[:, 3:] == ThirdOrder.permutation[x[:, :-3]])
+    assert abs(kept - ThirdOrder.likely) < 0.03
