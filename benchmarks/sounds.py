@@ -110,10 +110,8 @@ def above_band(x: np.ndarray, truth: np.ndarray) -> list[float]:
     return list(20 * np.abs(levels(x) - levels(truth))[..., LONGEST // 4 + 2 :].mean((1, 2)))
 
 
-def answers(
-    model, y: np.ndarray, operator: Callable, count: int, cond: np.ndarray | None, iterations: int
-) -> np.ndarray:
-    """Answers [N, count, n] by MMPS, all in one batch; `cond` is the label of each row of y, or None."""
+def answers(model, y: np.ndarray, operator: Callable, count: int, label: np.ndarray, iterations: int) -> np.ndarray:
+    """Answers [N, count, n] by MMPS, all in one batch; `label` [N] are the pitches."""
     rows = np.repeat(y, count, axis=0)
     observation = Observation(y=rows.astype(np.float32), operator=operator, noise_std=NOISE_STD)
     x = model.given(observation, MMPS(iterations=iterations)).sample(
