@@ -88,20 +88,6 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Waveform(Identity):
-    """Recordings [length, 1] at `rate` values per second, with full scale ±1: model space is data space."""
-
-    rate: int = 16_000
-
-    def __post_init__(self) -> None:
-        if not self.rate > 0:
-            raise ValueError(f"Waveform: expected a positive rate, got {self.rate}")
-
-    def form(self, shape: tuple[int, ...]) -> Form:
-        return Sounds(self, self.rate) if len(shape) == 2 and shape[1] == 1 else plain(self, shape)
-
-
-@dataclass(frozen=True)
 class Bits(Scale):
     """Bits 0 and 1 → ∓1, those of texts [length, bits] in an alphabet; of bytes if there is none."""
 
@@ -161,6 +147,21 @@ class Standardize:
 
     def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
         return _to_data(x, np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64), dtype)
+
+
+@dataclass(frozen=True)
+class Waveform(Standardize):
+    """Recordings [length, 1] at `rate` values per second, with full scale ±1: forward(x) = (x − mean)/std."""
+
+    rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rate > 0:
+            raise ValueError(f"Waveform: expected a positive rate, got {self.rate}")
+
+    def form(self, shape: tuple[int, ...]) -> Form:
+        return Sounds(self, self.rate) if len(shape) == 2 and shape[1] == 1 else plain(self, shape)
 
 
 def infer_transform(x: np.ndarray) -> Transform:

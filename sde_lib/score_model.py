@@ -176,9 +176,10 @@ class ScoreModel(PyTreeNode):
 
     def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`LogProb`)."""
+        volume = self._log_volume()
         keys, x = self._keys(key, x), self.to_model(x)
         found = by_rows(partial(_log_prob, self), keys, x, self._rows_of(cond, len(x)))
-        return found._replace(value=found.value + self._log_volume())
+        return found._replace(value=found.value + volume)
 
     def encode(self, x: Data, cond: Any = None) -> Float[Array, "B ..."]:
         """The latent codes [B, *shape] of data x: the end of the flow at t_max."""
@@ -239,9 +240,10 @@ class ScoreModel(PyTreeNode):
             if self.transform is not None and np.ndim(self.transform.slope):
                 raise ValueError("the ELBO of discrete data requires a transform that treats all coordinates alike")
             levels = np.asarray(precision.forward(self.transform, np.asarray(levels), self.dtype))
+        volume = 0.0 if levels is not None else self._log_volume()
         keys, cond = self._keys(key, x, first), self._rows_of(cond, len(x))
         found = by_rows(partial(_elbo, self, levels, num_times), keys, self.to_model(x), cond)
-        return found if levels is not None else found._replace(value=found.value + self._log_volume())
+        return found._replace(value=found.value + volume)
 
     def bin_width(self, x: Data, step: float | None = None) -> np.ndarray:
         """The distance between neighboring values of x in model space, per coordinate. ValueError if it is unknown."""
@@ -253,9 +255,15 @@ class ScoreModel(PyTreeNode):
         check_number("bits per dimension", "step", step, POSITIVE)
         return np.abs(self._slope()) * (1.0 if step is None else step)
 
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """The shape of an event in the units of the data: `shape`, unless the transform has a `data_shape` of it."""
+        of_model = getattr(self.transform, "data_shape", None)
+        return self.shape if of_model is None else tuple(of_model(self.shape))
+
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
         """Data [B, *shape] in model space. Raises ValueError for another shape."""
-        z = precision.forward(self.transform, rows_of_shape(x, self.shape), self.dtype)
+        z = precision.forward(self.transform, rows_of_shape(x, self.data_shape), self.dtype)
         return z if self.split is None else jax.device_put(z, self.split)
 
     def to_data(self, x: Data) -> np.ndarray:
@@ -279,7 +287,7 @@ class ScoreModel(PyTreeNode):
     def _keys(self, key, x, first: int = 0) -> Key[Array, " B"]:
         require_key(key)
         self._require_score()
-        return sample_keys(key, first + jnp.arange(len(rows_of_shape(x, self.shape))))
+        return sample_keys(key, first + jnp.arange(len(rows_of_shape(x, self.data_shape))))
 
     def check(self) -> None:
         """Raises TypeError or ValueError if the sampler does not fit the process, where it has a `check`."""

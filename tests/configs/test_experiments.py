@@ -23,7 +23,17 @@ from tests.config_lib.counting import unet
 pytestmark = pytest.mark.usefixtures("usual_promotion")
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("digits", "digits_ve", "digits_subvp", "digits_classifier", "digits_inpaint", "phantoms", "points", "text")
+SMALL = (
+    "digits",
+    "digits_ve",
+    "digits_subvp",
+    "digits_classifier",
+    "digits_inpaint",
+    "phantoms",
+    "points",
+    "strings",
+    "text",
+)
 PUBLISHED = score_sde.NAMES
 EXPERIMENTS = (*SMALL, "cifar10", *PUBLISHED)
 
