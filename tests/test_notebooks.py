@@ -216,7 +216,7 @@ def test_8_a_published_checkpoint_whole(tmp_path):
 
 
 def published_networks(folder, **smaller):
-    """The denoiser agrees with the score; samples are more likely than their shuffled pixels; answers fit the measured."""
+    """The denoiser agrees with the score; the likelihood is finite; answers fit what was measured."""
     n = lesson(11, folder, **smaller)
     assert n.disagreement < 1e-4 and n.improvement < 0.6
     assert np.all(np.isfinite(n.found.value)) and n.residual < 3 * n.noise_std
