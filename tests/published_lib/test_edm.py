@@ -188,7 +188,13 @@ def test_the_config_that_a_file_states():
 @pytest.mark.parametrize(
     ("precond", "state", "sigma", "expected"),
     [
-        ("VEPrecond", {"sigma_min": 0.02, "sigma_max": 100.0}, 3.0, dict(c_in=1.0, c_noise=np.log(1.5))),
+        pytest.param(
+            "VEPrecond",
+            {"sigma_min": 0.02, "sigma_max": 100.0},
+            3.0,
+            dict(c_in=1.0, c_noise=np.log(1.5)),
+            marks=pytest.mark.slow,
+        ),
         (
             "VPPrecond",
             {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5},
