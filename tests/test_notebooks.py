@@ -217,6 +217,20 @@ def test_8_a_published_checkpoint_whole(tmp_path):
     assert n.known_error < 0.3 and 2 < n.drawn_error < 7
 
 
+def published_networks(folder, **smaller):
+    """The denoiser agrees with the score; the likelihood is finite; answers fit what was measured."""
+    n = lesson(11, folder, **smaller)
+    assert n.disagreement < 1e-4 and n.improvement < 0.6
+    assert np.all(np.isfinite(n.found.value)) and n.residual < 3 * n.noise_std
+    return n
+
+
+@whole  # its parts are tests of their own
+def test_11_published_networks_whole(tmp_path):
+    n = published_networks(tmp_path)
+    assert n.improvement < 0.3 and np.mean(n.found.value) > np.mean(n.of_shuffled.value) + 30
+
+
 def own_images(folder, **smaller):
     """The data are described; more training resumes; samples are new images, written as PNG files."""
     n = lesson(7, folder, **smaller)
