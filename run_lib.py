@@ -44,6 +44,8 @@ from run_modes.restore import restore as restore
 from run_modes.compare import compare as compare
 from run_modes.show import show as show
 
+from run_modes.export import export as export
+
 # The Hugging Face Hub
 from run_modes.push import push as push
 from run_modes.pull import pull as pull

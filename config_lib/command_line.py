@@ -105,6 +105,7 @@ def parse(
             as_trained = {key: config[key] for key in ("transform", "shape") if key in config}
         shipped("own_data").with_data(config, data, _data_overrides(rest), measure=False)
         for key, value in as_trained.items():
+            del config[key]  # a section read from JSON is of another class than one that was written
             config[key] = value
     elif config is not None and not any("heldout" in key for key in config.get("data") or {}):  # a function's own
         rest = [_today(argument) for argument in rest]

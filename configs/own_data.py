@@ -41,6 +41,7 @@ from data_lib import (
     files,
     images,
     infer_transform,
+    recordings,
     sequences,
     text_alphabet,
     tfrecord,
@@ -214,7 +215,7 @@ def _is_image(config: ConfigDict) -> bool:
 
 def _of_audio(config: ConfigDict, path: str) -> Choice:
     section = spec(data_lib.from_audio, path=path, length=config.shape[0])
-    return Choice(section, lambda section: (Waveform(section.rate), (section.length, 1)))
+    return Choice(section, lambda section: (Waveform(rate=section.rate), (section.length, 1)))
 
 
 def _of_text(config: ConfigDict, path: str) -> Choice:
@@ -311,7 +312,7 @@ def _suffixes() -> dict[Callable[[ConfigDict, str], Choice], tuple[str, ...]]:
     """Function that chooses for a folder's files → their suffixes."""
     return {
         _of_images: images.SUFFIXES,
-        _of_audio: sequences.SOUNDS,
+        _of_audio: recordings.SOUNDS,
         _of_text: sequences.TEXTS,
         _of_tfrecord: tfrecord.SUFFIXES,
     }

@@ -9,6 +9,9 @@ from data_lib.archives import from_idx as from_idx
 from data_lib.archives import from_svhn as from_svhn
 from data_lib.arrays import from_arrays as from_arrays
 from data_lib.arrays import from_npz as from_npz
+from data_lib.autoregression import AR2 as AR2
+from data_lib.autoregression import autoregression as autoregression
+from data_lib.autoregression import resonance as resonance
 from data_lib.batches import Batches as Batches
 from data_lib.batches import StallTimer as StallTimer
 from data_lib.batches import as_grain as as_grain
@@ -22,6 +25,7 @@ from data_lib.describe import scale_remark as scale_remark
 from data_lib.describe import shared_examples as shared_examples
 from data_lib.digits import digits as digits
 from data_lib.forms import Form as Form
+from data_lib.forms import Sounds as Sounds
 from data_lib.forms import form_of as form_of
 from data_lib.images import from_folder as from_folder
 from data_lib.images import read_exact as read_exact
@@ -29,15 +33,18 @@ from data_lib.images import read_image as read_image
 from data_lib.layout import remarks as remarks
 from data_lib.phantoms import Phantoms as Phantoms
 from data_lib.phantoms import phantoms as phantoms
+from data_lib.recordings import from_audio as from_audio
 from data_lib.sequences import alphabet_of as alphabet_of
-from data_lib.sequences import from_audio as from_audio
 from data_lib.sequences import from_text as from_text
 from data_lib.sequences import text_of as text_of
 from data_lib.sources import ArraySource as ArraySource
 from data_lib.sources import Dataset as Dataset
 from data_lib.sources import Source as Source
 from data_lib.sources import gather as gather
+from data_lib.spectrogram import ComplexSTFT as ComplexSTFT
 from data_lib.splits import split as split
+from data_lib.strings import Strings as Strings
+from data_lib.strings import strings as strings
 from data_lib.tables import from_csv as from_csv
 from data_lib.texts import Characters as Characters
 from data_lib.texts import from_characters as from_characters
@@ -54,6 +61,7 @@ from data_lib.transform import Identity as Identity
 from data_lib.transform import Scale as Scale
 from data_lib.transform import Standardize as Standardize
 from data_lib.transform import Transform as Transform
+from data_lib.transform import UnitScale as UnitScale
 from data_lib.transform import Waveform as Waveform
 from data_lib.transform import infer_transform as infer_transform
 

@@ -298,7 +298,7 @@ def _labels(
                 raise ValueError(f"{root}: labels='folders', but {first} is in no folder below it")
             files.say(f"{root}: no labels, since {folders.count('')} images are in no folder{_first([first])}")
             return (), None
-        return _numbered(folders)
+        return numbered(folders)
     table = _read_table(Path(labels))
     missing, extra = [name for name in names if name not in table], sorted(set(table) - set(known))
     if missing or extra:
@@ -309,7 +309,7 @@ def _labels(
     values = [table[name] for name in names]
     if negative := [value for value in values if _WHOLE.fullmatch(value) and int(value) < 0]:
         raise ValueError(f"{labels}: labels that are numbers must be 0 or more, got {negative[0]}")
-    classes, numbers = _numbered(values)
+    classes, numbers = numbered(values)
     if _WHOLE.fullmatch(classes[0]) and not all(name == str(i) for i, name in enumerate(classes)):
         shown = ", ".join(f"{name} is {i}" for i, name in enumerate(classes[:3]))
         files.say(f"{labels}: its labels are not 0 to {len(classes) - 1}, so they are numbered in order: {shown}, …")
@@ -339,7 +339,7 @@ def _read_table(path: Path) -> dict[str, str]:
         return table
 
 
-def _numbered(values: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+def numbered(values: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """(classes, labels [N]): names, numbered by value if all are whole numbers that differ, else alphabetically.
 
     So the names 0, 1 … n − 1 are their own numbers; 1 and 01 are two classes.

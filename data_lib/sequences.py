@@ -1,8 +1,7 @@
-"""Consecutive windows of one length, cut from recordings and from texts: events [length, channels].
+"""Consecutive windows of one length, cut from texts: events [length, bits].
 
-    WAV, FLAC ─► full scale is ±1 ─► mean of the channels ─► `rate` by a polyphase filter ─► x float32 [length, 1]
-    text      ─► UTF-8 bytes ─► their eight bits, the highest first (analog bits)         ─► x int8   [length, 8]
-              ─► characters  ─► bits of their indices in an alphabet of 2ⁿ or fewer       ─► x int8   [length, n]
+    text ─► UTF-8 bytes ─► their eight bits, the highest first (analog bits)         ─► x int8 [length, 8]
+         ─► characters  ─► bits of their indices in an alphabet of 2ⁿ or fewer       ─► x int8 [length, n]
 
 Analog bits: T. Chen, R. Zhang, G. Hinton, Analog Bits, arXiv:2208.04202, section 3. The network receives the bits of a
 discrete value as the real numbers ±1, by `Scale(0, 1)`, and `text_of` takes the sign of the samples. The rest of a file
@@ -11,7 +10,6 @@ resampled, averaged and left out. Folders train and test are splits (`files`); o
 """
 
 from functools import partial
-from math import gcd
 from os import PathLike
 from pathlib import Path
 
@@ -21,81 +19,7 @@ from data_lib import files
 from data_lib.files import UnreadableError
 from data_lib.sources import ArraySource, Dataset
 
-SOUNDS = (".wav", ".wave", ".bwf", ".flac")
 TEXTS = (".txt", ".text", ".md", ".markdown")
-
-
-def from_audio(
-    path: str | PathLike,
-    rate: int = 16_000,
-    length: int = 16_384,
-    test: float | int = 0.1,
-    seed: int = 0,
-    on_error: str = "raise",
-    threads: int = 0,
-) -> Dataset:
-    """The recordings below a folder at `rate` values per second; all windows of a file are in the same split.
-
-    x float32 [N, length, 1]. FLAC requires the package soundfile. FileNotFoundError and ValueError as in
-    `images.from_folder`.
-    """
-    root, found = Path(path), files.search(path, SOUNDS)
-    found.say()
-    train, held, inside = files.split_files(found.names, test, seed, root)
-    _say_unlabeled(root, found.names, inside)
-    tally = files.Tally()
-    decode = lambda file: _windows(read_audio(file, rate, tally), length, tally)[..., None]  # noqa: E731
-    parts = {}
-    for part, chosen in (("train", train), ("test", held)):
-        paths, name = [str(root / found.names[i]) for i in np.flatnonzero(chosen)], f"{root.name} {part}"
-        x, _, bad = files.decode_all(paths, decode, on_error, threads or files.default_threads(paths), name)
-        parts[part] = ArraySource(np.concatenate(x), name=name, unreadable=bad)
-    tally.say(str(root), int((train | held).sum()), "recordings")
-    return Dataset(**parts)
-
-
-def read_audio(path: str | PathLike, rate: int, tally: files.Tally | None = None) -> np.ndarray:
-    """The recording as float32 [N], ±1 at full scale: the mean of its channels at `rate` values per second.
-
-    `tally` counts the files of another rate and of several channels. UnreadableError, or an error of the reader, if it
-    cannot be read.
-    """
-    from scipy.signal import resample_poly  # a second to import
-
-    given, x = _read_flac(path) if str(path).lower().endswith(".flac") else _read_wav(path)
-    if tally is not None:
-        tally.add(f"resampled to {rate} values per second", rate != given)
-        tally.add("of several channels, averaged", x.ndim == 2)
-    x = x.mean(axis=1) if x.ndim == 2 else x
-    if not np.isfinite(x).all():
-        raise UnreadableError(f"{np.count_nonzero(~np.isfinite(x))} of {x.size} values are not finite")
-    common = gcd(rate, given)
-    return resample_poly(x, rate // common, given // common).astype(np.float32) if rate != given else x
-
-
-def _read_wav(path: str | PathLike) -> tuple[int, np.ndarray]:
-    """(rate, values). Full scale of integers is 2^(bits − 1); 8-bit integers have their zero at 128 (WAVE, 1991)."""
-    import warnings
-
-    from scipy.io import wavfile
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", wavfile.WavFileWarning)  # for chunks that are not sound
-        rate, x = wavfile.read(path)
-    if x.dtype == np.uint8:
-        return rate, (x.astype(np.float32) - 128) / 128
-    if x.dtype.kind == "i":
-        return rate, (x / -float(np.iinfo(x.dtype).min)).astype(np.float32)
-    return rate, x.astype(np.float32)
-
-
-def _read_flac(path: str | PathLike) -> tuple[int, np.ndarray]:
-    try:
-        import soundfile  # pyright: ignore[reportMissingImports]  # optional: the extra "audio"
-    except ImportError as error:
-        raise UnreadableError("FLAC requires the package soundfile: pip install soundfile") from error
-    x, rate = soundfile.read(path, dtype="float32")
-    return rate, x
 
 
 def from_text(
@@ -110,7 +34,8 @@ def from_text(
 
     x int8 [N, length, 8]. With an `alphabet` (`alphabet_of` finds one), a window has `length` characters and x is
     [N, length, bits]; then a file that is not UTF-8, or has a character outside the alphabet, is unreadable. The split
-    is by the hash of the file and the window number. FileNotFoundError and ValueError as in `from_audio`.
+    is by the hash of the file and the window number. FileNotFoundError and ValueError as in
+    `images.from_folder`.
     """
     root, tally = Path(path), files.Tally()
     names = _text_names(root, say=True)

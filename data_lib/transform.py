@@ -88,20 +88,6 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Waveform(Identity):
-    """Recordings [length, 1] at `rate` values per second, with full scale ±1: model space is data space."""
-
-    rate: int = 16_000
-
-    def __post_init__(self) -> None:
-        if not self.rate > 0:
-            raise ValueError(f"Waveform: expected a positive rate, got {self.rate}")
-
-    def form(self, shape: tuple[int, ...]) -> Form:
-        return Sounds(self, self.rate) if len(shape) == 2 and shape[1] == 1 else plain(self, shape)
-
-
-@dataclass(frozen=True)
 class Bits(Scale):
     """Bits 0 and 1 → ∓1, those of texts [length, bits] in an alphabet; of bytes if there is none."""
 
@@ -110,6 +96,35 @@ class Bits(Scale):
 
     def form(self, shape: tuple[int, ...]) -> Form:
         return Texts(self, self.alphabet) if len(shape) == 2 else plain(self, shape)
+
+
+@dataclass(frozen=True)
+class UnitScale:
+    """[low, high] → [0, 1]:  forward(x) = (x − low) / (high − low), of networks that were trained on [0, 1]."""
+
+    low: float = 0.0
+    high: float = 255.0
+
+    def __post_init__(self) -> None:
+        Scale(self.low, self.high)  # the same check of the ends
+
+    @property
+    def slope(self) -> float:
+        return 1 / (self.high - self.low)
+
+    def forward(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return _to_model(x, self.low, self.slope, dtype)
+
+    def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        return _to_data(x, self.low, self.high - self.low, dtype)
+
+    def to_uint8(self, x: np.ndarray) -> np.ndarray:
+        """Model space → picture uint8: round(clip(255 x, 0, 255)). ValueError for values that are not finite."""
+        return Scale().to_uint8(2 * np.asarray(x, np.float32) - 1)
+
+    def from_uint8(self, x: np.ndarray) -> np.ndarray:
+        """Picture → model space: x/255."""
+        return _affine(x, 1 / 255, 0.0)
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,21 @@ class Standardize:
 
     def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
         return _to_data(x, np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64), dtype)
+
+
+@dataclass(frozen=True)
+class Waveform(Standardize):
+    """Recordings [length, 1] at `rate` values per second, with full scale ±1: forward(x) = (x − mean)/std."""
+
+    rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rate > 0:
+            raise ValueError(f"Waveform: expected a positive rate, got {self.rate}")
+
+    def form(self, shape: tuple[int, ...]) -> Form:
+        return Sounds(self, self.rate) if len(shape) == 2 and shape[1] == 1 else plain(self, shape)
 
 
 def infer_transform(x: np.ndarray) -> Transform:

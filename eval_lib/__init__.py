@@ -17,6 +17,7 @@ from eval_lib.metrics import c2st as c2st
 from eval_lib.metrics import classifier_score as classifier_score
 from eval_lib.metrics import coverage as coverage
 from eval_lib.metrics import energy as energy
+from eval_lib.metrics import feature_frechet as feature_frechet
 from eval_lib.metrics import fid as fid
 from eval_lib.metrics import fid_infinity as fid_infinity
 from eval_lib.metrics import fidelity as fidelity
@@ -32,6 +33,12 @@ from eval_lib.report import markdown as markdown
 from eval_lib.report import small_image_report as small_image_report
 from eval_lib.requires import requires as requires
 from eval_lib.requires import with_floor as with_floor
+from eval_lib.sounds import LogMelFeatures as LogMelFeatures
+from eval_lib.sounds import log_magnitude_distance as log_magnitude_distance
+from eval_lib.sounds import pitch as pitch
+from eval_lib.sounds import pitch_report as pitch_report
+from eval_lib.sounds import si_sdr as si_sdr
+from eval_lib.sounds import spectral_convergence as spectral_convergence
 from eval_lib.statistics import Moments as Moments
 from eval_lib.statistics import Statistics as Statistics
 from eval_lib.statistics import require_comparable as require_comparable

@@ -13,13 +13,14 @@ of their figures its floor: the figure of as many test examples.
 """
 
 import logging
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
 from eval_lib.extrapolate import frechet_infinity
 from eval_lib.features import features_name, is_inception
-from eval_lib.frechet import frechet_distance
+from eval_lib.frechet import frechet_distance, moments
 from eval_lib.inception_score import inception_score
 from eval_lib.kernel import kernel_distance
 from eval_lib.neighbors import density_coverage, precision_recall
@@ -63,6 +64,23 @@ def figure_name(figure: str, protocol: Mapping[str, str]) -> str:
 def fid(samples: Statistics, data: Statistics) -> Figures:
     """Fréchet distance of the two Gaussians (`frechet`): the FID if the features are Inception's."""
     return {"FID": frechet_distance(samples.mean, samples.cov, data.mean, data.cov)}
+
+
+@with_floor
+@requires("samples", "data")
+def feature_frechet(samples: Statistics, data: Statistics) -> Figures:
+    """Fréchet distance of the two Gaussians (`frechet`), of equal numbers of samples and real examples, with a floor.
+
+    The distance falls with their number, and so does the floor: compare it with that. No figures, and a warning, for
+    fewer than 2 rows.
+    """
+    x, y = samples.kept(), data.kept()
+    if (least := min(len(x), len(y))) < 2:
+        log.warning("Fréchet distance is left out: %d rows, at least 2 are required", least)
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of few rows: the floor shows what they do
+        return {"Fréchet distance": frechet_distance(*moments(x), *moments(y))}
 
 
 @requires("samples")

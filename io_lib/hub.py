@@ -25,6 +25,9 @@ FILES = (
     *("README.md", "samples.png"),
 )
 """Patterns of the files of a run on the Hub; * also matches slashes."""
+WEIGHTS = (".safetensors", ".bin", ".pkl", ".pt", ".pth")
+PUBLISHED = ("*.json", *(f"*{suffix}" for suffix in WEIGHTS))
+"""Patterns of the files of published models; others, such as their code, are not fetched."""
 _NAME = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
 _SECTIONS = ("sde", "network", "shape")  # of every config of ours
 
@@ -76,6 +79,27 @@ def download(name: str | Path) -> Path:
         held = sorted(path.name for path in folder.iterdir())
         raise ConfigError(f"{_not_a_run(name)} there is no checkpoint next to {some(held)}")
     return folder
+
+
+def download_published(name: str | Path) -> Path:
+    """A published model of another project, as the folder or file to import; without a network, that cached before.
+
+    A folder with a config.json, or with unet/config.json, is one of diffusers; else there must be one file of weights.
+    ConfigError if the name is malformed, there is no such repository, or what to take is not clear.
+    """
+    repository, revision = parse(name)
+    hub = _package()
+    with _errors(hub, str(name), "the model"):
+        folder = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(PUBLISHED)))
+    if any((folder / part / CONFIG).is_file() for part in ("", "unet")):
+        return folder
+    files = sorted(path for path in folder.rglob("*") if path.suffix in WEIGHTS)
+    if len(files) != 1:
+        held = some([path.relative_to(folder).as_posix() for path in files]) or "none"
+        raise ConfigError(
+            f"{name}: expected {CONFIG} of diffusers or one file of weights, got {held}; download one and give its path"
+        )
+    return files[0]
 
 
 def require_config(name: str | Path, path: Path) -> None:
@@ -133,7 +157,7 @@ def _package() -> Any:
 
 
 @contextlib.contextmanager
-def _errors(hub: Any, name: str) -> Iterator[None]:
+def _errors(hub: Any, name: str, what: str = "the run") -> Iterator[None]:
     """Errors of the Hub and of the network as ConfigErrors of one line."""
     errors: ModuleType = hub.errors
     general = errors.HfHubHTTPError.__bases__  # OSError, and HTTPError of the client: httpx or httpx2
@@ -149,7 +173,7 @@ def _errors(hub: Any, name: str) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise ConfigError(f"{name}: the repository has no such revision") from error
     except errors.LocalEntryNotFoundError as error:
-        raise ConfigError(f"{name}: the Hub cannot be reached, and the run is not in the cache") from error
+        raise ConfigError(f"{name}: the Hub cannot be reached, and {what} is not in the cache") from error
     except (*general, RuntimeError, errors.HFValidationError) as error:  # RuntimeError: of uploads
         text = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
         login = "; `hf auth login` logs in" if "401" in text or "403" in text else ""

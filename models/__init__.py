@@ -5,6 +5,8 @@ from models.classifier import UNetEncoder as UNetEncoder
 from models.classifier import WideResNet as WideResNet
 from models.dit import DIT_SIZES as DIT_SIZES
 from models.dit import DiT as DiT
+from models.edm2 import EDM2 as EDM2
+from models.edm2 import log_variance as log_variance
 from models.mlp import MLP as MLP
 from models.ncsn import NCSN as NCSN
 from models.ncsn import NCSNv2 as NCSNv2

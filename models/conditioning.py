@@ -54,6 +54,8 @@ class Conditioned(NamedTuple):
 class Conditioning(nn.Module):
     """(emb [B, F], cond, x) → Conditioned, as at the head; without any kind it has no parameters.
 
+    Of the kinds that the network takes, only those of `enters` enter here.
+
     Errors: ValueError for a cond of another kind, shape or dtype."""
 
     num_classes: int = 0
@@ -63,6 +65,7 @@ class Conditioning(nn.Module):
     context_dim: int = 0
     dropout_each: Number = 0.0
     null: str = "zero"
+    enters: tuple[str, ...] = tuple(OPTIONS)
 
     def __post_init__(self) -> None:
         check_option("cond_null", self.null, NULLS)
@@ -74,7 +77,9 @@ class Conditioning(nn.Module):
     ) -> Conditioned:
         sizes = {kind: getattr(self, option) for kind, option in OPTIONS.items() if getattr(self, option)}
         batch, width = emb.shape
-        given, kept = by_kind(cond, sizes, batch, getattr(x, "ndim", 0)), self._kept(batch, train, list(sizes))
+        given = by_kind(cond, sizes, batch, getattr(x, "ndim", 0))
+        sizes = {kind: size for kind, size in sizes.items() if kind in self.enters}
+        kept = self._kept(batch, train, list(sizes))
         context = None
         if "labels" in sizes:
             labels = checked_labels(given.get("labels"), batch, self.num_classes)
@@ -120,10 +125,31 @@ class Conditioning(nn.Module):
 
 
 def conditioned(module: Any, emb: Array, cond: object, train: bool, x: Any) -> Conditioned:
-    """`Conditioning` with the options of a network that has all of them."""
+    """`Conditioning` with the options of a network that has all of them; all kinds but those that entered before."""
+    rest = tuple(kind for kind in OPTIONS if kind not in getattr(module, "cond_at_features", ()))
+    return _conditioning(module, rest)(emb, cond, train, x)
+
+
+def conditioned_features(module: Any, features: Array, cond: object, train: bool, x: Any) -> Array:
+    """The features of the noise level with the kinds of `module.cond_at_features` added: before the embedding's maps.
+
+    EDM's networks add labels and augmentation there (Karras et al. 2022, arXiv 2206.00364, appendix F.2). Where both
+    entries have kinds, each drops its own in training.
+    """
+    kinds = tuple(kind for kind in module.cond_at_features if getattr(module, OPTIONS[kind]))
+    return _conditioning(module, kinds)(features, cond, train, x).emb if kinds else features
+
+
+def check_features_kinds(kinds: tuple[str, ...]) -> None:
+    """ValueError unless the kinds can enter at the features: labels and vector."""
+    for kind in kinds:
+        check_option("cond_at_features", kind, ("labels", "vector"))
+
+
+def _conditioning(module: Any, enters: tuple[str, ...]) -> Conditioning:
     options = {"dropout": "cond_dropout", "dropout_each": "cond_dropout_each", "null": "cond_null"}
     options |= {option: option for option in OPTIONS.values()}
-    return Conditioning(**{name: getattr(module, option) for name, option in options.items()})(emb, cond, train, x)
+    return Conditioning(**{name: getattr(module, option) for name, option in options.items()}, enters=enters)
 
 
 def by_kind(cond: Any, sizes: Mapping[str, int], batch: int, ndim: int) -> dict[str, Any]:

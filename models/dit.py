@@ -11,7 +11,9 @@ one, two and three spatial axes: signals, images, volumes.
 A patch is a cube of `patch` positions along every spatial axis. An axis whose length `patch` does not divide is padded
 by repeating the last position, and the output is cropped. The norms have no learned gains. Every gate and the last map
 start at 0, so at first each block is the identity and F is 0 (adaLN-Zero). Without `positions`, permuting the patches
-permutes the output.
+permutes the output. With `position_counts`, the table of positions is a parameter that is not trained, for images of
+that many patches along each axis: a published table (`published_lib`). With `learned_variance` the output has 2 C
+channels: F, then the fraction v of a log variance (`sde_lib.solvers`).
 
 Sizes, from Table 1 there, for 32 x 32 x 4 with `patch` 2, 1000 classes and an output of 8 channels (ours has x's):
 
@@ -145,6 +147,8 @@ class DiT(nn.Module):
     context_dim: int = 0
     cond_dropout_each: Number = 0.0
     cond_null: str = "zero"
+    position_counts: tuple[int, ...] = ()
+    learned_variance: bool = False
     dtype: str | None = None
     remat: bool = False
 
@@ -156,6 +160,10 @@ class DiT(nn.Module):
             got = f"features={self.features}, heads={self.heads}"
             raise ValueError(f"DiT: expected heads that divide the features, got {got}")
         super().__post_init__()
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The output's shape for x of this shape: that of x, or with 2 C channels."""
+        return (*shape[:-1], shape[-1] * (2 if self.learned_variance else 1))
 
     @nn.compact
     def __call__(
@@ -169,8 +177,9 @@ class DiT(nn.Module):
         for _ in range(self.depth):
             h = rematerialized(self.remat, self._block)(self, h, *arrays)
         h = modulated(at_least_float32(h), *jnp.split(zero_dense(nn.swish(c), 2 * self.features), 2, axis=1))
-        out = zero_dense(h, self.patch ** (x.ndim - 2) * x.shape[-1])
-        return from_patches(out, self.patch, x.shape[1:]).astype(x.dtype)
+        shape = self.output_shape(x.shape)[1:]
+        out = zero_dense(h, self.patch ** (x.ndim - 2) * shape[-1])
+        return from_patches(out, self.patch, shape).astype(x.dtype)
 
     @staticmethod
     def _block(module: "DiT", h: Array, *arrays: Array) -> Array:
@@ -185,7 +194,16 @@ class DiT(nn.Module):
     @nn.nowrap
     def _tokens(self, x: Array) -> Array:
         h = dense(to_patches(x, self.patch), self.features)
-        if self.positions:
-            counts = tuple(-(-n // self.patch) for n in x.shape[1:-1])
+        counts = tuple(-(-n // self.patch) for n in x.shape[1:-1])
+        if self.position_counts:
+            h = h + self._table(counts).astype(h.dtype)[None]
+        elif self.positions:
             h = h + positions_of(counts, self.features).astype(h.dtype)[None]
         return h
+
+    @nn.nowrap
+    def _table(self, counts: tuple[int, ...]) -> Array:
+        if counts != self.position_counts:
+            raise ValueError(f"DiT: its table of positions has {self.position_counts} patches, x has {counts}")
+        table = self.param("positions_table", lambda _: positions_of(counts, self.features))
+        return jax.lax.stop_gradient(table)

@@ -23,7 +23,7 @@ from models.xla import dropout_stream, group_moments, random_halves
 Number = float | int
 
 DTYPES = ("bfloat16", "float32")
-EMBEDDINGS = ("positional", "fourier")
+EMBEDDINGS = ("positional", "fourier", "timestep")
 NONLINEARITIES = ("swish", "elu", "relu", "lrelu")
 
 
@@ -43,8 +43,31 @@ def check_dtype(name: str | None) -> None:
         check_option("dtype", name, DTYPES)
 
 
-POSITIVE = ("nf", "features", "depth", "heads", "patch", "mlp_ratio", "frequencies", "head_features", "num_levels")
-NOT_NEGATIVE = ("num_classes", "cond_dim", "cond_channels", "context_dim", "num_layers", "num_res_blocks")
+POSITIVE = (
+    "nf",
+    "emb_mult",
+    "min_group",
+    "max_groups",
+    "features",
+    "depth",
+    "heads",
+    "patch",
+    "mlp_ratio",
+    "frequencies",
+    "head_features",
+    "num_levels",
+)
+NOT_NEGATIVE = (
+    "num_classes",
+    "noise_features",
+    "num_heads",
+    "min_attention",
+    "cond_dim",
+    "cond_channels",
+    "context_dim",
+    "num_layers",
+    "num_res_blocks",
+)
 PROBABILITIES = ("dropout", "cond_dropout", "cond_dropout_each")
 
 
@@ -82,7 +105,7 @@ def conv(
     size: int,
     scale: Number = 1.0,
     stride: int = 1,
-    padding: str = "SAME",
+    padding: str | int = "SAME",
 ) -> Float[Array, "..."]:
     """A convolution of `size` along every spatial axis."""
     axes = x.ndim - 2
@@ -108,24 +131,26 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 class GroupNorm(nn.Module):
-    """(x - mean) / sqrt(var + 1e-6) scale + bias, over all positions and the channels of a group (Wu & He 2018).
+    """(x - mean) / sqrt(var + eps) scale + bias, over all positions and the channels of a group (Wu & He 2018).
 
-    There are min(C // min_group, 32) groups, or the next smaller number that divides C. Mean and variance are computed
-    in at least float32. flax's own layer fails for other dtypes under strict promotion, and loses the variance if the
-    mean is large."""
+    There are min(C // min_group, max_groups) groups, or the next smaller number that divides C. Mean and variance are
+    computed in at least float32. flax's own layer fails for other dtypes under strict promotion, and loses the variance
+    if the mean is large."""
 
     min_group: int = 4
+    max_groups: int = 32
+    eps: Number = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial C"]:
         batch, *_, channels = x.shape
-        groups = max(1, min(channels // self.min_group, 32))
+        groups = max(1, min(channels // self.min_group, self.max_groups))
         while channels % groups:
             groups -= 1
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         shifted, mean, variance = group_moments(at_least_float32(x).reshape(batch, -1, channels), groups)
-        factor = jax.lax.rsqrt(variance + 1e-6) * scale.astype(shifted.dtype)[None, None]
+        factor = jax.lax.rsqrt(variance + self.eps) * scale.astype(shifted.dtype)[None, None]
         offset = bias.astype(shifted.dtype)[None, None] - mean * factor
         return (shifted * factor + offset).astype(x.dtype).reshape(x.shape)
 
@@ -179,6 +204,18 @@ def positional_features(c_noise: Float[Array, " B"], dim: int) -> Float[Array, "
     return jnp.pad(features, ((0, 0), (0, dim % 2)))
 
 
+def timestep_features(c_noise: Float[Array, " B"], dim: int) -> Float[Array, "B dim"]:
+    """(cos w_k c, sin w_k c) with w_k = 10000^(-k/half), k < half = dim // 2; an odd dim ends in a zero.
+
+    Those of the networks after Nichol & Dhariwal 2021 (arXiv 2102.09672, their code); the lowest frequency is not
+    1/10000, as in `positional_features`, but a step above it."""
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000.0) / max(half, 1) * jnp.arange(half, dtype=c_noise.dtype))
+    angles = c_noise[:, None] * frequencies[None]
+    features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return jnp.pad(features, ((0, 0), (0, dim % 2)))
+
+
 class GaussianFourierProjection(nn.Module):
     """(sin 2 pi W c, cos 2 pi W c) with W ~ N(0, scale^2) drawn once and not trained: [B] -> [B, 2 dim].
 
@@ -196,10 +233,10 @@ class GaussianFourierProjection(nn.Module):
 
 
 def noise_features(c_noise: Float[Array, " B"], dim: int, embedding: str, scale: Number) -> Float[Array, "B features"]:
-    """`dim` positional features of c_noise, or the sine and cosine of its product with `dim` random frequencies."""
+    """`dim` positional or timestep features of c_noise, or sine and cosine of its product with `dim` random numbers."""
     if embedding == "fourier":
         return GaussianFourierProjection(dim, scale)(c_noise)
-    return positional_features(c_noise, dim)
+    return positional_features(c_noise, dim) if embedding == "positional" else timestep_features(c_noise, dim)
 
 
 def check_option(name: str, value: str, valid: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.blocks import AttentionBlock, ContextAttention, ConvDownsample, ConvUpsample, ResidualBlock
-from models.conditioning import OPTIONS, conditioned
+from models.conditioning import OPTIONS, check_features_kinds, conditioned, conditioned_features
 from models.layers import (
     EMBEDDINGS,
     NONLINEARITIES,
@@ -84,6 +84,8 @@ class NCSNpp(nn.Module):
     Attention is on the levels whose first spatial size is in `attn_resolutions`, or whose index (0: full size) is in
     `attn_levels`. A norm has groups of `min_group` channels or more (GroupNorm). cond is as in `models.conditioning`.
     With noise_conditional=False, c_noise has no influence, and cond must be None.
+    The noise level has `noise_features` features or random frequencies (0: nf), and an embedding of emb_mult · nf
+    entries; the kinds of cond in `cond_at_features`, "labels" and "vector", are added to the features, before its maps.
 
     It computes in `dtype`, "bfloat16" or "float32", or in the dtype of x. The output has x's dtype, and norms,
     embeddings and the last convolution are in at least float32 (`layers`). With `remat`, the backward pass recomputes
@@ -115,6 +117,9 @@ class NCSNpp(nn.Module):
     context_dim: int = 0
     cond_dropout_each: Number = 0.0
     cond_null: str = "zero"
+    cond_at_features: tuple[str, ...] = ()
+    emb_mult: int = 4
+    noise_features: int = 0
     dtype: str | None = None
     remat: bool = False
 
@@ -127,6 +132,7 @@ class NCSNpp(nn.Module):
         check_option("progressive_combine", self.progressive_combine, COMBINES)
         check_dtype(self.dtype)
         check_numbers(self)
+        check_features_kinds(self.cond_at_features)
         for name in OPTIONS.values():
             if getattr(self, name) and not self.noise_conditional:
                 raise ValueError(f"{name}: expected 0 with noise_conditional=False, got {getattr(self, name)}")
@@ -190,10 +196,11 @@ class NCSNpp(nn.Module):
         self, x: Array, c_noise: Array, cond: object, train: bool
     ) -> tuple[Array | None, Array, Array | None]:
         # Also without noise_conditional: the published networks have these frequencies, unused.
-        emb = noise_features(c_noise, self.nf, self.embedding, self.fourier_scale)
+        emb = noise_features(c_noise, self.noise_features or self.nf, self.embedding, self.fourier_scale)
+        emb = conditioned_features(self, emb, cond, train, x)
         if self.noise_conditional:
-            emb = dense(emb, 4 * self.nf)
-            emb = dense(activation(self.nonlinearity)(emb), 4 * self.nf)
+            emb = dense(emb, self.emb_mult * self.nf)
+            emb = dense(activation(self.nonlinearity)(emb), self.emb_mult * self.nf)
         emb, inputs, context = conditioned(self, emb, cond, train, x)
         return (emb if self.noise_conditional else None), inputs, context
 

@@ -1,25 +1,29 @@
-"""Pickles as data: an interpreter for the opcodes that `torch.save` uses. It calls only functions of a given table.
+"""Pickles as data: an interpreter for the opcodes of `torch.save` and of protocol 4. It calls only a given table.
 
 A pickle is a program for a machine with a stack and a memo. Three of its opcodes reach outside: GLOBAL fetches any name
 of any module, REDUCE calls it, BUILD writes into an object. Python's own machine runs them. This one looks names up in
 a table from the caller, and can call nothing else:
 
-    GLOBAL  module name   → that name of the table, or an error             push the name
-    REDUCE  name, tuple   → table[name](*tuple)                             push the result
+    GLOBAL  module name   → that name of the table, or an error             push the name; STACK_GLOBAL likewise
+    REDUCE  name, tuple   → table[name](*tuple)                             push the result; NEWOBJ likewise
     BUILD   object, state → object.build(state), on results of the table
     BINPERSID  id         → persistent(id)
 
-The other opcodes allowed are those of constants, containers, stack and memo. All others are errors, such as those that
-make instances or belong to other protocols. Only str and int are hashed, and each opcode adds at most one entry to the
-memo. So time and memory are proportional to the length of the program.
+The other opcodes allowed are those of constants, containers, stack and memo. All others are errors. Only str and int
+are hashed, and each opcode adds at most one entry to the memo. So time and memory are proportional to the length of the
+program: a text or bytes that claims more than what is left of the file ends the program.
 """
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
-_LITERALS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "BINBYTES", "SHORT_BINBYTES")
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_LITERALS = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+)
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "EMPTY_SET": frozenset()}
+_IGNORED = ("PROTO", "FRAME")
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -30,8 +34,26 @@ class Name(NamedTuple):
     name: str
 
 
+class Bounded:
+    """A file of `size` bytes that is never asked for more bytes than it has left: Python would reserve the memory."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self._file, self._size = file, size
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(min(count, max(0, self._size - self._file.tell())))
+
+    def readline(self) -> bytes:
+        return self._file.readline()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def run_pickle(
-    program: bytes | BinaryIO, table: Mapping[tuple[str, str], Callable | None], persistent: Callable[[Any], Any]
+    program: bytes | BinaryIO | Bounded,
+    table: Mapping[tuple[str, str], Callable | None],
+    persistent: Callable[[Any], Any],
 ) -> Any:
     """The value that the pickle describes. In a file it starts at the current position, and no byte after it is read.
 
@@ -40,7 +62,7 @@ def run_pickle(
     TypeError for arguments that do not fit a function.
     """
     machine = _Machine(table, persistent)
-    for opcode, argument, position in pickletools.genops(program):
+    for opcode, argument, position in pickletools.genops(cast(BinaryIO, program)):
         if opcode.name == "STOP":
             return machine.result()
         try:
@@ -72,6 +94,8 @@ class _Machine:
             stack.append(_CONSTANTS[opcode])
         elif opcode in ("BINPUT", "LONG_BINPUT"):
             self.memo[argument] = stack[-1]
+        elif opcode == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
         elif opcode in ("BINGET", "LONG_BINGET"):
             stack.append(self.memo[argument])
         elif opcode == "MARK":
@@ -92,8 +116,11 @@ class _Machine:
         elif opcode in ("SETITEM", "SETITEMS"):
             self.set_items([stack.pop(), stack.pop()][::-1] if opcode == "SETITEM" else self.since_mark())
         elif opcode == "GLOBAL":
-            stack.append(self.name(argument))
-        elif opcode == "REDUCE":
+            stack.append(self.name(*argument.split(" ", 1)))
+        elif opcode == "STACK_GLOBAL":
+            attribute = stack.pop()
+            stack.append(self.name(stack.pop(), attribute))
+        elif opcode in ("REDUCE", "NEWOBJ"):
             arguments = stack.pop()
             stack.append(self.call(stack.pop(), arguments))
         elif opcode == "BUILD":
@@ -101,7 +128,7 @@ class _Machine:
             self.build(stack[-1], state)
         elif opcode == "BINPERSID":
             stack.append(self.persistent(stack.pop()))
-        elif opcode != "PROTO":
+        elif opcode not in _IGNORED:
             raise ValueError(f"its pickle uses the opcode {opcode}, which is not allowed")
 
     def result(self) -> Any:
@@ -127,11 +154,12 @@ class _Machine:
                 raise ValueError(f"expected names or numbers as the keys of a dict, got {shown(key)}")
         target.update(zip(keys, items[1::2], strict=True))
 
-    def name(self, argument: str) -> Name:
-        name = Name(*argument.split(" ", 1))
-        if name not in self.table:
-            raise ValueError(f"its pickle names {shown('.'.join(name))}, which is not allowed")
-        return name
+    def name(self, module: Any, attribute: Any) -> Name:
+        if type(module) is not str or type(attribute) is not str:
+            raise ValueError(f"its pickle names {shown(attribute)} of {shown(module)}")
+        if (module, attribute) not in self.table:
+            raise ValueError(f"its pickle names {shown(f'{module}.{attribute}')}, which is not allowed")
+        return Name(module, attribute)
 
     def call(self, name: Any, arguments: Any) -> Any:
         function = self.table[name] if type(name) is Name else None

@@ -20,12 +20,13 @@ classes may map to one of ours only if they are counted together, or never occur
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 
+from published_lib.description import Leaf
 from published_lib.score_sde_ncsn_names import ncsn_path
 
 LeafPath = tuple[str, ...]
@@ -61,14 +62,6 @@ BUFFERS = ("sigmas",)
 _SHOWN = 4  # leaves of each kind that an error lists
 
 
-class Leaf(NamedTuple):
-    """One of their leaves: its name, its array in our order of axes, and the path of our leaf, or None."""
-
-    name: str
-    value: Any
-    ours: LeafPath | None
-
-
 def parameter_shapes(network, shape: tuple[int, ...]) -> dict:
     """Nested dicts of jax.ShapeDtypeStruct, in the order in which the network makes them for events of `shape`."""
     made = []
@@ -89,7 +82,7 @@ def from_flax(theirs: Mapping[str, Any], shapes: dict) -> dict:
         module, *rest = path
         ours = _module(module) if len(path) > 1 else None
         leaves.append(Leaf("/".join(path), value, _inside(ours, rest, shapes)))
-    return _filled(leaves, shapes)
+    return filled(leaves, shapes)
 
 
 def from_torch(theirs: Mapping[str, Any], shapes: dict) -> dict:
@@ -105,7 +98,7 @@ def from_torch(theirs: Mapping[str, Any], shapes: dict) -> dict:
         if name.endswith(".weight") and getattr(value, "ndim", 0) > 1:
             value = value.transpose(*range(2, value.ndim), 1, 0)
         leaves.append(Leaf(name, value, ours))
-    return _filled(leaves, shapes)
+    return filled(leaves, shapes)
 
 
 def _numbered(name: str) -> re.Match | None:
@@ -155,8 +148,10 @@ def _split(name: str) -> tuple[str, str]:
     return (kind, f"_{number}") if underscore and number.isdecimal() else (name, "")
 
 
-def _filled(leaves: list[Leaf], shapes: dict) -> dict:
-    """Our tree with their values; ValueError listing the leaves that do not match."""
+def filled(leaves: list[Leaf], shapes: dict) -> dict:
+    """Our tree with their values; ValueError listing the leaves that do not match.
+
+    Each of theirs must be used once, and each of ours filled once."""
     wanted = cast(dict[LeafPath, jax.ShapeDtypeStruct], flatten_dict(shapes))
     found, unknown, misfits = {}, [], []
     for leaf in leaves:

@@ -15,16 +15,17 @@ module that only stores its arguments. Tensors become arrays after the whole pic
     tensor   = (storage, offset, shape, strides),   Π shape ≤ count,   offset + Σ (shapeᵢ − 1) stridesᵢ < count      (1)
 """
 
+import io
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from published_lib.plain_pickle import Name, run_pickle, shown
+from published_lib.plain_pickle import Bounded, Name, run_pickle, shown
 
 _STORAGES = {
     "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
@@ -60,7 +61,7 @@ def _read(file: BinaryIO, size: int) -> Any:
     start = file.read(4)
     if start.startswith(_PICKLE):
         file.seek(0)
-        return _read_pickles(file, size)
+        return _read_pickles(Bounded(file, size), size)
     if start != _ZIP + b"\x03\x04":
         raise ValueError(f"expected a zip file, which starts with PK, got {start!r}")
     with zipfile.ZipFile(file) as archive:
@@ -76,8 +77,32 @@ def _read(file: BinaryIO, size: int) -> Any:
         return _Arrays(entry, len(program)).of(run_pickle(program, _TABLE, _storage))
 
 
-def _read_pickles(file: BinaryIO, size: int) -> Any:
+def _read_pickles(file: Bounded, size: int) -> Any:
     """A file from before PyTorch 1.6."""
+    value, keys, storages, length = _head(file, _TABLE)
+    content = {}
+    for key in keys:
+        content[key] = file.read(_counted(file, storages, key, size)[1])
+    return _Arrays(content.get, length).of(value)
+
+
+def read_storage(stream: bytes) -> np.ndarray:
+    """The numbers of one storage that was saved alone, in the form from before PyTorch 1.6: read-only, not copied.
+
+    ValueError for anything else; a pickle may name the types of storages, and nothing else.
+    """
+    file = Bounded(io.BytesIO(stream), len(stream))
+    value, keys, storages, _ = _head(file, {name: None for name in _TABLE if name[0] == "torch"})
+    if type(value) is not _Storage or keys != [value.key]:
+        raise ValueError(f"expected the pickle of one storage, got {shown(value)}")
+    count, _ = _counted(file, storages, value.key, len(stream))
+    if count != value.length:
+        raise ValueError(f"storage {shown(value.key)}: expected {value.length} numbers, got {count}")
+    return np.frombuffer(stream, np.dtype(_STORAGES[value.kind]), count, file.tell())
+
+
+def _head(file: Bounded, table: Mapping) -> "tuple[Any, list, dict[str, _Storage], int]":
+    """The pickles before the numbers: the value, the keys of its storages, and the storages; and the value's length."""
     magic, version, system = (run_pickle(file, {}, _storage) for _ in range(3))
     if (magic, version) != (_MAGIC, _VERSION) or type(system) is not dict or system.get("little_endian") is not True:
         raise ValueError("expected a zip file, or the magic number of PyTorch before 1.6 and little-endian numbers")
@@ -89,17 +114,20 @@ def _read_pickles(file: BinaryIO, size: int) -> Any:
             raise ValueError(f"storage {shown(found.key)}: views, and two storages of one key, are not supported")
         return found
 
-    value = run_pickle(file, _TABLE, storage)
-    length, content = file.tell() - start, {}
-    for key in run_pickle(file, {}, _storage):
-        if key not in storages:
-            raise ValueError(f"there is no tensor of storage {shown(key)}")
-        count = int.from_bytes(file.read(8), "little")
-        num_bytes = count * np.dtype(_STORAGES[storages[key].kind]).itemsize
-        if num_bytes > size - file.tell():
-            raise ValueError(f"storage {shown(key)}: the file ends before its {count} numbers do")
-        content[key] = file.read(num_bytes)
-    return _Arrays(content.get, length).of(value)
+    value = run_pickle(file, table, storage)
+    length = file.tell() - start
+    return value, run_pickle(file, {}, _storage), storages, length
+
+
+def _counted(file: Bounded, storages: "dict[str, _Storage]", key: Any, size: int) -> tuple[int, int]:
+    """The count of numbers and of bytes of the storage that comes next."""
+    if key not in storages:
+        raise ValueError(f"there is no tensor of storage {shown(key)}")
+    count = int.from_bytes(file.read(8), "little")
+    num_bytes = count * np.dtype(_STORAGES[storages[key].kind]).itemsize
+    if num_bytes > size - file.tell():
+        raise ValueError(f"storage {shown(key)}: the file ends before its {count} numbers do")
+    return count, num_bytes
 
 
 def _require_plain(archive: zipfile.ZipFile, size: int) -> None:
@@ -122,7 +150,7 @@ class _Storage(NamedTuple):
     length: int
 
 
-class _Tensor(NamedTuple):
+class Tensor(NamedTuple):
     """A tensor as the pickle describes it, not checked yet."""
 
     storage: Any
@@ -131,12 +159,14 @@ class _Tensor(NamedTuple):
     strides: Any
 
 
-class _Scalar(NamedTuple):
+class Scalar(NamedTuple):
+    """A NumPy number as the pickle describes it: its dtype, and its bytes. Not checked yet."""
+
     dtype: Any
     raw: Any
 
 
-class _Dtype:
+class Dtype:
     """NumPy's dtype, by its name. The state that follows adds only the byte order."""
 
     def __init__(self, name: Any, align: Any = False, copy: Any = False):
@@ -154,14 +184,25 @@ class _Mapping(dict):
         pass
 
 
-def _ordered_dict(pairs: Any = ()) -> _Mapping:
+class _Namespace(dict):
+    """argparse's Namespace, as the dict of its attributes."""
+
+    def build(self, state: Any) -> None:
+        if type(state) is not dict:
+            raise ValueError(f"expected the attributes of a Namespace, got {shown(state)}")
+        self.update(state)
+
+
+def ordered_dict(pairs: Any = ()) -> _Mapping:
+    """An empty OrderedDict, as a dict that is filled later. ValueError if it is given pairs."""
     if pairs != ():
         raise ValueError("expected an empty OrderedDict, filled later")
     return _Mapping()
 
 
-def _rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None) -> _Tensor:
-    return _Tensor(storage, offset, shape, strides)
+def rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None) -> Tensor:
+    """PyTorch's `_rebuild_tensor_v2`: the tensor's description; the last three arguments are ignored."""
+    return Tensor(storage, offset, shape, strides)
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -182,11 +223,12 @@ def _storage(pid: Any) -> _Storage:
 
 
 _TABLE = {
-    ("collections", "OrderedDict"): _ordered_dict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("numpy", "dtype"): _Dtype,
-    ("numpy.core.multiarray", "scalar"): _Scalar,
-    ("numpy._core.multiarray", "scalar"): _Scalar,
+    ("collections", "OrderedDict"): ordered_dict,
+    ("argparse", "Namespace"): _Namespace,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+    ("numpy", "dtype"): Dtype,
+    ("numpy.core.multiarray", "scalar"): Scalar,
+    ("numpy._core.multiarray", "scalar"): Scalar,
     ("_codecs", "encode"): _encode,
 } | {("torch", name): None for name in _STORAGES}
 
@@ -206,10 +248,10 @@ class _Arrays:
         self._budget -= 1
         if self._budget < 0:
             raise ValueError("its pickle repeats its values too often")
-        if isinstance(value, _Tensor):
+        if isinstance(value, Tensor):
             return self._tensor(value)
-        if isinstance(value, _Scalar):
-            return _scalar(value)
+        if isinstance(value, Scalar):
+            return scalar_of(value)
         if isinstance(value, dict):
             return {key: self.of(item) for key, item in value.items()}
         if type(value) in (list, tuple):
@@ -218,25 +260,11 @@ class _Arrays:
             return value
         raise ValueError(f"expected tensors, numbers and containers of them, got {shown(value)}")
 
-    def _tensor(self, tensor: _Tensor) -> np.ndarray:
+    def _tensor(self, tensor: Tensor) -> np.ndarray:
         """The array of a tensor that satisfies eq. (1)."""
         if type(tensor.storage) is not _Storage:
             raise ValueError(f"expected a tensor with a storage, got {shown(tensor.storage)}")
-        numbers = self._numbers(tensor.storage)
-        _, offset, shape, strides = tensor
-        where = f"a tensor in storage {shown(tensor.storage.key)}"
-        if not (_counts(shape) and _counts(strides) and _counts((offset,)) and len(shape) == len(strides)):
-            raise ValueError(f"{where}: expected a shape, strides and an offset without negative numbers")
-        if len(shape) > _MAX_AXES:
-            raise ValueError(f"{where}: expected at most {_MAX_AXES} axes, got {len(shape)}")
-        size, last = math.prod(shape), offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        if size > numbers.size or (size and last >= numbers.size):
-            raise ValueError(f"{where}: shape {shape}, strides {strides} and offset {offset} reach outside its "
-                             f"{numbers.size} numbers")  # fmt: skip
-        if not size:
-            return np.zeros(shape, numbers.dtype)
-        steps = [stride * numbers.itemsize for stride in strides]
-        return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
+        return strided(self._numbers(tensor.storage), tensor, f"a tensor in storage {shown(tensor.storage.key)}")
 
     def _numbers(self, storage: _Storage) -> np.ndarray:
         if storage.key not in self._storages:
@@ -250,8 +278,26 @@ class _Arrays:
         return np.frombuffer(raw, dtype)
 
 
-def _scalar(scalar: _Scalar) -> np.generic:
-    name, raw = scalar.dtype.name if type(scalar.dtype) is _Dtype else None, scalar.raw
+def strided(numbers: np.ndarray, tensor: Tensor, where: str) -> np.ndarray:
+    """The view of a storage's numbers that a tensor describes. ValueError, naming `where`, unless (1) holds."""
+    _, offset, shape, strides = tensor
+    if not (_counts(shape) and _counts(strides) and _counts((offset,)) and len(shape) == len(strides)):
+        raise ValueError(f"{where}: expected a shape, strides and an offset without negative numbers")
+    if len(shape) > _MAX_AXES:
+        raise ValueError(f"{where}: expected at most {_MAX_AXES} axes, got {len(shape)}")
+    size, last = math.prod(shape), offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if size > numbers.size or (size and last >= numbers.size):
+        raise ValueError(f"{where}: shape {shape}, strides {strides} and offset {offset} reach outside its "
+                         f"{numbers.size} numbers")  # fmt: skip
+    if not size:
+        return np.zeros(shape, numbers.dtype)
+    steps = [stride * numbers.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
+
+
+def scalar_of(scalar: Scalar) -> np.generic:
+    """The number of one of the types f8, f4, i8, i4 and b1. ValueError for others, and for bytes of another length."""
+    name, raw = scalar.dtype.name if type(scalar.dtype) is Dtype else None, scalar.raw
     if type(name) is not str or name not in _SCALARS or type(raw) is not bytes or len(raw) != np.dtype(name).itemsize:
         raise ValueError(f"expected a NumPy number of type {', '.join(_SCALARS)}, got {shown(name)} in {shown(raw)}")
     return np.frombuffer(raw, f"<{name}")[0]

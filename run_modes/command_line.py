@@ -197,9 +197,22 @@ def suggest(config: ConfigDict) -> None:
     makes_workdir=True,
 )
 def import_published(config: ConfigDict) -> None:
-    from run_modes.import_published import import_checkpoint
+    from run_modes.import_published import import_as, import_checkpoint
 
-    import_checkpoint(config=config, checkpoint=F.checkpoint, directory=F.workdir)
+    import_file = import_as if F.config is None else import_checkpoint  # that of `saved_config` is the file's
+    import_file(config=config, checkpoint=F.checkpoint, directory=F.workdir)
+
+
+@mode(
+    "export",
+    "writes the EMA parameters of a run to a file of safetensors",
+    flags=("out", "step"),
+    required=("out",),
+)
+def export(config: ConfigDict) -> None:
+    from run_modes.export import export
+
+    export(directory=F.workdir, out=F.out, step=F.step)
 
 
 @mode("inspect", "describes a run and one of its checkpoints", flags=("step",))
@@ -264,11 +277,13 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of the run: made by training, read by the other modes.")
     flags.DEFINE_list("workdirs", None, "Directories of runs to compare: A,B,C.")
     flags.DEFINE_enum("mode", "train", list(MODES), modes)
-    flags.DEFINE_string("checkpoint", None, "Of score_sde (flax) or score_sde_pytorch (.pth), to import or reproduce.")
+    flags.DEFINE_string(
+        "checkpoint", None, "A published file or folder, or hf:OWNER/NAME, to import; to reproduce, of score_sde."
+    )
     flags.DEFINE_string(
         "out",
         None,
-        "The .npz file of stats; the .png file of data or compare; a folder of restore; of sample, one file each.",
+        "The .npz file of stats; the .png file of data or compare; a folder of restore or sample; export: .safetensors",
     )
     flags.DEFINE_string(
         "task", None, "Restoration: inpaint, upscale:2, colorize, deblur:1, ct:30, mri, decimate:2, infill, …"
@@ -311,6 +326,10 @@ def saved_config() -> ConfigDict:
         if "training" in config:  # flags may set what runs of earlier versions lack
             config.training = ConfigDict({"writers": WRITERS, "wandb_project": PROJECT, **config.training})
         return config
+    if F.mode == "import" and F.checkpoint is not None:
+        from run_modes.import_published import config_of
+
+        return config_of(F.checkpoint)
     if MODES[F.mode].makes_workdir:
         raise ConfigError(f"--config=FILE is required for --mode={F.mode}, configs/digits.py for instance")
     config = load_config(hub.local(F.workdir))

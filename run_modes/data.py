@@ -66,7 +66,7 @@ def build_transform(config: ConfigDict) -> Any:
     """config.transform; for recordings and texts of configs of version 0.1 the transform that brings their form."""
     transform, source = build(config.transform, "config.transform"), str(config.data.get("call", "")).split(":")[-1]
     if source == "from_audio" and transform == Identity():
-        return Waveform(config.data.get("rate", Waveform.rate))
+        return Waveform(rate=config.data.get("rate", Waveform.rate))
     if source == "from_text" and transform == Scale(0.0, 1.0):
         return Bits(alphabet=config.data.get("alphabet", ""))
     return transform
@@ -86,15 +86,25 @@ def check_data(config: ConfigDict, dataset: Dataset, devices: Devices, training:
     """The data again; ConfigError if data, config and devices do not fit together, for training or else other uses."""
     for line in remarks(dataset):  # first: they may explain the error below
         log.warning("%s", line)
-    shape = tuple(gather(dataset.train, [0])["x"].shape[1:])
-    if shape != tuple(config.shape):
-        raise ConfigError(f"config.shape is {tuple(config.shape)}, but the data are {shape}")
+    shape, expected = tuple(gather(dataset.train, [0])["x"].shape[1:]), data_shape(config)
+    if shape != expected:
+        made = "" if expected == tuple(config.shape) else f", which the transform makes of events {expected}"
+        raise ConfigError(f"config.shape is {tuple(config.shape)}{made}, but the data are {shape}")
     check_labels(config, dataset)
     check_numbers(config)
     if training:
         check_batches(config, devices)
         warn_of_scales(config, dataset)
     return dataset
+
+
+def data_shape(config: ConfigDict) -> tuple[int, ...]:
+    """The shape of an event in the units of the data: config.shape, unless the transform has a `data_shape` of it."""
+    of_model = getattr(build_transform(config), "data_shape", None)
+    try:
+        return tuple(config.shape) if of_model is None else of_model(tuple(config.shape))
+    except ValueError as error:
+        raise ConfigError(f"config.transform: {error}") from error
 
 
 def warn_of_scales(config: ConfigDict, dataset: Dataset) -> None:

@@ -20,7 +20,7 @@ Karras et al. 2022: "Elucidating the Design Space of Diffusion-Based Generative 
 
 import abc
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -35,8 +35,7 @@ ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
 class Coefficients(NamedTuple):
     """The four coefficients of (1), each of t's shape.
 
-    If c_drift is not None, c_drift times the drift f(x, t) is added to the score. If link is not None, they are those
-    of (5).
+    If c_drift is not None, c_drift f(x, t) is added to the score. If link is not None, they are those of (5).
     """
 
     c_skip: Coefficient
@@ -87,6 +86,11 @@ class Parameterization(PyTreeNode, abc.ABC, Generic[Process]):
 
     @abc.abstractmethod
     def __call__(self, sde: Process, t: Time) -> Coefficients: ...
+
+    def denoiser(self, sde: Any, t: Time) -> tuple[Coefficient, Coefficient]:
+        """(a, b) of x̂₀ = a x + b F, by (1) and (2); overridden where a would be a difference of nearly equal terms."""
+        c, variance, alpha = self(sde, t), sde.sigma(t) ** 2, sde.alpha(t)
+        return (1 + variance * c.c_skip) / alpha, variance * c.c_out / alpha
 
 
 class PredictNoise(Parameterization[GaussianSDE]):
@@ -154,6 +158,11 @@ class EDMPreconditioning(Parameterization[GaussianSDE]):
         c_in = 1 / jnp.sqrt(total)
         return Coefficients(-1 / total, alpha * self.sigma_data / sigma * c_in, c_in, self.c_noise(sde, t))
 
+    def denoiser(self, sde: GaussianSDE, t: Time) -> tuple[Coefficient, Coefficient]:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        total = (alpha * self.sigma_data) ** 2 + sigma**2
+        return alpha * self.sigma_data**2 / total, sigma * self.sigma_data / jnp.sqrt(total)
+
 
 def make_score_fn(
     network: Callable[[Float[Array, "B ..."], Float[Array, " B"]], Float[Array, "B ..."]],
@@ -164,14 +173,27 @@ def make_score_fn(
 
     def score_fn(x: Float[Array, "B ..."], t: Time) -> Float[Array, "B ..."]:
         c = parameterization(sde, t)
-        c_noise = jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1])
-        output = network(expand(c.c_in, x) * x, c_noise)
-        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * output
+        score = expand(c.c_skip, x) * x + expand(c.c_out, x) * network_output(network, c, x)[..., : x.shape[-1]]
         if c.link is not None:
             return score_of_x0(cast(GaussianSDE, sde), x, t, c.link(score))
         return score if c.c_drift is None else score + expand(c.c_drift, x) * sde.drift(x, t)
 
     return score_fn
+
+
+def denoised(network: Callable, sde: Any, parameterization: Parameterization, x: Float[Array, "B ..."], t: Time):
+    """x̂₀ of a network as that of `make_score_fn`, not from the score, which loses digits where σ is large."""
+    c = parameterization(sde, t)
+    output = network_output(network, c, x)[..., : x.shape[-1]]
+    if c.link is not None:
+        return c.link(expand(c.c_skip, x) * x + expand(c.c_out, x) * output)
+    a, b = parameterization.denoiser(sde, t)
+    return expand(a, x) * x + expand(b, x) * output
+
+
+def network_output(network: Callable, c: Coefficients, x: Float[Array, "B ..."]) -> Array:
+    """F(c_in x, c_noise), with the channels of a learned variance after those of F."""
+    return network(expand(c.c_in, x) * x, jnp.broadcast_to(jnp.asarray(c.c_noise, x.dtype), x.shape[:1]))
 
 
 def x0_hat(sde: GaussianSDE, x: Float[Array, "B ..."], t: Time, score: Float[Array, "B ..."]):

@@ -248,6 +248,9 @@ NETWORKS = {
     "ncsn": partial(NCSN, nf=4, ch_mult=(1, 2), dilations=(1, 2), refine_mult=(2, 1), num_levels=4),
     "adm": partial(ADM, **_U_NET, nf=4, head_features=4),
     "dit": partial(DiT, features=12, depth=2, heads=2, frequencies=8),
+    "adm by convolutions": partial(
+        ADM, **_U_NET, nf=4, num_heads=2, resample="conv", scale_shift=False, embedding="timestep", min_group=1
+    ),
 }
 # The same of those whose output is logits.
 CLASSIFIERS = {

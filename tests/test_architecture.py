@@ -18,7 +18,7 @@ ROOMS = {
     "published_lib": set(),
     "io_lib": {"config_lib"},
     "data_lib": {"io_lib"},  # forms write and draw samples
-    "eval_lib": {"published_lib"},
+    "eval_lib": {"published_lib", "io_lib"},  # features of sounds and their pictures have the same levels
     "configs": {"config_lib", "sde_lib", "models", "data_lib", "eval_lib"},
     "run_modes": {
         *("_score_sde_jax_guard", "config_lib", "sde_lib", "models", "data_lib", "published_lib", "io_lib", "eval_lib"),

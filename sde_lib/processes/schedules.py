@@ -12,8 +12,10 @@ on it.
 
     DDPM, t_k = k/N, k = 1 … N:        ᾱ_k = Π_{i≤k} (1 − β_i),  α(t_k) = √ᾱ_k,  σ²(t_k) = 1 − ᾱ_k       (2)
     NCSN, t_k = k/(N − 1), k = 0 … N−1:  α = 1,  σ(t_k) = σ_k                                            (3)
+    improved DDPM's β_k = min(1 − c_k/c_{k−1}, 0.999),  c_k = cos²(π/2 · (k/N + 0.008)/1.008)             (4)
 
-(2) Ho et al. 2020, arXiv:2006.11239, eq. 4. (3) Song & Ermon 2019, arXiv:1907.05600, section 4.1.
+(2) Ho et al. 2020, arXiv:2006.11239, eq. 4. (3) Song & Ermon 2019, arXiv:1907.05600, section 4.1. (4) Nichol &
+Dhariwal 2021, arXiv:2102.09672, eq. 17.
 """
 
 import abc
@@ -119,20 +121,39 @@ class DiscreteVP(GaussianSDE):
 
 
 def discrete_vp(
-    num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, betas: tuple[float, ...] | None = None
+    num_steps: int = 1000,
+    beta_min: float = 1e-4,
+    beta_max: float = 0.02,
+    betas: tuple[float, ...] | None = None,
+    schedule: str = "linear",
 ) -> DiscreteVP:
-    """DDPM's process (2): β_1 … β_N linear from beta_min to beta_max, or the table `betas`. t_min is t_1 = 1/N.
+    """DDPM's process (2): β_1 … β_N from beta_min to beta_max, or the table `betas`. t_min is t_1 = 1/N.
 
-    The published linear table is the default (Ho et al. 2020, section 4). Raises ValueError for a β outside (0, 1).
+    `schedule` is "linear" (Ho et al. 2020, section 4, whose numbers are the defaults), "scaled_linear", which is linear
+    in √β (Rombach et al. 2022, their code), or "cosine" (4), for which beta_min and beta_max mean nothing. Raises
+    ValueError for a β outside (0, 1), and for another schedule.
     """
     if betas is None:
         low, high = Allowed(above=0, at_most="beta_max"), Allowed(above=0, below=1)
         check_numbers("discrete_vp", locals(), num_steps=Allowed(at_least=2, whole=True), beta_min=low, beta_max=high)
-    table = np.linspace(beta_min, beta_max, num_steps) if betas is None else np.asarray(betas, np.float64)
+        table = _betas(num_steps, beta_min, beta_max, schedule)
+    else:
+        table = np.asarray(betas, np.float64)
     if table.ndim != 1 or len(table) < 2:
         raise ValueError(f"discrete_vp: expected at least two numbers betas; got an array of shape {table.shape}")
     check_number("discrete_vp", "betas", table, Allowed(above=0, below=1))
     return DiscreteVP(rises=-np.log1p(-table), t_min=1 / len(table))
+
+
+def _betas(num_steps: int, beta_min: float, beta_max: float, schedule: str) -> np.ndarray:
+    if schedule == "linear":
+        return np.linspace(beta_min, beta_max, num_steps)
+    if schedule == "scaled_linear":
+        return np.linspace(np.sqrt(beta_min), np.sqrt(beta_max), num_steps) ** 2
+    if schedule == "cosine":
+        alpha_bar = np.cos((np.arange(num_steps + 1) / num_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    raise ValueError(f"discrete_vp: schedule: expected one of 'linear', 'scaled_linear', 'cosine', got {schedule!r}")
 
 
 class DiscreteVE(GaussianSDE):

@@ -5,6 +5,7 @@ from sde_lib.solvers.base import SolverState as SolverState
 from sde_lib.solvers.churn import EDMHeun as EDMHeun
 from sde_lib.solvers.exponential import SEEDS2 as SEEDS2
 from sde_lib.solvers.exponential import DPMSolver as DPMSolver
+from sde_lib.solvers.learned_variance import LearnedVarianceAncestral as LearnedVarianceAncestral
 from sde_lib.solvers.multistep import DEIS as DEIS
 from sde_lib.solvers.multistep import DPMSolverPlusPlus as DPMSolverPlusPlus
 from sde_lib.solvers.multistep import UniPC as UniPC

@@ -16,7 +16,7 @@ CASES = {  # transform, data
     "pixels": (Scale(), RNG.integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)),
     "gray levels": (Scale(0.0, 16.0), RNG.integers(0, 17, (5, 4, 6, 1)).astype(np.float32)),
     "channels": (Scale(), RNG.integers(0, 256, (5, 4, 6, 5), dtype=np.uint8)),
-    "sounds": (Waveform(8000), RNG.uniform(-1, 1, (5, 40, 1)).astype(np.float32)),
+    "sounds": (Waveform(rate=8000), RNG.uniform(-1, 1, (5, 40, 1)).astype(np.float32)),
     "bits": (Bits(), RNG.integers(0, 2, (5, 7, 8)).astype(np.float32)),
     "points": (Standardize((1.0, 2.0), (3.0, 4.0)), RNG.normal(size=(5, 2)).astype(np.float32)),
     "arrays": (Standardize(1.0, 2.0), RNG.normal(size=(5, 9)).astype(np.float32)),
@@ -95,8 +95,8 @@ def records(content: bytes):
 @pytest.mark.parametrize(
     ("data", "transform", "expected"),
     [
-        (spec(from_audio, path="a", rate=8000), spec(Identity), Waveform(8000)),
-        (spec(from_audio, path="a"), spec(Identity), Waveform(16_000)),
+        (spec(from_audio, path="a", rate=8000), spec(Identity), Waveform(rate=8000)),
+        (spec(from_audio, path="a"), spec(Identity), Waveform(rate=16_000)),
         (spec(from_text, path="a", alphabet="abc"), spec(Scale, low=0.0, high=1.0), Bits(alphabet="abc")),
         (spec(from_audio, path="a"), spec(Standardize, mean=0.0, std=0.1), Standardize(0.0, 0.1)),
     ],

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_lib import Identity, Scale, Standardize, describe, from_arrays, infer_transform
+from data_lib import Identity, Scale, Standardize, UnitScale, describe, from_arrays, infer_transform
 from tests.helpers import close
 
 
@@ -129,3 +129,15 @@ def test_a_printed_range_has_digits_enough():
     assert "range 0 to 16, " in str(
         describe(from_arrays(np.arange(17.0)[:, None] // 16 * 16, test=1, seed=1), Identity())
     )
+
+
+def test_the_unit_interval():
+    """[low, high] ↔ [0, 1], and pictures of that space."""
+    transform, x = UnitScale(low=-3.0, high=5.0), np.array([-3.0, 1.0, 5.0])
+    np.testing.assert_allclose(transform.forward(x), [0, 0.5, 1])
+    np.testing.assert_allclose(transform.inverse(transform.forward(x)), x, rtol=1e-6)
+    pixels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(UnitScale().to_uint8(UnitScale().forward(pixels)), pixels)
+    np.testing.assert_array_equal(UnitScale().to_uint8(UnitScale().from_uint8(pixels)), pixels)
+    with pytest.raises(ValueError, match="expected finite low < high"):
+        UnitScale(low=1.0, high=1.0)

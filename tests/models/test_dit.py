@@ -117,8 +117,8 @@ def test_modulation():
     [
         (lambda: DiT(features=10, heads=4), "heads that divide the features, got features=10, heads=4"),
         (lambda: DiT(patch=0), "DiT: expected patch >= 1; got patch=0"),
-        (lambda: DiT(embedding="sine"), "embedding: expected one of 'positional', 'fourier', got 'sine'"),
-        (lambda: ADM(embedding="sine"), "embedding: expected one of 'positional', 'fourier', got 'sine'"),
+        (lambda: DiT(embedding="sine"), "embedding: expected one of 'positional', 'fourier', 'timestep', got 'sine'"),
+        (lambda: ADM(embedding="sine"), "embedding: expected one of 'positional', 'fourier', 'timestep', got 'sine'"),
         (
             lambda: shapes(ADM(nf=10, head_features=3), 8, 8, 1),
             "head_features: expected to divide the 10 channels, got 3",

@@ -60,7 +60,7 @@ def test_errors():
         LinenNetwork(MLP(cond_dim=4)).init(KEY, x, C_NOISE, batch(3, 5))
     with pytest.raises(ValueError, match="cond: expected None"):
         LinenNetwork(MLP()).init(KEY, x, C_NOISE, jnp.arange(3))
-    with pytest.raises(ValueError, match="embedding: expected one of 'positional', 'fourier', got 'sine'"):
+    with pytest.raises(ValueError, match="embedding: expected one of 'positional', 'fourier', 'timestep', got 'sine'"):
         MLP(embedding="sine")
 
 

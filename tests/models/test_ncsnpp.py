@@ -162,7 +162,7 @@ def test_labels_without_classes():
 @pytest.mark.parametrize(
     "option, valid",
     [
-        ("embedding", "'positional', 'fourier'"),
+        ("embedding", "'positional', 'fourier', 'timestep'"),
         ("progressive_input", "'none', 'input_skip', 'residual'"),
         ("progressive", "'none', 'output_skip', 'residual'"),
         ("progressive_combine", "'sum', 'cat'"),

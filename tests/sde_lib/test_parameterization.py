@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sde_lib import (
+    EDM,
     VE,
     VP,
     EDMPreconditioning,
@@ -11,13 +12,18 @@ from sde_lib import (
     PredictNoise,
     PredictScore,
     PredictV,
+    PredictVelocity,
     PredictX0,
     ScaledTime,
     eps_hat,
+    expand,
     make_score_fn,
     v_hat,
     x0_hat,
 )
+from sde_lib.discrete import AnalogBits
+from sde_lib.parameterization import denoised
+from sde_lib.sde import time_derivative
 from tests.contracts import DIAGONAL, PARAMETERIZATIONS, SDES
 
 each_sde = pytest.mark.parametrize("sde", [*SDES.values(), *DIAGONAL.values()], ids=[*SDES, *DIAGONAL])
@@ -55,6 +61,30 @@ def test_perfect_network_gives_the_score(sde, name):
     target = targets(x0, eps, x, alpha, sigma, 1.3)[name]
     score = make_score_fn(lambda x, c_noise: target, sde, parameterization)(x, t)
     np.testing.assert_allclose(score, -eps / sigma, rtol=1e-6, atol=1e-7)
+
+
+@each_sde
+@each_parameterization
+def test_a_perfect_network_denoises(sde, name):
+    """a x + b F = x_0, by the method that is accurate where σ is large."""
+    x0, eps, t, x, alpha, sigma = draw(sde)
+    target = targets(x0, eps, x, alpha, sigma, 1.3)[name]
+    a, b = PARAMETERIZATIONS[name].denoiser(sde, t)
+    np.testing.assert_allclose(expand(a, x) * x + expand(b, x) * target, x0, rtol=1e-5, atol=1e-8)
+
+
+@each_sde
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_perfect_velocity_gives_the_score(sde, sign):
+    """F = ± (α' x_0 + σ' ε), the derivative of the path in t."""
+    x0, eps, t, x, _, sigma = draw(sde)
+    rates = (expand(time_derivative(function, t)[1], x) for function in (sde.alpha, sde.sigma))
+    velocity = sum(rate * part for rate, part in zip(rates, (x0, eps), strict=True))
+    parameterization = PredictVelocity(sign=sign)
+    score = make_score_fn(lambda x, c_noise: sign * velocity, sde, parameterization)(x, t)
+    np.testing.assert_allclose(score, -eps / sigma, rtol=1e-6, atol=1e-7)
+    a, b = parameterization.denoiser(sde, t)
+    np.testing.assert_allclose(expand(a, x) * x + expand(b, x) * sign * velocity, x0, rtol=1e-5, atol=1e-8)
 
 
 @each_sde
@@ -112,3 +142,16 @@ def test_finite_in_float32_at_both_ends(sde, name):
     for t in (sde.t_min, sde.t_max):
         coefficients = PARAMETERIZATIONS[name](sde, jnp.float32(t))
         assert all(np.isfinite(np.float32(c)) for c in coefficients[:4])
+
+
+@pytest.mark.parametrize("name", [*PARAMETERIZATIONS, "bits"])
+@pytest.mark.parametrize("sde", [VP(), VE(), EDM()], ids=["vp", "ve", "edm"])
+def test_the_denoiser_is_tweedies_formula_of_the_score(sde, name):
+    """x̂₀ from the output directly is that by the score, in float64 at all noise levels."""
+    parameterization = AnalogBits() if name == "bits" else PARAMETERIZATIONS[name]
+    _, _, t, x, _, sigma = draw(sde)
+    network = lambda x, c: jnp.sin(3 * x)  # noqa: E731
+    found = denoised(network, sde, parameterization, x, t)
+    expected = x0_hat(sde, x, t, make_score_fn(network, sde, parameterization)(x, t))
+    scale = np.max(np.abs(found)) + np.max(np.abs(sigma))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * scale / np.min(np.abs(sde.alpha(t))))
