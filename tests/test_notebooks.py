@@ -310,7 +310,7 @@ def test_10_augmentation_whole(tmp_path):
 
 def text(folder, **smaller):
     """Both bounds are −log p within their errors; one token per step is exact, more have an error of order 1/N."""
-    n = lesson(11, folder, **smaller)
+    n = lesson(12, folder, **smaller)
     for name, found in n.bits.items():
         assert np.all(np.abs(n.apart[name]) < 5.5)
         assert abs(np.sum(n.p * (found.mean(1) - n.right))) < 5 * np.sqrt(np.sum((n.p * found.std(1)) ** 2) / n.repeats)
@@ -320,10 +320,10 @@ def text(folder, **smaller):
     return n
 
 
-def test_11_text(tmp_path):
+def test_12_text(tmp_path):
     text(tmp_path, repeats=100)
 
 
 @whole
-def test_11_text_whole(tmp_path):
+def test_12_text_whole(tmp_path):
     text(tmp_path)

@@ -88,7 +88,9 @@ def test_the_divergence_of_the_prior_is_that_of_the_kernel():
     assert not np.any(MASKED.prior_divergence(jnp.asarray(SEQUENCES)))
 
 
-@pytest.mark.parametrize("process", [UNIFORM.replace(t_min=0.2, t_max=0.6), MASKED.replace(t_min=0.3)])
+@pytest.mark.parametrize(
+    "process", [UNIFORM.replace(t_min=0.2, t_max=0.6), pytest.param(MASKED.replace(t_min=0.3), marks=pytest.mark.slow)]
+)
 def test_the_ends_of_the_bound_account_for_all_that_is_lost(process):
     """On average over x_0, prior + integral − decoder is H(p) + KL(p_T ‖ π) + E KL(p(x_0 | x_{t_min}) ‖ Π q_i)."""
     reverse, low = exact_reverse(process), float(process.t_min)

@@ -40,7 +40,7 @@ def test_transitions_compose_to_the_kernel(process):
 
 
 @each_process
-@pytest.mark.parametrize("t", [1e-3, 0.6])
+@pytest.mark.parametrize("t", [pytest.param(1e-3, marks=pytest.mark.slow), 0.6])
 def test_ratios_are_those_of_the_marginals(process, t):
     states = all_states(process)
     p = marginal(process, t)
@@ -66,7 +66,7 @@ def test_ratios_are_those_of_the_marginals(process, t):
 
 
 @each_process
-@pytest.mark.parametrize("s", [0.0, 0.3])
+@pytest.mark.parametrize("s", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_the_posterior_of_one_token_is_bayes_rule(process, s):
     """p(x_s = y | x_t) = p_s(y) p(x_t | x_s = y)/p_t(x_t), for the chain's first token alone."""
     t, states = 0.6, all_states(process, 1)
@@ -78,7 +78,7 @@ def test_the_posterior_of_one_token_is_bayes_rule(process, s):
 
 
 @each_process
-@pytest.mark.parametrize("s", [0.0, 0.3])
+@pytest.mark.parametrize("s", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_ratios_determine_the_posterior_as_conditionals_do(process, s):
     """(1) and (2) of `prediction`, against (6) of `processes`."""
     t, states = 0.6, jnp.asarray(all_states(process))

@@ -128,7 +128,7 @@ def assert_distributed(x, p, sigmas=4.5):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("solver", [AncestralTokens(), EulerTokens()])
+@pytest.mark.parametrize("solver", [AncestralTokens(), pytest.param(EulerTokens(), marks=pytest.mark.slow)])
 def test_samples_have_the_law_of_the_matrices(name, solver):
     x = drawn(TokenSampler(solver=solver, num_steps=4), PROCESSES[name])
     law = law_after(solver, PROCESSES[name], 4)
@@ -141,6 +141,7 @@ def test_any_order_is_exact_with_one_token_per_step(num_steps):
     assert_distributed(drawn(TokenSampler(solver=AnyOrder(), num_steps=num_steps), MASKED), P)
 
 
+@pytest.mark.slow
 def test_corrections_take_place_before_the_step():
     """With one step, at t_max, where the prior is invariant: the law is that of the step alone."""
     solver = CorrectedTokens(steps=2)
@@ -159,6 +160,7 @@ def test_infilling_tends_to_the_conditional_law(num_steps):
     assert_distributed(x, p, sigmas=5.5)
 
 
+@pytest.mark.slow
 def test_infilling_of_the_uniform_process_keeps_what_is_known():
     x = drawn(TokenSampler(num_steps=8), UNIFORM, n=500, known=jnp.tile(jnp.asarray([-1, 2, 0]), (500, 1)))
     assert np.all(np.asarray(x)[:, 1:] == np.array([[2, 0]])) and len(np.unique(np.asarray(x)[:, 0])) == V
