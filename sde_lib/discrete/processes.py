@@ -17,7 +17,7 @@ sequence x with y at position i,
                = Σ_v p(x_0^i = v | x_t = x) p(x_t^i = y | x_0^i = v) / p(x_t^i = x^i | x_0^i = v).  (5)
 
 The reverse process jumps from x to x^{i→y} at the rate β π_{x^i} r_iy (Kelly 1979; Lou et al. 2024, eq. 3). By (5) the
-conditionals q_iv = p(x_0^i = v | x_t) determine it. So do they the law of one token at an earlier time s,
+conditionals q_iv = p(x_0^i = v | x_t) determine it, and also the law of one token at an earlier time s,
 
     p(x_s^i = y | x_t) = Σ_v q_iv p(x_s^i = y | x_0^i = v) p(x_t^i | x_s^i = y) / p(x_t^i | x_0^i = v).  (6)
 
