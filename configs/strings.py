@@ -44,7 +44,7 @@ from sde_lib import (
 from sde_lib.solvers import DPMSolverPlusPlus
 
 RATE, LENGTH, DATA_STD = 8000, 4096, 0.145  # values per second; per sound; root mean square of the sounds
-PITCHES, MEASURED = 24, 4800  # training sounds for U, Λ and s
+PITCHES, MEASURED = 24, 9600  # training sounds for U, Λ and s
 
 
 class WienerMLP(nn.Module):
@@ -97,8 +97,10 @@ def principal(rank: int) -> dict[str, np.ndarray]:
     x, label = batch["x"][..., 0].astype(np.float64) / DATA_STD, batch["label"]
     basis, deviations, rests = np.zeros((PITCHES, rank, LENGTH)), np.zeros((PITCHES, rank)), []
     for pitch in range(PITCHES):
-        first, others = np.array_split(x[label == pitch], 2)
-        basis[pitch] = np.linalg.svd(first, full_matrices=False)[2][:rank]
+        own = x[label == pitch]
+        first, others = np.split(own, [len(own) * 3 // 4])
+        values, vectors = np.linalg.eigh(first @ first.T)  # smaller than the covariance
+        basis[pitch] = (vectors[:, -rank:] / np.sqrt(values[-rank:])).T[::-1] @ first
         inside = others @ basis[pitch].T
         deviations[pitch] = np.sqrt(np.mean(inside**2, axis=0))
         rests.append(np.mean((others - inside @ basis[pitch]) ** 2, axis=0))
@@ -115,7 +117,7 @@ def get_config():
     config.time_distribution = spec(LogNormalTime, mean=-1.0, std=1.4)
     config.loss = bind(dsm_loss, weight=EDMWeight(sigma_data=1.0), reduce=mean)
     config.optimizer = spec(adam, learning_rate=2e-3, warmup_steps=100, decay_steps=0, b2=0.99)
-    config.training.update(batch_size=128, num_steps=3000, ema=0.998, log_every=100, eval_every=1000)
+    config.training.update(batch_size=128, num_steps=2000, ema=0.998, log_every=100, eval_every=1000)
     config.training.update(checkpoint_every=1000, sample_every=0, keep_every=0)
     config.optimizer.decay_steps = config.training.get_oneway_ref("num_steps")
     reverse_sde, grid = DPMSolverPlusPlus(order=2, tau=1.0), LogSNRGrid(t_end=1e-4)
