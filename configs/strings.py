@@ -13,7 +13,11 @@ level of y = x_t/α,
 The first two terms are E[x_0 | y] for Gaussian sounds of this covariance. F corrects them, with inputs and outputs of
 unit scale for each component (EDM's preconditioning, Karras et al. 2022, appendix B.6, along each component). So a
 small F suffices, and errors shrink with σ. U, Λ and s are measured on training sounds when the parameters are
-initialized, are saved with them, and are not trained. docs/sound.md has what a DiT reached in the same time.
+initialized, are saved with them, and are not trained.
+
+Measured after 2,000 of the 12,000 steps, two minutes of processor time (jax 0.10.2, CPU): the right pitch in 100 % of
+960 samples; log-mel Fréchet distance 7.3, with a floor of 3.2. The whole training is not measured. docs/sound.md has
+what a DiT reached in the same time.
 """
 
 from functools import cache
@@ -117,7 +121,7 @@ def get_config():
     config.time_distribution = spec(LogNormalTime, mean=-1.0, std=1.4)
     config.loss = bind(dsm_loss, weight=EDMWeight(sigma_data=1.0), reduce=mean)
     config.optimizer = spec(adam, learning_rate=2e-3, warmup_steps=100, decay_steps=0, b2=0.99)
-    config.training.update(batch_size=128, num_steps=2000, ema=0.998, log_every=100, eval_every=1000)
+    config.training.update(batch_size=128, num_steps=12_000, ema=0.998, log_every=100, eval_every=1000)
     config.training.update(checkpoint_every=1000, sample_every=0, keep_every=0)
     config.optimizer.decay_steps = config.training.get_oneway_ref("num_steps")
     reverse_sde, grid = DPMSolverPlusPlus(order=2, tau=1.0), LogSNRGrid(t_end=1e-4)

@@ -19,7 +19,7 @@ if importlib.util.find_spec("run_lib") is None:
 # measured their pitch, and filled a gap of 50 ms in a sound. It takes two minutes on two cores.
 
 # %% tags=["parameters"]
-num_steps = 800
+num_steps = 600
 num_sounds = 96
 answers_each = 4
 
