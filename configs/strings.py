@@ -116,7 +116,7 @@ def get_config():
     config.shape = (LENGTH, 1)
     config.data = spec(strings, count=20_000, in_memory=True)
     config.transform = spec(Waveform, rate=RATE, std=DATA_STD)
-    config.network = spec(WienerMLP)
+    config.network = spec(WienerMLP, num_classes=PITCHES)
     config.parameterization = spec(PredictX0, c_noise=LogSigma())
     config.time_distribution = spec(LogNormalTime, mean=-1.0, std=1.4)
     config.loss = bind(dsm_loss, weight=EDMWeight(sigma_data=1.0), reduce=mean)

@@ -59,7 +59,8 @@ Audio(in_sequence(real[:3], RATE), rate=RATE)
 config = get_config()
 config.data.update(count=4000, test=200)
 config.training.update(num_steps=num_steps, checkpoint_every=num_steps, eval_every=num_steps, log_every=100)
-model = run_lib.train(config, f"runs/strings_{num_steps}")
+run_lib.train(config, f"runs/strings_{num_steps}")
+model = run_lib.load(f"runs/strings_{num_steps}")
 drawn = model.sample(jax.random.key(0), num_sounds, np.arange(num_sounds) % 24)
 
 # %% [markdown]
