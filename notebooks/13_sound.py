@@ -80,7 +80,7 @@ Audio(in_sequence(drawn[:16:4, :, 0], RATE), rate=RATE)
 # %%
 report = pitch_report(drawn, real[:2, :, None], real[..., None], labels[:2], labels)
 print(report["text"])
-features = LogMelFeatures(rate=RATE)
+features = LogMelFeatures(rate=RATE, bands=16)  # few, for few sounds
 reference = moments(features(gather(strings().train, np.arange(num_sounds))["x"]))
 distance, floor = (frechet_distance(*moments(features(x)), *reference) for x in (drawn, real[..., None]))
 pitch_right = report["right"]["samples"]
