@@ -64,8 +64,8 @@ class WienerMLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L 1"], c_noise: Float[Array, " B"], cond: object = None, train: bool = False
-    ) -> Float[Array, "B L 1"]:
+        self, x: Float[Array, "..."], c_noise: Float[Array, " B"], cond: object = None, train: bool = False
+    ) -> Float[Array, "..."]:
         if cond is None and not self.is_initializing():
             raise ValueError("WienerMLP: expected labels as cond, got None: the network has no unconditional score")
         label = jnp.zeros(len(x), int) if cond is None else jnp.asarray(cond)
