@@ -178,8 +178,7 @@ class ScoreModel(PyTreeNode):
 
     def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`LogProb`)."""
-        volume = self._log_volume()
-        keys, x = self._keys(key, x), self.to_model(x)
+        volume, keys, x = self._log_volume(), self._keys(key, x), self.to_model(x)
         found = _by_rows(partial(_log_prob, self), keys, x, self._rows_of(cond, len(x)))
         return found._replace(value=found.value + volume)
 
@@ -260,8 +259,7 @@ class ScoreModel(PyTreeNode):
     @property
     def data_shape(self) -> tuple[int, ...]:
         """The shape of an event in the units of the data: `shape`, unless the transform has a `data_shape` of it."""
-        of_model = getattr(self.transform, "data_shape", None)
-        return self.shape if of_model is None else tuple(of_model(self.shape))
+        return getattr(self.transform, "data_shape", tuple)(self.shape)
 
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
         """Data [B, *shape] in model space. Raises ValueError for another shape."""
