@@ -59,6 +59,7 @@ def describe(arrays: Arrays, path: Path) -> Description:
         },
         leaves=lambda network: _leaves(arrays),
         requires_config=REQUIRES,
+        missing={f"network.{name}": REQUIRES for name in ("num_heads", "head_features", "attention_order")},
         remarks=() if "label_emb.weight" not in arrays else ("its label for no class is a row of zeros: it has none",),
     )
 

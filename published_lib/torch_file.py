@@ -160,6 +160,8 @@ class Tensor(NamedTuple):
 
 
 class Scalar(NamedTuple):
+    """A NumPy number as the pickle describes it: its dtype, and its bytes. Not checked yet."""
+
     dtype: Any
     raw: Any
 
@@ -192,12 +194,14 @@ class _Namespace(dict):
 
 
 def ordered_dict(pairs: Any = ()) -> _Mapping:
+    """An empty OrderedDict, as a dict that is filled later. ValueError if it is given pairs."""
     if pairs != ():
         raise ValueError("expected an empty OrderedDict, filled later")
     return _Mapping()
 
 
 def rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None) -> Tensor:
+    """PyTorch's `_rebuild_tensor_v2`: the tensor's description; the last three arguments are ignored."""
     return Tensor(storage, offset, shape, strides)
 
 
@@ -292,6 +296,7 @@ def strided(numbers: np.ndarray, tensor: Tensor, where: str) -> np.ndarray:
 
 
 def scalar_of(scalar: Scalar) -> np.generic:
+    """The number of one of the types f8, f4, i8, i4 and b1. ValueError for others, and for bytes of another length."""
     name, raw = scalar.dtype.name if type(scalar.dtype) is Dtype else None, scalar.raw
     if type(name) is not str or name not in _SCALARS or type(raw) is not bytes or len(raw) != np.dtype(name).itemsize:
         raise ValueError(f"expected a NumPy number of type {', '.join(_SCALARS)}, got {shown(name)} in {shown(raw)}")

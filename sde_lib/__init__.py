@@ -84,7 +84,6 @@ from sde_lib.processes.schedules import discrete_vp as discrete_vp
 from sde_lib.processes.transfer import transfer_score as transfer_score
 from sde_lib.processes.transfer import within as within
 from sde_lib.processes.velocity import PredictVelocity as PredictVelocity
-from sde_lib.sampling import EDMGrid as EDMGrid
 from sde_lib.sampling import Grid as Grid
 from sde_lib.sampling import LogSNRGrid as LogSNRGrid
 from sde_lib.sampling import PowerGrid as PowerGrid
@@ -103,6 +102,7 @@ from sde_lib.solvers.adaptive import AdaptiveSDE as AdaptiveSDE
 from sde_lib.solvers.adaptive import ProbabilityFlowODE as ProbabilityFlowODE
 from sde_lib.solvers.adaptive import brownian_path as brownian_path
 from sde_lib.solvers.adaptive import redrawn as redrawn
+from sde_lib.solvers.edm_grid import EDMGrid as EDMGrid
 from sde_lib.solvers.integrate import Adaptive as Adaptive
 from sde_lib.solvers.integrate import Fixed as Fixed
 from sde_lib.solvers.optimized_grid import TabulatedGrid as TabulatedGrid

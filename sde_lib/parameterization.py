@@ -35,8 +35,7 @@ ScoreFn = Callable[[Float[Array, "B ..."], Time], Float[Array, "B ..."]]
 class Coefficients(NamedTuple):
     """The four coefficients of (1), each of t's shape.
 
-    If c_drift is not None, c_drift times the drift f(x, t) is added to the score. If link is not None, they are those
-    of (5).
+    If c_drift is not None, c_drift f(x, t) is added to the score. If link is not None, they are those of (5).
     """
 
     c_skip: Coefficient
@@ -180,6 +179,16 @@ def make_score_fn(
         return score if c.c_drift is None else score + expand(c.c_drift, x) * sde.drift(x, t)
 
     return score_fn
+
+
+def denoised(network: Callable, sde: Any, parameterization: Parameterization, x: Float[Array, "B ..."], t: Time):
+    """x̂₀ of a network as that of `make_score_fn`, not from the score, which loses digits where σ is large."""
+    c = parameterization(sde, t)
+    output = network_output(network, c, x)[..., : x.shape[-1]]
+    if c.link is not None:
+        return c.link(expand(c.c_skip, x) * x + expand(c.c_out, x) * output)
+    a, b = parameterization.denoiser(sde, t)
+    return expand(a, x) * x + expand(b, x) * output
 
 
 def network_output(network: Callable, c: Coefficients, x: Float[Array, "B ..."]) -> Array:

@@ -79,22 +79,6 @@ class LogSNRGrid(Grid[GaussianSDE]):
         return with_ends(times, sde.t_max, self.end(sde))
 
 
-class EDMGrid(Grid[GaussianSDE]):
-    """Noise levels σ/α at (a^{1/ρ} + k/N (b^{1/ρ} − a^{1/ρ}))^ρ, from the largest a to the smallest b.
-
-    Karras et al. 2022, eq. 5, for any α and σ.
-    """
-
-    requires = ("log_snr",)
-    rho: Scalar = number(7.0, above=0)
-
-    def __call__(self, sde: GaussianSDE, num_steps: int) -> Times:
-        ends = jnp.stack([jnp.exp(-0.5 * per_time(sde.log_snr(t), t)) for t in (sde.t_max, self.end(sde))])
-        first, last = ends ** (1 / self.rho)
-        levels = jnp.linspace(first, last, num_steps + 1) ** self.rho
-        return with_ends(sde.time_of_log_snr(-2 * jnp.log(levels)), sde.t_max, self.end(sde))
-
-
 def with_ends(times: Times, first, last) -> Times:
     """The times [N + 1] with the exact ends `first` and `last`, where a bisection leaves rounding errors."""
     return times.at[0].set(first).at[-1].set(last)

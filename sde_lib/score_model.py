@@ -6,7 +6,7 @@ transform F maps the data: log p(x) = log p(F(x)) + Σ log |dF/dx|.
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,12 @@ from sde_lib.likelihood.flow import Likelihood, LogProb
 from sde_lib.node import PyTreeNode, Scalar, number, static
 from sde_lib.noise import sample_keys
 from sde_lib.numbers import AT_LEAST_ONE, POSITIVE, Allowed, check_number, concrete, precision
-from sde_lib.numbers.keys import require_indices, require_key, rows_of_shape
-from sde_lib.parameterization import Parameterization, ScoreFn, make_score_fn, network_output, x0_hat
+from sde_lib.numbers.keys import by_rows, require_indices, require_key, require_labels, require_rows, rows_of_shape
+from sde_lib.parameterization import Parameterization, ScoreFn, denoised, make_score_fn, network_output, x0_hat
 from sde_lib.posterior.observation import Observation
 from sde_lib.posterior.scores import MMPS, Method
 from sde_lib.sampling import AnySampler, Sampler, Start
-from sde_lib.sde import SDE, Time, expand, has_kernel
+from sde_lib.sde import SDE, GaussianSDE, Time, has_kernel
 from sde_lib.solvers.learned_variance import with_variance
 from sde_lib.training.xla import jit
 
@@ -42,15 +42,13 @@ class ScoreModel(PyTreeNode):
     `split`, a sharding, distributes the batches of likelihoods and codes over devices. Row i of samples and of
     likelihood estimates is a function of (key, i) and its own data only, up to rounding.
 
-    `conditions` maps cond from the units of the data to the network's input, by `forward(cond, rows)`; None passes it
-    as it is.
+    `conditions` maps cond from the units of the data to the network's input, by `forward(cond, rows)`; None: as is.
 
     `guidance` applies to samples with a cond: a `ClassifierFree`, `ByEach`, `ByClassifier` or `InInterval` of
     `sde_lib.guidance`. A number w is `ClassifierFree(scale=w)`, a dict `ByEach(scales=…)`; they require a network that
     was trained without its condition too (`cond_dropout`, `cond_dropout_each`). None is the score conditioned on cond.
-    Likelihoods, bounds and codes always use that score.
-
-    `observed` is set by `given`: what a posterior's score is conditioned on, in model space, and its method.
+    Likelihoods, bounds and codes always use that score. `observed` is set by `given`: what a posterior's score is
+    conditioned on, in model space, and its method.
     """
 
     sde: SDE
@@ -113,10 +111,9 @@ class ScoreModel(PyTreeNode):
     def denoise(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Float[Array, "B ..."]:
         """x̂₀ = E[x_0 | x_t = x] [B, *shape] in model space; t and cond as in `score`. Accurate where σ is large."""
         if self.observed is not None:
-            return x0_hat(self.sde, x, t, self.score(x, t, cond))
-        F = self._output(x, t, self._network_cond(cond, x.shape[0]))[..., : x.shape[-1]]
-        a, b = self.parameterization.denoiser(self.sde, t)
-        return expand(a, x) * x + expand(b, x) * F
+            return x0_hat(cast(GaussianSDE, self.sde), x, t, self.score(x, t, cond))
+        network = partial(self.network, self.params, cond=self._network_cond(cond, x.shape[0]))
+        return denoised(network, self.sde, self.parameterization, x, t)
 
     def _output(self, x: Float[Array, "B ..."], t: Time, cond: Any = None) -> Array:
         """The network's output, with the channels of a learned variance."""
@@ -154,7 +151,8 @@ class ScoreModel(PyTreeNode):
             raise ValueError(f"sample: expected a whole number n >= 0; got {type(n).__name__}")
         check_number("sample", "n", n, Allowed(at_least=0, whole=True))
         x = self.sample_indices(key, jnp.arange(n), cond, x_T)
-        return self.to_samples(x) if rounded and self._of_integers() else self.to_data(x)
+        integers = getattr(self._form(), "integers", False)  # the data's own, as pixels of 0 … 255 are
+        return self.to_samples(x) if rounded and integers else self.to_data(x)
 
     def sample_indices(
         self, key: Key[Array, ""], indices: Integer[Array, " B"], cond: Any = None, x_T: Start = None
@@ -174,26 +172,27 @@ class ScoreModel(PyTreeNode):
     ) -> tuple[Float[Array, "B ..."], Integer[Array, " B"]]:
         """As `with_nfe`: sample i is a function of keys[i]."""
         self.check()
-        return _by_rows(partial(_sample, self), keys, self._rows_of(cond, len(keys)), x_T)
+        return by_rows(partial(_sample, self), keys, self._rows_of(cond, len(keys)), x_T)
 
     def log_prob(self, key: Key[Array, ""], x: Data, cond: Any = None) -> LogProb:
         """log p(x) in nats for data x [B, *shape], by the probability-flow ODE, with its error (`LogProb`)."""
-        volume, keys, x = self._log_volume(), self._keys(key, x), self.to_model(x)
-        found = _by_rows(partial(_log_prob, self), keys, x, self._rows_of(cond, len(x)))
+        volume = self._log_volume()
+        keys, x = self._keys(key, x), self.to_model(x)
+        found = by_rows(partial(_log_prob, self), keys, x, self._rows_of(cond, len(x)))
         return found._replace(value=found.value + volume)
 
     def encode(self, x: Data, cond: Any = None) -> Float[Array, "B ..."]:
         """The latent codes [B, *shape] of data x: the end of the flow at t_max."""
         self._require_score()
         x = self.to_model(x)
-        return _by_rows(partial(_encode, self), x, self._rows_of(cond, len(x)))
+        return by_rows(partial(_encode, self), x, self._rows_of(cond, len(x)))
 
     def decode(self, z: Float[Array, "B ..."], temperature: float = 1.0, cond: Any = None) -> np.ndarray:
         """The data [B, *shape] of temperature · z, for latent codes z: the inverse of `encode` at temperature 1."""
         self._require_score()
         check_number("decode", "temperature", temperature, Allowed(at_least=0))
         z = jnp.asarray(rows_of_shape(z, self.shape), self.dtype)
-        return self.to_data(_by_rows(partial(_decode, self, temperature), z, self._rows_of(cond, len(z))))
+        return self.to_data(by_rows(partial(_decode, self, temperature), z, self._rows_of(cond, len(z))))
 
     def bits_per_dim(
         self,
@@ -221,7 +220,7 @@ class ScoreModel(PyTreeNode):
         check_number("bits_per_dim", "samples", samples, AT_LEAST_ONE)
         keys, width = self._keys(key, x, first), self.bin_width(x, step)
         cond = self._rows_of(cond, len(x))
-        return _by_rows(partial(_bits, self, width, dequantizer, samples), keys, self.to_model(x), cond)
+        return by_rows(partial(_bits, self, width, dequantizer, samples), keys, self.to_model(x), cond)
 
     def elbo(
         self,
@@ -243,7 +242,7 @@ class ScoreModel(PyTreeNode):
             levels = np.asarray(precision.forward(self.transform, np.asarray(levels), self.dtype))
         volume = 0.0 if levels is not None else self._log_volume()
         keys, cond = self._keys(key, x, first), self._rows_of(cond, len(x))
-        found = _by_rows(partial(_elbo, self, levels, num_times), keys, self.to_model(x), cond)
+        found = by_rows(partial(_elbo, self, levels, num_times), keys, self.to_model(x), cond)
         return found._replace(value=found.value + volume)
 
     def bin_width(self, x: Data, step: float | None = None) -> np.ndarray:
@@ -298,26 +297,14 @@ class ScoreModel(PyTreeNode):
         if isinstance(cond, list | tuple) and all(isinstance(c, int | np.integer) for c in cond):
             cond = np.asarray(cond, np.int32)
         cond = self._network_cond(cond, rows)
-        shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(cond)}
-        if wrong := [shape for shape in shapes if shape[:1] != (rows,)]:
-            raise ValueError(f"cond: expected {rows} rows, one for each sample; got shape {wrong[0]}")
-        labels = labels_of(cond)
+        require_rows(cond, rows)
         classes = getattr(self.network, "num_classes", None) or getattr(self.guidance, "num_classes", None)
-        whole = jnp.issubdtype(getattr(labels, "dtype", object), np.integer)
-        values = concrete(labels) if classes and whole else None
-        if classes and values is not None and np.any((values < 0) | (values > classes)):
-            bad = ", ".join(f"{v:g}" for v in np.unique(values[(values < 0) | (values > classes)])[:5])
-            raise ValueError(f"cond: expected labels from 0 to {classes - 1}, or {classes} for no class; got {bad}")
+        require_labels(labels_of(cond), classes or 0)
         return cond
 
     def _form(self) -> Any:
         """What a sample is, by `transform.form`; None for arrays in the units of the data."""
-        form = getattr(self.transform, "form", None)
-        return None if form is None else form(self.shape)
-
-    def _of_integers(self) -> bool:
-        """Whether stored samples are integers, and the data are the same integers: images of 0 … 255."""
-        return getattr(self._form(), "integers", False)
+        return getattr(self.transform, "form", lambda shape: None)(self.shape)
 
     def score_given(self, cond: Any = None) -> ScoreFn:
         """The score (x, t) → [B, ...] conditioned on cond, in the units of the data, with `guidance` if it is set."""
@@ -327,14 +314,6 @@ class ScoreModel(PyTreeNode):
         score_given, guidance = lambda cond: partial(self._score, cond=cond), as_guidance(self.guidance)
         score_fn = score_given(cond) if cond is None or guidance is None else guidance(score_given, cond)
         return with_variance(score_fn, lambda x, t: self._output(x, t, cond)[..., x.shape[-1] :])
-
-
-def _by_rows(program, *rows):
-    """program(*rows); without rows its result is empty, of the shapes that one row has."""
-    if len(rows[0]):
-        return program(*rows)
-    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *jnp.shape(a)[1:]), jnp.asarray(a).dtype), rows)
-    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), jax.eval_shape(program, *one))
 
 
 @jit

@@ -217,6 +217,20 @@ def test_8_a_published_checkpoint_whole(tmp_path):
     assert n.known_error < 0.3 and 2 < n.drawn_error < 7
 
 
+def published_networks(folder, **smaller):
+    """The denoiser agrees with the score; the likelihood is finite; answers fit what was measured."""
+    n = lesson(11, folder, **smaller)
+    assert n.disagreement < 1e-4 and n.improvement < 0.6
+    assert np.all(np.isfinite(n.found.value)) and n.residual < 3 * n.noise_std
+    return n
+
+
+@whole  # its parts are tests of their own
+def test_11_published_networks_whole(tmp_path):
+    n = published_networks(tmp_path)
+    assert n.improvement < 0.3 and np.mean(n.found.value) > np.mean(n.of_shuffled.value) + 30
+
+
 def own_images(folder, **smaller):
     """The data are described; more training resumes; samples are new images, written as PNG files."""
     n = lesson(7, folder, **smaller)
@@ -296,7 +310,7 @@ def test_10_augmentation_whole(tmp_path):
 
 def text(folder, **smaller):
     """Both bounds are −log p within their errors; one token per step is exact, more have an error of order 1/N."""
-    n = lesson(11, folder, **smaller)
+    n = lesson(12, folder, **smaller)
     for name, found in n.bits.items():
         assert np.all(np.abs(n.apart[name]) < 5.5)
         assert abs(np.sum(n.p * (found.mean(1) - n.right))) < 5 * np.sqrt(np.sum((n.p * found.std(1)) ** 2) / n.repeats)
@@ -306,12 +320,12 @@ def text(folder, **smaller):
     return n
 
 
-def test_11_text(tmp_path):
+def test_12_text(tmp_path):
     text(tmp_path, repeats=100)
 
 
 @whole
-def test_11_text_whole(tmp_path):
+def test_12_text_whole(tmp_path):
     text(tmp_path)
 
 

@@ -1,10 +1,13 @@
-"""Keys of JAX, and indices of samples, where they are given: the error says what to write."""
+"""Keys of JAX, indices of samples, and conditions, where they are given: the error says what to write."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from sde_lib.numbers import concrete
 
 
 def require_key(key: Any) -> None:
@@ -32,6 +35,30 @@ def rows_of_shape(x: Any, shape: tuple[int, ...]) -> Any:
         got = np.shape(x) if not is_key(x) and np.ndim(x) else described(x)
         raise ValueError(f"expected data of shape [B, {', '.join(map(str, shape))}], got {got}")
     return x if isinstance(x, jax.Array) else np.asarray(x)
+
+
+def require_rows(cond: Any, rows: int) -> None:
+    """Raises ValueError unless all arrays of the condition have these rows."""
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(cond)}
+    if wrong := [shape for shape in shapes if shape[:1] != (rows,)]:
+        raise ValueError(f"cond: expected {rows} rows, one for each sample; got shape {wrong[0]}")
+
+
+def require_labels(labels: Any, classes: int) -> None:
+    """Raises ValueError for whole numbers outside 0 … classes, if they are concrete; 0 classes: nothing is checked."""
+    whole = jnp.issubdtype(getattr(labels, "dtype", object), np.integer)
+    values = concrete(labels) if classes and whole else None
+    if values is not None and np.any((values < 0) | (values > classes)):
+        bad = ", ".join(f"{v:g}" for v in np.unique(values[(values < 0) | (values > classes)])[:5])
+        raise ValueError(f"cond: expected labels from 0 to {classes - 1}, or {classes} for no class; got {bad}")
+
+
+def by_rows(program: Callable, *rows: Any) -> Any:
+    """program(*rows); without rows its result is empty, of the shapes that one row has."""
+    if len(rows[0]):
+        return program(*rows)
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *jnp.shape(a)[1:]), jnp.asarray(a).dtype), rows)
+    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), jax.eval_shape(program, *one))
 
 
 def is_key(value: Any) -> bool:

@@ -78,7 +78,7 @@ def test_a_path_into_the_library_is_imported_by_name():
     [
         ("configs/digits.py", r"there is no file configs/digits\.py; the shipped experiment is --config=digits$"),
         ("digits.py", r"there is no file digits\.py; the shipped experiment is --config=digits$"),
-        ("configs/mine.py", r"there is no file configs/mine\.py; shipped are cifar10, .*, score_sde, .*volume$"),
+        ("configs/mine.py", r"there is no file configs/mine\.py; shipped are adm, cifar10, .*, score_sde, .*volume$"),
         ("mine/own.py", r"^--config=mine/own\.py: there is no file mine/own\.py$"),
     ],
 )

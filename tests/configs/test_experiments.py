@@ -129,7 +129,7 @@ STARTING_POINTS = ("photos", "signals", "volume", "table")  # tests/configs/test
 
 def test_shipped_experiments_are_found_by_name():
     """Every one of them, from any folder; cifar10 is one of the table; an unknown name lists those there are."""
-    assert set(shipped_names()) == {*SMALL, "cifar10", "score_sde", *STARTING_POINTS}
+    assert set(shipped_names()) == {*SMALL, "adm", "cifar10", "score_sde", *STARTING_POINTS}
     assert diff(config_of("cifar10"), config_of("cifar10_ncsnpp_ve")) == []
     for path, message in (
         ("nowhere", r"there is no file nowhere; shipped are .*digits.*score_sde"),

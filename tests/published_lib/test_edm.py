@@ -10,14 +10,17 @@ import pytest
 
 import run_lib
 from config_lib.spec import ConfigError, build
+from data_lib import from_arrays
+from io_lib.metrics import read_metrics
 from models.adm import ADMBlock
 from published_lib import edm
 from published_lib.description import Module, leaves_of
 from published_lib.formats import describe
 from published_lib.nvidia_pickle import Persistent, read_nvidia
 from published_lib.score_sde_names import filled
+from run_modes.experiment import make_experiment
 from run_modes.import_published import config_of, import_checkpoint, section_of
-from sde_lib import expand, tweedie
+from sde_lib import expand, make_score_fn, tweedie
 from tests.helpers import close
 from tests.published_lib.nvidia import write
 
@@ -60,7 +63,7 @@ def evaluated(model, x, sigma, c_noise, cond):
     return model.denoise(x, sigma, cond), model.network(model.params, scale * x, c_noise, cond=cond)
 
 
-@pytest.mark.parametrize("name", ["edm_cond", "edm_augment", "edm_ncsnpp"])
+@pytest.mark.parametrize("name", ["edm_cond", "edm_augment", pytest.param("edm_ncsnpp", marks=pytest.mark.slow)])
 def test_the_denoiser_and_the_network_of_their_code(model, name):
     """At several noise levels; also without a class, which is the label after the last, and with a vector."""
     m, g = model(name), golden(name)
@@ -112,6 +115,52 @@ def test_a_block_with_several_heads():
     each_close(jax.jit(block.apply)({"params": params}, x, emb), out, 1e-5)
 
 
+# Further training
+
+
+def test_the_loss_is_theirs(tmp_path):
+    """½ λ(σ) ‖D(y + n; σ) − y‖², λ = (σ² + σ_d²)/(σ σ_d)² (Karras et al. 2022, eq. 2 and table 1), ln σ normal."""
+    config = config_of(GOLDEN / "edm_augment" / FILE)
+    assert config.augmentation.probability == 0.12 and config.network.cond_dim == 9
+    experiment = make_experiment(config, jax.devices()[:1])
+    objective = experiment.objective
+    n, key = 4, jax.random.key(3)
+    sigma = jnp.array([0.1, 0.5, 2.0, 20.0], jnp.float32)
+    y = jax.random.normal(key, (n, 16, 16, 1), jnp.float32) / 2
+
+    def network(x, c_noise, cond=None):
+        return jnp.tanh(x) * (1 + 0 * c_noise.reshape(-1, 1, 1, 1))
+
+    score_fn = make_score_fn(network, objective.sde, objective.parameterization)
+    found = objective.loss(jax.random.split(key, n), score_fn, objective.sde, y, sigma)
+    x, _ = experiment.sde.perturb(jax.random.split(key, n), y, sigma)
+    s = sigma[:, None, None, None]
+    total = s**2 + 0.25
+    D = 0.25 / total * x + s * 0.5 / jnp.sqrt(total) * jnp.tanh(x / jnp.sqrt(total))
+    expected = 0.5 * jnp.sum(total / (0.5 * s) ** 2 * (D - y) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    levels = np.log(objective.times(key, 4000))
+    assert abs(levels.mean() + 1.2) < 0.01 and abs(levels.std() - 1.2) < 0.02
+
+
+@pytest.mark.slow
+def test_training_starts_from_the_averages(tmp_path):
+    """20 steps of the network with augmentation, at a learning rate that shows: the loss falls, the EMA moves."""
+    config = config_of(GOLDEN / "edm_augment" / FILE)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=0)
+    config.training.update(batch_size=32, num_steps=20, log_every=5, eval_every=0, sample_every=0, ema=0.9)
+    import_checkpoint(config, GOLDEN / "edm_augment" / FILE, tmp_path / "run")
+    before = run_lib.load(tmp_path / "run")
+    ramp = np.linspace(0, 255, 16).astype(np.uint8)
+    x = np.broadcast_to(ramp[None, :, None, None], (64, 16, 16, 1))
+    assert run_lib.train(config, tmp_path / "run", from_arrays(x), devices=jax.devices()[:1], allow_changes=True)
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    after = run_lib.load(tmp_path / "run")
+    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), before.params, after.params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
 # What the files say
 
 
@@ -139,7 +188,13 @@ def test_the_config_that_a_file_states():
 @pytest.mark.parametrize(
     ("precond", "state", "sigma", "expected"),
     [
-        ("VEPrecond", {"sigma_min": 0.02, "sigma_max": 100.0}, 3.0, dict(c_in=1.0, c_noise=np.log(1.5))),
+        pytest.param(
+            "VEPrecond",
+            {"sigma_min": 0.02, "sigma_max": 100.0},
+            3.0,
+            dict(c_in=1.0, c_noise=np.log(1.5)),
+            marks=pytest.mark.slow,
+        ),
         (
             "VPPrecond",
             {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5},

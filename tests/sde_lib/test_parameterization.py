@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sde_lib import (
+    EDM,
     VE,
     VP,
     EDMPreconditioning,
@@ -20,6 +21,8 @@ from sde_lib import (
     v_hat,
     x0_hat,
 )
+from sde_lib.discrete import AnalogBits
+from sde_lib.parameterization import denoised
 from sde_lib.sde import time_derivative
 from tests.contracts import DIAGONAL, PARAMETERIZATIONS, SDES
 
@@ -139,3 +142,16 @@ def test_finite_in_float32_at_both_ends(sde, name):
     for t in (sde.t_min, sde.t_max):
         coefficients = PARAMETERIZATIONS[name](sde, jnp.float32(t))
         assert all(np.isfinite(np.float32(c)) for c in coefficients[:4])
+
+
+@pytest.mark.parametrize("name", [*PARAMETERIZATIONS, "bits"])
+@pytest.mark.parametrize("sde", [VP(), VE(), EDM()], ids=["vp", "ve", "edm"])
+def test_the_denoiser_is_tweedies_formula_of_the_score(sde, name):
+    """x̂₀ from the output directly is that by the score, in float64 at all noise levels."""
+    parameterization = AnalogBits() if name == "bits" else PARAMETERIZATIONS[name]
+    _, _, t, x, _, sigma = draw(sde)
+    network = lambda x, c: jnp.sin(3 * x)  # noqa: E731
+    found = denoised(network, sde, parameterization, x, t)
+    expected = x0_hat(sde, x, t, make_score_fn(network, sde, parameterization)(x, t))
+    scale = np.max(np.abs(found)) + np.max(np.abs(sigma))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * scale / np.min(np.abs(sde.alpha(t))))

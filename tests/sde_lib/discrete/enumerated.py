@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sde_lib.discrete import PredictTokens, make_reverse
+from sde_lib.discrete import PredictTokens, Reverse, make_reverse
 
 V, L = 3, 3
 SEQUENCES = np.array(list(itertools.product(range(V), repeat=L)))
@@ -36,7 +36,8 @@ def exact_network(process, sequences=SEQUENCES, p=P):
 
 def exact_reverse(process, parameterization=PredictTokens(), **data):
     network = exact_network(process, **data)
-    return make_reverse(lambda x, c_noise: network({}, x, c_noise), process, parameterization)
+    found = make_reverse(lambda x, c_noise: network({}, x, c_noise), process, parameterization)
+    return Reverse(jax.jit(found.log_ratios), jax.jit(found.log_posterior))
 
 
 def marginal(process, t, p=P, sequences=SEQUENCES, states=None):
@@ -63,6 +64,3 @@ def step_matrix(log_law, states):
     for i in range(states.shape[1]):
         matrix *= law[:, i][:, states[:, i]]
     return matrix
-
-
-jit = jax.jit

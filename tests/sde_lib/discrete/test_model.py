@@ -30,11 +30,10 @@ def model(process=MASKED, **options):
 def test_bits_per_token_are_log_p_and_in_the_units_of_the_data():
     n = 60
     x = np.tile(SEQUENCES, (n, 1)) + 10
-    for process in (MASKED, UniformProcess(num_tokens=V)):
-        bits, error = model(process).bits_per_token(jax.random.key(0), x, num_times=16)
-        bits = np.asarray(bits).reshape(n, -1)
-        apart = (bits.mean(0) + np.log2(P) / L) / (bits.std(0) / np.sqrt(n))
-        assert np.all(np.abs(apart) < 5.5) and np.all(np.asarray(error) >= 0)
+    bits, error = model().bits_per_token(jax.random.key(0), x, num_times=16)
+    bits = np.asarray(bits).reshape(n, -1)
+    apart = (bits.mean(0) + np.log2(P) / L) / (bits.std(0) / np.sqrt(n))
+    assert np.all(np.abs(apart) < 5.5) and np.all(np.asarray(error) >= 0)
 
 
 def test_a_data_set_in_parts_has_the_bounds_of_the_whole():
@@ -48,7 +47,7 @@ def test_samples_and_infilling():
     one, key = model(), jax.random.key(2)
     x = one.sample(key, 12)
     assert x.shape == (12, L) and set(np.unique(x)) <= {10, 11, 12}
-    np.testing.assert_array_equal(one.to_data(one.sample_indices(key, jnp.arange(5, 9))), x[5:9])
+    np.testing.assert_array_equal(one.to_data(one.sample_indices(key, jnp.arange(5, 17)))[:7], x[5:])
     rows = np.array([[0, HIDDEN, HIDDEN], [HIDDEN, 2, 1]])
     filled = one.infill(key, rows, n=400)
     assert filled.shape == (2, 400, L) and np.all(filled[0, :, 0] == 10) and np.all(filled[1, :, 1:] == [12, 11])

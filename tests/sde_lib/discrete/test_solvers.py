@@ -105,7 +105,8 @@ def test_a_gibbs_step_leaves_every_marginal_as_it_is_and_corrects():
 def test_gibbs_draws_have_the_law_of_its_matrix():
     start, n, t = np.array([0, 2, 1]), 30_000, 0.5
     keys, reverse = sample_keys(jax.random.key(7), jnp.arange(n)), exact_reverse(UNIFORM)
-    x = Gibbs().correct(keys, jnp.tile(jnp.asarray(start), (n, 1)), t, UNIFORM, reverse)
+    rows = jnp.tile(jnp.asarray(start), (n, 1))
+    x = jax.jit(lambda keys: Gibbs().correct(keys, rows, t, UNIFORM, reverse))(keys)
     kernel = gibbs_matrix(SEQUENCES, reverse.log_ratios(jnp.asarray(SEQUENCES), t))
     assert_distributed(x, kernel[np.flatnonzero(np.all(start == SEQUENCES, axis=1))[0]])
 
@@ -127,7 +128,7 @@ def assert_distributed(x, p, sigmas=4.5):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("solver", [AncestralTokens(), EulerTokens()])
+@pytest.mark.parametrize("solver", [AncestralTokens(), pytest.param(EulerTokens(), marks=pytest.mark.slow)])
 def test_samples_have_the_law_of_the_matrices(name, solver):
     x = drawn(TokenSampler(solver=solver, num_steps=4), PROCESSES[name])
     law = law_after(solver, PROCESSES[name], 4)
@@ -135,11 +136,12 @@ def test_samples_have_the_law_of_the_matrices(name, solver):
     assert_distributed(x, law)
 
 
-@pytest.mark.parametrize("num_steps", [L, 2 * L])
+@pytest.mark.parametrize("num_steps", [L, pytest.param(2 * L, marks=pytest.mark.slow)])
 def test_any_order_is_exact_with_one_token_per_step(num_steps):
     assert_distributed(drawn(TokenSampler(solver=AnyOrder(), num_steps=num_steps), MASKED), P)
 
 
+@pytest.mark.slow
 def test_corrections_take_place_before_the_step():
     """With one step, at t_max, where the prior is invariant: the law is that of the step alone."""
     solver = CorrectedTokens(steps=2)
@@ -147,7 +149,7 @@ def test_corrections_take_place_before_the_step():
     assert total_variation(frequencies(x), law_after(AncestralTokens(), UNIFORM, 2)) < 0.02
 
 
-@pytest.mark.parametrize("num_steps", [3, 32])
+@pytest.mark.parametrize("num_steps", [3, pytest.param(32, marks=pytest.mark.slow)])
 def test_infilling_tends_to_the_conditional_law(num_steps):
     """p(x_0, x_2 | x_1 = 2), with the middle token given: exactly in any order, nearly by 32 ancestral steps."""
     p = np.where(SEQUENCES[:, 1] == 2, P, 0.0) / P[SEQUENCES[:, 1] == 2].sum()
@@ -158,16 +160,18 @@ def test_infilling_tends_to_the_conditional_law(num_steps):
     assert_distributed(x, p, sigmas=5.5)
 
 
+@pytest.mark.slow
 def test_infilling_of_the_uniform_process_keeps_what_is_known():
     x = drawn(TokenSampler(num_steps=8), UNIFORM, n=500, known=jnp.tile(jnp.asarray([-1, 2, 0]), (500, 1)))
     assert np.all(np.asarray(x)[:, 1:] == np.array([[2, 0]])) and len(np.unique(np.asarray(x)[:, 0])) == V
 
 
 def test_sample_i_is_a_function_of_its_key():
-    sampler = TokenSampler(num_steps=5, grid=cosine_times)
-    keys, reverse = sample_keys(jax.random.key(1), jnp.arange(9)), exact_reverse(MASKED)
-    whole, nfe = sampler.with_nfe(keys, MASKED, reverse, (L,))
-    np.testing.assert_array_equal(sampler.with_nfe(keys[3:5], MASKED, reverse, (L,))[0], whole[3:5])
+    sampler, reverse = TokenSampler(num_steps=5, grid=cosine_times), exact_reverse(MASKED)
+    keys = sample_keys(jax.random.key(1), jnp.arange(9))
+    program = jax.jit(lambda keys: sampler.with_nfe(keys, MASKED, reverse, (L,)))
+    whole, nfe = program(keys)
+    np.testing.assert_array_equal(program(jnp.tile(keys[3:5], 5)[:9])[0][:2], whole[3:5])
     assert whole.shape == (9, L) and sampler.nfe == 5 and np.all(np.asarray(nfe) == 5)
     assert CorrectedTokens(steps=3).nfe == 4
 

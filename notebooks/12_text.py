@@ -14,7 +14,7 @@ if importlib.util.find_spec("run_lib") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", folder, "-c", f"{folder}/{pins}"], check=True)
 
 # %% [markdown]
-# # 11 · Text: Markov chains on tokens, and bounds that are exact
+# # 12 · Text: Markov chains on tokens, and bounds that are exact
 #
 # **At the end** you have compared the bounds of a model of tokens with the exact −log p, for each of 27 sequences. You
 # have drawn samples in three ways, seen which are exact, and filled gaps. It takes a minute on two cores.
