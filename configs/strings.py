@@ -13,7 +13,11 @@ level of y = x_t/α,
 The first two terms are E[x_0 | y] for Gaussian sounds of this covariance. F corrects them, with inputs and outputs of
 unit scale for each component (EDM's preconditioning, Karras et al. 2022, appendix B.6, along each component). So a
 small F suffices, and errors shrink with σ. U, Λ and s are measured on training sounds when the parameters are
-initialized, are saved with them, and are not trained. docs/sound.md has what a DiT reached in the same time.
+initialized, are saved with them, and are not trained.
+
+Measured after 2,000 of the 12,000 steps, two minutes of processor time (jax 0.10.2, CPU): the right pitch in 100 % of
+960 samples; log-mel Fréchet distance 7.3, with a floor of 3.2. The whole training is not measured. docs/sound.md has
+what a DiT reached in the same time.
 """
 
 from functools import cache
@@ -44,7 +48,7 @@ from sde_lib import (
 from sde_lib.solvers import DPMSolverPlusPlus
 
 RATE, LENGTH, DATA_STD = 8000, 4096, 0.145  # values per second; per sound; root mean square of the sounds
-PITCHES, MEASURED = 24, 4800  # training sounds for U, Λ and s
+PITCHES, MEASURED = 24, 9600  # training sounds for U, Λ and s
 
 
 class WienerMLP(nn.Module):
@@ -60,8 +64,8 @@ class WienerMLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L 1"], c_noise: Float[Array, " B"], cond: object = None, train: bool = False
-    ) -> Float[Array, "B L 1"]:
+        self, x: Float[Array, "..."], c_noise: Float[Array, " B"], cond: object = None, train: bool = False
+    ) -> Float[Array, "..."]:
         if cond is None and not self.is_initializing():
             raise ValueError("WienerMLP: expected labels as cond, got None: the network has no unconditional score")
         label = jnp.zeros(len(x), int) if cond is None else jnp.asarray(cond)
@@ -90,18 +94,21 @@ def principal(rank: int) -> dict[str, np.ndarray]:
     """basis [24, rank, length], deviations [24, rank] and rest [1, 1] of training sounds in model space.
 
     Means are not subtracted: they are in the span. Deviations and rest are those of other sounds than the basis: on its
-    own, the rest would be smaller.
+    own, the rest would be smaller. The rest is a median over time, since what the components lack of the sounds is at
+    their start.
     """
     batch = gather(strings().train, np.arange(MEASURED))
     x, label = batch["x"][..., 0].astype(np.float64) / DATA_STD, batch["label"]
     basis, deviations, rests = np.zeros((PITCHES, rank, LENGTH)), np.zeros((PITCHES, rank)), []
     for pitch in range(PITCHES):
-        first, others = np.array_split(x[label == pitch], 2)
-        basis[pitch] = np.linalg.svd(first, full_matrices=False)[2][:rank]
+        own = x[label == pitch]
+        first, others = np.split(own, [len(own) * 3 // 4])
+        values, vectors = np.linalg.eigh(first @ first.T)  # smaller than the covariance
+        basis[pitch] = (vectors[:, -rank:] / np.sqrt(values[-rank:])).T[::-1] @ first
         inside = others @ basis[pitch].T
         deviations[pitch] = np.sqrt(np.mean(inside**2, axis=0))
-        rests.append((np.sum(others**2) - np.sum(inside**2)) / len(others) / (LENGTH - rank))
-    return {"basis": basis, "deviations": deviations, "rest": np.sqrt([[np.mean(rests)]])}
+        rests.append(np.mean((others - inside @ basis[pitch]) ** 2, axis=0))
+    return {"basis": basis, "deviations": deviations, "rest": np.sqrt([[np.median(np.mean(rests, axis=0))]])}
 
 
 def get_config():
@@ -109,12 +116,12 @@ def get_config():
     config.shape = (LENGTH, 1)
     config.data = spec(strings, count=20_000, in_memory=True)
     config.transform = spec(Waveform, rate=RATE, std=DATA_STD)
-    config.network = spec(WienerMLP)
+    config.network = spec(WienerMLP, num_classes=PITCHES)
     config.parameterization = spec(PredictX0, c_noise=LogSigma())
     config.time_distribution = spec(LogNormalTime, mean=-1.0, std=1.4)
     config.loss = bind(dsm_loss, weight=EDMWeight(sigma_data=1.0), reduce=mean)
     config.optimizer = spec(adam, learning_rate=2e-3, warmup_steps=100, decay_steps=0, b2=0.99)
-    config.training.update(batch_size=128, num_steps=6000, ema=0.998, log_every=100, eval_every=1000)
+    config.training.update(batch_size=128, num_steps=12_000, ema=0.998, log_every=100, eval_every=1000)
     config.training.update(checkpoint_every=1000, sample_every=0, keep_every=0)
     config.optimizer.decay_steps = config.training.get_oneway_ref("num_steps")
     reverse_sde, grid = DPMSolverPlusPlus(order=2, tau=1.0), LogSNRGrid(t_end=1e-4)

@@ -191,7 +191,7 @@ def loud(x: np.ndarray, cut: Cut, tally: files.Tally) -> np.ndarray:
     if cut.silence_db is None:
         return np.ones(len(x), bool)
     found = np.mean(x.astype(np.float64) ** 2, axis=1) >= 10 ** (cut.silence_db / 10)
-    tally.add(f"windows below {cut.silence_db:g} dB dropped", np.count_nonzero(~found))
+    tally.add(f"windows below {cut.silence_db:g} dB dropped", int(np.count_nonzero(~found)))
     return found
 
 
@@ -313,7 +313,7 @@ def open_wav(path: str | PathLike) -> Recording:
             raise
         return open_wav_of_24_bits(path)
     x = x[:, None] if x.ndim == 1 else x
-    return Recording(int(rate), len(x), x.shape[1], lambda start, stop: full_scale(x[start:stop]))
+    return Recording(int(rate), len(x), x.shape[-1], lambda start, stop: full_scale(x[start:stop]))
 
 
 def open_wav_of_24_bits(path: str | PathLike) -> Recording:

@@ -76,7 +76,7 @@ class ComplexSTFT:
         with np.errstate(divide="ignore"):
             factor = np.where(magnitude > 0, self.scale * magnitude ** (self.exponent - 1), 0)
         z = (c * factor).swapaxes(-1, -2)
-        return np.stack([z.real, z.imag], axis=-1).astype(dtype)
+        return np.stack([np.real(z), np.imag(z)], axis=-1).astype(dtype)
 
     def inverse(self, x: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
         x = np.asarray(x, dtype)

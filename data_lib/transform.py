@@ -22,8 +22,9 @@ FAR = 8.0  # deviations or half-widths from 0
 class Transform(Protocol):
     """`forward` maps data to model space, and `inverse` maps samples to data space: inverse(forward(x)) = x.
 
-    Both are affine: `slope` is d forward/dx, one number or one per entry of the last axis. Optional: `form(shape)`,
-    what samples of this shape are (`data_lib.forms`); without it they are arrays.
+    Both are affine: `slope` is d forward/dx, one number or one per entry of the last axis. A transform that is not
+    affine raises ValueError there, with the reason. Optional: `form(shape)`, what samples of this shape are
+    (`data_lib.forms`); without it they are arrays. `data_shape(shape)`: that of the data, if it is another.
     """
 
     @property

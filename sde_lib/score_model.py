@@ -258,8 +258,7 @@ class ScoreModel(PyTreeNode):
     @property
     def data_shape(self) -> tuple[int, ...]:
         """The shape of an event in the units of the data: `shape`, unless the transform has a `data_shape` of it."""
-        of_model = getattr(self.transform, "data_shape", None)
-        return self.shape if of_model is None else tuple(of_model(self.shape))
+        return getattr(self.transform, "data_shape", tuple)(self.shape)
 
     def to_model(self, x: Data) -> Float[Array, "B ..."]:
         """Data [B, *shape] in model space. Raises ValueError for another shape."""

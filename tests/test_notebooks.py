@@ -327,3 +327,22 @@ def test_12_text(tmp_path):
 @whole
 def test_12_text_whole(tmp_path):
     text(tmp_path)
+
+
+def sound(folder, **smaller):
+    """Samples have the pitch of their class, and a gap is filled better than with silence (0 dB or less)."""
+    n = lesson(13, folder, **smaller)
+    assert n.pitch_right > 0.95 and n.report["right"]["test"] == 1.0
+    assert min(n.in_gap) > 10
+    assert np.asarray(n.drawn).std() / n.real.std() < 1.3
+    return n
+
+
+def test_13_sound(tmp_path):
+    sound(tmp_path, num_steps=40, num_sounds=48, answers_each=1)
+
+
+@whole
+def test_13_sound_whole(tmp_path):
+    n = sound(tmp_path)
+    assert n.distance < 2 * n.floor

@@ -217,3 +217,14 @@ def test_text(tmp_path, monkeypatch):
         assert abs(np.sum(names["p"] * (found - names["right"]))) < 0.06
     assert abs(names["share"] - 0.7) < 4.5 * np.sqrt(0.21 / 2000)
     assert abs(names["per_bit"] - 1) < 4.5 * names["error"] and names["error"] < 0.03
+
+
+@pytest.mark.slow
+def test_the_page_on_sound_runs(tmp_path, monkeypatch):
+    """The share of x − y that the prior of OUVE lacks, its noise, and enhanced sounds of the right shape."""
+    names = run_blocks("docs/sound.md", tmp_path, monkeypatch)
+    sde = names["OUVE"]()
+    np.testing.assert_allclose([sde.alpha(1.0), sde.sigma(1.0)], [0.223, 0.389], atol=1e-3)
+    moments = sde.drift_rate(0.5), sde.diffusion(0.5)
+    np.testing.assert_allclose(moments, [-1.5, 0.05 * 10**0.5 * np.sqrt(2 * np.log(10))], rtol=1e-5)
+    assert names["enhanced"].shape == (16, 1024, 1) and np.isfinite(names["gain"])

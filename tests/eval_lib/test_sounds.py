@@ -90,11 +90,11 @@ def test_silent_truths_have_no_relative_error():
 
 @pytest.mark.parametrize("f", [101.0, 220.0, 313.7, 445.0])
 @pytest.mark.parametrize("harmonics", [1, 8])
-def test_pitches_of_harmonic_sounds_are_found_to_five_cents(f, harmonics):
+def test_pitches_of_harmonic_sounds_are_found_to_two_cents(f, harmonics):
     t = np.arange(4096) / RATE
     x = sum(RNG.uniform(0.2, 1) * np.sin(2 * np.pi * k * f * t + RNG.uniform(0, 6)) for k in range(1, harmonics + 1))
     found = pitch((np.exp(-5 * t) * x)[None], RATE, 98.0, 470.0)[0]
-    assert abs(1200 * np.log2(found / f)) < 5
+    assert abs(1200 * np.log2(found / f)) < 2
 
 
 def test_autocorrelation_is_the_direct_sum():
