@@ -14,7 +14,7 @@ function of (seed, i) only.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,8 @@ def strings(
 
 def held(source: "Strings") -> ArraySource:
     """All sounds of the source as arrays."""
-    return ArraySource(**gather(source, np.arange(len(source))), name=source.name, classes=NAMES)
+    examples: dict[str, Any] = gather(source, np.arange(len(source)))
+    return ArraySource(**examples, name=source.name, classes=NAMES)
 
 
 class Pluck(NamedTuple):
@@ -74,7 +75,7 @@ class Strings:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.count:
             raise IndexError(f"{self.name}: expected an index from 0 to {self.count - 1}, got {index}")
         draw = np.random.default_rng((self.seed, self.first + index))
@@ -110,7 +111,7 @@ def sound(one: Pluck, length: int, rate: int) -> np.ndarray:
     fine, z_s = powers(z, math.isqrt(length))
     coarse, _ = powers(z_s, -(-length // fine.shape[1]))
     coarse = (coarse * amplitude[:, None]).T
-    x = (coarse.real @ fine.imag + coarse.imag @ fine.real).reshape(-1)[:length]
+    x = (np.real(coarse) @ np.imag(fine) + np.imag(coarse) @ np.real(fine)).reshape(-1)[:length]
     return one.gain * x / np.abs(x).max()
 
 

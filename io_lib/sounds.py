@@ -8,6 +8,7 @@ and counted.
 import logging
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def save_picture(path: str | Path, x: np.ndarray, rate: int, titles: tuple[str, 
     figure = pictures.new_figure(4.2 * columns, 3.4 * rows)
     grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(1, 2) * rows)
     levels, top = DECIBELS * spectra.log_mel(x, rate), float(np.abs(x).max()) or 1.0
-    shown = None
+    shown: Any = None
     for i in range(rows * columns):
         wave, spectrogram = grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
         if i >= len(x):
