@@ -64,7 +64,10 @@ def build_data(config: ConfigDict) -> Dataset:
 
 def build_transform(config: ConfigDict) -> Any:
     """config.transform; for recordings and texts of configs of version 0.1 the transform that brings their form."""
-    transform, source = build(config.transform, "config.transform"), str(config.data.get("call", "")).split(":")[-1]
+    transform, source = (
+        build(config.transform, "config.transform"),
+        str(config.get("data", {}).get("call", "")).split(":")[-1],
+    )
     if source == "from_audio" and transform == Identity():
         return Waveform(rate=config.data.get("rate", Waveform.rate))
     if source == "from_text" and transform == Scale(0.0, 1.0):
