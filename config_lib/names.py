@@ -21,7 +21,7 @@ from config_lib.old_names import current_name
 # run_lib, run_modes, io_lib and the rest of flax are left out: they write and remove files, and no config needs them.
 TRUSTED = ("sde_lib", "models", "data_lib", "eval_lib", "configs", "optax", "flax.linen", "diffrax")
 MACHINERY = (  # modules of trusted packages that run files, start processes or write
-    *("configs.own_data", "configs.spec", "data_lib.prepare"),
+    *("configs.own_data", "configs.spec", "data_lib.prepare", "data_lib.forms"),
     *("eval_lib.__main__", "eval_lib.inception_file", "eval_lib.statistics"),
 )
 

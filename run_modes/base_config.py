@@ -1,5 +1,6 @@
 """The config that a run's config is compared with: that of --config before the flags, or else the nearest shipped."""
 
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -68,5 +69,9 @@ def shipped_configs(published: bool) -> dict[str, ConfigDict]:
     if published:
         table = shipped("score_sde")
         return {f"score_sde:{name}": table.get_config(name) for name in table.NAMES}
-    names = [name for name in shipped_names() if name != "score_sde"]  # which requires the name of an experiment
-    return {"base": shipped("base").base(), **{name: shipped(name).get_config() for name in names}}
+    found = {"base": shipped("base").base()}
+    for name in shipped_names():
+        module = shipped(name)
+        with contextlib.suppress(ConfigError):  # some require the name of an experiment
+            found[name] = module.get_config()
+    return found

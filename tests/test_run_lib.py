@@ -83,7 +83,7 @@ def test_a_run_leaves_what_it_promises(run):
 def test_pictures_of_training_are_passed_to_the_log(tmp_path, monkeypatch):
     config, pictures = get_config(), []
     config.training.update(num_steps=2, sample_every=1, log_every=1, eval_every=0, writers=())
-    monkeypatch.setattr(run_lib.MetricsLog, "image", lambda self, step, path: pictures.append((step, path)))
+    monkeypatch.setattr(run_lib.MetricsLog, "show", lambda self, step, path: pictures.append((step, path)))
     assert run_lib.train(config, tmp_path / "run", devices=jax.devices()[:1])
     folder = tmp_path / "run" / "samples"
     assert pictures == [(1, folder / "step_0000001.png"), (2, folder / "step_0000002.png")]

@@ -118,7 +118,7 @@ def test_what_a_config_may_name_starts_and_writes_nothing():
     "call",
     ["os:system", "subprocess:run", "data_lib.prepare:by_tfds", "data_lib.prepare:main", "eval_lib.__main__:main",
      "io_lib.workdir:write_atomic", "run_modes.import_published:import_checkpoint", "builtins:exec",
-     "data_lib.arrays:np.load"],
+     "data_lib.arrays:np.load", "data_lib.forms:Arrays.write"],
 )  # fmt: skip
 def test_a_config_cannot_name_what_acts(tmp_path, call):
     text = json.dumps({"x": {"call": call, "path": str(tmp_path / "mark"), "python": "/bin/touch"}})

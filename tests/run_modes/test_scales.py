@@ -145,7 +145,7 @@ def test_a_constant_column_is_no_alarm():
 
 
 def test_the_report_of_the_data_has_the_line(capsys):
-    run_lib.describe_data(config_of((5,)), dataset=from_arrays(table()), picture=False)
+    run_lib.describe_data(config_of((5,)), dataset=from_arrays(table()))
     assert "scales   in model space the deviations of columns go from" in capsys.readouterr().out
 
 
