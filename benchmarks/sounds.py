@@ -9,7 +9,7 @@ The methods are
     AR         least squares of the prediction error of an autoregressive model, e = A x, over the missing values    (1)
     posterior  MMPS, from the trained prior: one answer, and the mean of several
 
-The coefficients of (1) are fitted to the known values, and once more to the repaired sound (Janssen, Veldhuis & Vries
+The coefficients of (1) are fitted to the known values, and again to the repaired sound (Janssen, Veldhuis & Vries
 1986, IEEE Trans. ASSP 34(2), section II); the order is the best of ORDERS on DEVELOPMENT training sounds. The posterior
 is conditioned on the pitch, which is the truth, or found by autocorrelation in the damaged sound. For bandwidth, the
 known values are those of an ideal half-band filter at half the rate, and "none" is that sound at the full rate.

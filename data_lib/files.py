@@ -262,6 +262,23 @@ def attempt(decode: Callable[[str], Any], path: str) -> Any:
         return Unreadable(path, reason if isinstance(error, UnreadableError) else f"{type(error).__name__}: {reason}")
 
 
+def next_readable(attempted: Callable[[int], Any], index: int, count: int, on_error: str, name: str) -> tuple[Any, int]:
+    """(attempted(place), place) of the first place index, index + 1, … (modulo count) that is not `Unreadable`.
+
+    What is skipped is logged. ReadError if none can be read, and for the first with `on_error="raise"`.
+    """
+    bad = []
+    for place in ((index + step) % count for step in range(count)):
+        found = attempted(place)
+        if not isinstance(found, Unreadable):
+            report(bad, count, on_error, name)
+            return found, place
+        bad.append(found)
+        if on_error == "raise":
+            break
+    raise read_error(bad, count, name)
+
+
 def report(bad: Sequence[Unreadable], total: int, on_error: str, name: str) -> None:
     """Raises `read_error`, or logs a warning with the count and the first files; nothing if `bad` is empty."""
     if bad and on_error == "raise":

@@ -190,17 +190,9 @@ class FileSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Batch:
-        bad = []
-        for step in range(len(self)):
-            place = (index + step) % len(self)
-            found = files.attempt(self.decode, self.paths[place])
-            if not isinstance(found, Unreadable):
-                files.report(bad, len(self), self.on_error, self.name)
-                return {"x": found} if self.label is None else {"x": found, "label": self.label[place]}
-            bad.append(found)
-            if self.on_error == "raise":
-                break
-        raise files.read_error(bad, len(self), self.name)
+        decoded = lambda place: files.attempt(self.decode, self.paths[place])  # noqa: E731
+        x, place = files.next_readable(decoded, index, len(self), self.on_error, self.name)
+        return {"x": x} if self.label is None else {"x": x, "label": self.label[place]}
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         return list(files.in_threads(self.__getitem__, indices, self.threads))

@@ -223,18 +223,12 @@ class WindowSource:
         return len(self.places)
 
     def __getitem__(self, index: int) -> Batch:
-        bad = []
-        for step in range(len(self)):
-            place = (index + step) % len(self)
-            path, number = self.places[place]
-            found = files.attempt(lambda path, number=number: read_window(path, number, self.cut), path)
-            if not isinstance(found, Unreadable):
-                files.report(bad, len(self), self.on_error, self.name)
-                return {"x": found} if self.label is None else {"x": found, "label": self.label[place]}
-            bad.append(found)
-            if self.on_error == "raise":
-                break
-        raise files.read_error(bad, len(self), self.name)
+        x, place = files.next_readable(self._attempted, index, len(self), self.on_error, self.name)
+        return {"x": x} if self.label is None else {"x": x, "label": self.label[place]}
+
+    def _attempted(self, place: int) -> "np.ndarray | Unreadable":
+        path, number = self.places[place]
+        return files.attempt(lambda path: read_window(path, number, self.cut), path)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
         return list(files.in_threads(self.__getitem__, indices, self.threads))

@@ -47,7 +47,7 @@ def from_text(
     decode = lambda file: _windows(read(file), length, tally)  # noqa: E731
     found, places, bad = files.decode_all(paths, decode, on_error, 1, root.name)
     labels = [f"{names[place]}/{i}" for place, windows in zip(places, found, strict=True) for i in range(len(windows))]
-    bits = (np.concatenate(found)[..., None] >> np.arange(bits_of(alphabet))[::-1] & 1).astype(np.int8)
+    bits = binary(np.concatenate(found), bits_of(alphabet))
     if splits.test is None:
         mask = files.split_mask(labels, test, seed, str(root))
     else:
@@ -68,6 +68,11 @@ def alphabet_of(path: str | PathLike) -> str:
 def bits_of(alphabet: str) -> int:
     """The number of bits per character, or per byte if there is no alphabet."""
     return max(1, (len(alphabet) - 1).bit_length()) if alphabet else 8
+
+
+def binary(x: np.ndarray, bits: int) -> np.ndarray:
+    """The binary digits of whole numbers [...], the highest first: int8 [..., bits]."""
+    return (x[..., None] >> np.arange(bits)[::-1] & 1).astype(np.int8)
 
 
 def text_of(x: np.ndarray, alphabet: str = "") -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 from data_lib import files
 from data_lib.forms import Form, Texts, plain
-from data_lib.sequences import TEXTS, bits_of
+from data_lib.sequences import TEXTS, binary, bits_of
 from data_lib.sources import ArraySource, Dataset
 
 BLOCK = 32  # windows per block of the split, at most
@@ -104,8 +104,7 @@ def from_characters(
             f"testing; the longest has {longest} characters"
         )
     if bits:
-        places = np.arange(bits_of(alphabet))[::-1]
-        found = {name: (x[..., None] >> places & 1).astype(np.int8) for name, x in found.items()}
+        found = {name: binary(x, bits_of(alphabet)) for name, x in found.items()}
     return Dataset(**{name: ArraySource(x, name=f"text {name}") for name, x in found.items()})
 
 

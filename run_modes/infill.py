@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from config_lib.spec import ConfigError
+from data_lib.sequences import binary
 from data_lib.texts import tokens_of
 from io_lib import workdir
 from run_modes.page import write_page
@@ -89,8 +90,7 @@ def infill_bits(trained: Trained, tokens: np.ndarray, hidden: np.ndarray, n: int
     """Completions [n, L, bits] by posterior samples of a ScoreModel, given the known bits."""
     from run_modes.restore import method_of
 
-    places = np.arange(trained.config.shape[1])[::-1]
-    bits = (tokens[:, None] >> places & 1).astype(np.float32)
+    bits = binary(tokens, trained.config.shape[1]).astype(np.float32)
     known = np.broadcast_to(~hidden[:, None], bits.shape).astype(np.float32)
     model = trained.model.replace(shape=bits.shape)
     observation = Observation(y=jnp.asarray(bits * known)[None], operator=Mask(mask=jnp.asarray(known)), noise_std=0.0)

@@ -62,7 +62,7 @@ def test_the_same_parameters_serve_every_length_and_shifted_texts_have_shifted_l
     row = jnp.asarray([[1, 2, 3, 1, 2, 3, 1, 2, 3]])
     found = network(params, row, c)[0]
     reversed_row = network(params, row[:, ::-1], c)[0][::-1]
-    assert np.abs(np.asarray(found - reversed_row)).max() > 1e-3  # it tells left from right
+    assert np.abs(np.asarray(found - reversed_row)).max() > 1e-3  # left and right differ
 
 
 def test_dropout_and_bfloat16():
